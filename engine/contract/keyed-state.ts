@@ -1,0 +1,100 @@
+/**
+ * Keyed state as operators see it: tables of (namespace, key) -> value with a columnar working set.
+ *
+ * A table is declared once, in `open`, by a stable name. Entries of one namespace (a window's start; 0
+ * for state without windows) form a segment: an open-addressing table from key bytes to dense slots,
+ * with values in columns by slot. The working set is a write-back cache: behind it lies a KeyedStore
+ * (keyed-store.ts), which dirty entries reach at a checkpoint or under memory pressure.
+ *
+ * Invariants:
+ * - A slot is valid from the call that returned it until the batch's end; between batches the working
+ *   set may evict and renumber. Operators keep no slots.
+ * - `upsert` marks what it returns as dirty; changing values through `find` slots needs `markDirty`.
+ * - At a barrier the engine encodes all dirty entries before the operator sees another record, so
+ *   later mutation of objects is not in that checkpoint.
+ */
+import type { KeyColumn } from '../core/batch.ts'
+
+/** Half-open range of key groups that a subtask owns: floor division, contiguous, covering. */
+export interface KeyGroupRange {
+  readonly from: number
+  readonly to: number
+  /** Key groups of the job. */
+  readonly total: number
+}
+
+/** Turns a value into bytes and back. `decode` must not keep `bytes`. */
+export interface ValueCodec<V = unknown> {
+  /** Part of the state's schema: a change is detected on restore. */
+  readonly description: string
+  encode(value: V): Uint8Array
+  decode(bytes: Uint8Array, start: number, end: number): V
+}
+
+/** Values as Float64 columns (`initial[k]` is what a fresh entry holds), or one object an entry. */
+export type ValueLayout =
+  | { readonly kind: 'doubles'; readonly initial: readonly number[] }
+  | { readonly kind: 'object'; readonly codec: ValueCodec }
+
+export interface TableDeclaration {
+  /** Unique within the operator; stable over versions of the job. */
+  readonly name: string
+  /** Schema version of the values. */
+  readonly version: number
+  readonly layout: ValueLayout
+}
+
+/** Entries of a segment, in no particular order; valid until the next call. */
+export interface SegmentChunk {
+  readonly count: number
+  /** Encoded keys with their hashes. */
+  readonly keys: KeyColumn
+  /** One array a column, for layout `doubles`. */
+  readonly doubles: readonly Float64Array[]
+  /** For layout `object`. */
+  readonly objects: readonly unknown[]
+}
+
+export interface SegmentScan {
+  /** Up to `maxEntries` further entries, null at the end. The segment must not change in between. */
+  next(maxEntries: number): SegmentChunk | null
+  close(): void
+}
+
+export interface StateSegment {
+  readonly namespace: number
+  /**
+   * Finds or creates the entries of `count` rows (row i is keys[rows[i]], or keys[i] when `rows` is
+   * null) and writes their slots to `slots[0..count)`. Fresh entries hold the layout's initial values;
+   * a fresh object is undefined.
+   */
+  upsert(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
+  /** As `upsert`, but absent keys get slot -1 and nothing is marked. */
+  find(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
+  /** Column k by slot, for layout `doubles`. Replaced when the segment grows: read it after `upsert`. */
+  readonly doubles: readonly Float64Array[]
+  /** By slot, for layout `object`. Replaced when the segment grows. */
+  readonly objects: unknown[]
+  markDirty(slot: number): void
+  /** Deletes one entry. */
+  remove(slot: number): void
+  /** All entries, those only in the store included. */
+  scan(): SegmentScan
+}
+
+export interface StateTable {
+  /** The segment of a namespace, created when absent. */
+  segment(namespace: number): StateSegment
+  /** The segment if it may hold entries, else null. */
+  existing(namespace: number): StateSegment | null
+  /** Namespaces that may hold entries, ascending. */
+  namespaces(): number[]
+  /** Deletes a whole segment. */
+  drop(namespace: number): void
+}
+
+export interface KeyedState {
+  readonly keyGroups: KeyGroupRange
+  /** Declares a table; twice the same name is an error. */
+  table(declaration: TableDeclaration): StateTable
+}

@@ -1,0 +1,74 @@
+/**
+ * What an operator promises, and what it may ask for.
+ *
+ * Operators are synchronous, resumable and see batches. They never wait: an operator whose output is
+ * blocked returns early and is called again with the same batch from the row where it stopped.
+ *
+ * Promises of the engine:
+ * - `open` comes first, once; `close` last, once, also after a failure.
+ * - `process` is called again with the same batch until every row is consumed, before anything else.
+ * - `advanceWatermark` gets strictly growing values, and is repeated with the same value until it
+ *   returns true, before any further input. At the end of bounded input the value is +Infinity.
+ * - `snapshot` is called only when all input before the barrier is consumed and all output emitted.
+ * Promises of the operator:
+ * - Emitted batches are read-only and no longer than `BATCH_ROWS_MAX`.
+ * - It looks at `output.blocked` at least between rows (lambdas) or chunks (columnar), and stops soon.
+ * - What outlives a call holds no reference into an input batch's buffers.
+ */
+import type { Batch } from '../core/batch.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import type { KeyedState } from './keyed-state.ts'
+import type { WorkerContext } from './worker-context.ts'
+
+export interface Output {
+  /** Passes a batch on. Always accepted; what does not fit downstream waits in a bounded overflow. */
+  emit(batch: Batch): void
+  /** Passes a batch to a side output; ignored when nobody reads that tag. */
+  emitSide(tag: string, batch: Batch): void
+  /** True while earlier output waits for room: return soon. */
+  readonly blocked: boolean
+}
+
+/** Counters that every operator may bump; exported as metrics per subtask. */
+export interface OperatorCounters {
+  /** Late records that no window took. */
+  lateDropped: number
+  /** Records that a predicate removed. */
+  filtered: number
+  /** State look-ups that had to read the store synchronously. */
+  coldReads: number
+}
+
+export interface OperatorContext {
+  readonly name: string
+  readonly uid: string
+  /** 0 <= subtask < parallelism. */
+  readonly subtask: number
+  readonly parallelism: number
+  readonly worker: WorkerContext
+  readonly counters: OperatorCounters
+  /** Keyed state; throws `STATE_NOT_KEYED` when the operator does not follow a keyBy. */
+  readonly keyed: KeyedState
+  /** What `snapshot` returned for each old subtask (any parallelism), or empty on a fresh start. */
+  readonly restored: readonly JsonValue[]
+  /** Asks for a call of `onProcessingTime` at or after `timeMs`. */
+  scheduleProcessingTime(timeMs: number): void
+}
+
+export interface Operator {
+  open(context: OperatorContext): void
+  /** Consumes rows [from, batch.length) and returns the first row not consumed. */
+  process(batch: Batch, from: number, output: Output): number
+  /** Returns true once everything that this watermark makes due is emitted. */
+  advanceWatermark(watermark: number, output: Output): boolean
+  /** Processing time reached a time asked for; returns true when done, as `advanceWatermark`. */
+  onProcessingTime?(nowMs: number, output: Output): boolean
+  /** State that is not keyed; small. Keyed state is captured by the engine itself. */
+  snapshot?(): JsonValue
+  close?(): void
+}
+
+/** An operator with several inputs gets one processor an input; the rest is shared. */
+export interface MultiInputOperator extends Omit<Operator, 'process'> {
+  processInput(input: number, batch: Batch, from: number, output: Output): number
+}

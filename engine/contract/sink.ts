@@ -1,0 +1,105 @@
+/**
+ * What a sink promises: a writer in every subtask, and, for exactly-once, one committer a job.
+ *
+ * Exactly-once output is made in two steps. Writers put rows where nobody reads them yet (an outbox
+ * segment, a temporary file) and at a barrier seal them into committables. These are named in the
+ * checkpoint's manifest. Only after the manifest exists does the committer make them visible, together
+ * with a marker holding the epoch, in one atomic step. After a crash the engine reads the marker and
+ * commits again exactly the epochs above it.
+ *
+ * Promises of a committer: `commit(e, ...)` for an epoch <= marker changes nothing; it resolves only
+ * when the outcome is known; it throws rather than skip.
+ */
+import type { Batch } from '../core/batch.ts'
+import type { Io } from '../core/io.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import type { Schema } from '../core/schema.ts'
+import type { WorkerContext } from './worker-context.ts'
+
+export type SinkGuarantee = 'exactly-once' | 'at-least-once'
+
+/** A sealed outbox segment: length-framed records with a checksum over the file. */
+export interface OutboxSegment {
+  /** Path relative to the checkpoint directory. */
+  readonly file: string
+  readonly records: number
+  readonly bytes: number
+  /** CRC-32 of the file's content. */
+  readonly crc32: number
+}
+
+/** An append-only file of records, cut into segments at barriers. */
+export interface OutboxWriter {
+  /** Appends one record; the bytes are copied. */
+  append(record: Uint8Array): void
+  /** Bytes appended but not yet handed to the disk; writers above a few MiB should report blocked. */
+  readonly bufferedBytes: number
+  /** Hands buffered bytes to the disk; resolves when there is room again. */
+  flush(): Promise<void>
+  /** Ends the current segment and makes it durable; null when it has no records. */
+  seal(): Promise<OutboxSegment | null>
+  close(): Promise<void>
+}
+
+export interface SinkWriterContext {
+  readonly sinkId: string
+  readonly subtask: number
+  readonly parallelism: number
+  readonly attempt: number
+  readonly worker: WorkerContext
+  /** Rows arrive in this schema. */
+  readonly schema: Schema
+  /** An outbox for this writer under the checkpoint directory. */
+  createOutbox(): OutboxWriter
+  /** A directory private to this writer and attempt. */
+  readonly scratchDirectory: string
+  /** Tells the engine to offer a blocked batch again. */
+  wake(): void
+  /** Fails the job (with restart) by an error met outside `write`. */
+  fail(error: unknown): void
+  /** Sends a value to the coordinator's thread, to the sink's `onMessage`. */
+  post(message: unknown): void
+}
+
+export interface SinkWriter {
+  open(): Promise<void>
+  /** Takes rows [from, batch.length); returns the first row not taken. Fewer means blocked until `wake`. */
+  write(batch: Batch, from: number): number
+  /**
+   * Cuts the output here: what was written before belongs to this committable, what comes later to the
+   * next. The cut is made before the call returns; the promise resolves once it is durable and every
+   * outstanding error has been surfaced. Null when there is nothing to commit.
+   */
+  prepareCommit(): Promise<JsonValue | null>
+  close(): Promise<void>
+}
+
+export interface SinkCommitterContext {
+  readonly sinkId: string
+  readonly jobName: string
+  readonly io: Io
+  /** Records of a segment in order; throws `OUTBOX_CORRUPT` when file and checksum disagree. */
+  readOutbox(segment: OutboxSegment): AsyncIterable<Uint8Array>
+}
+
+export interface SinkCommitter {
+  /** Connects and fences off any earlier owner. */
+  open(): Promise<void>
+  /** Last applied epoch, 0 before the first. */
+  readMarker(): Promise<number>
+  /** Makes an epoch's committables (all subtasks') visible and sets the marker, atomically. */
+  commit(epoch: number, committables: readonly JsonValue[]): Promise<void>
+  close(): Promise<void>
+}
+
+export interface Sink<T = unknown> {
+  readonly kind: string
+  readonly guarantee: SinkGuarantee
+  /** When set, rows of a stream without a schema are converted to it before `write`. */
+  readonly schema?: Schema<T>
+  createWriter(context: SinkWriterContext): SinkWriter
+  /** Present exactly when `guarantee` is exactly-once; runs on the coordinator's thread. */
+  createCommitter?(context: SinkCommitterContext): SinkCommitter
+  /** Receives what writers `post`, on the coordinator's thread. */
+  onMessage?(message: unknown): void
+}

@@ -1,0 +1,78 @@
+/**
+ * What a source promises: splits with positions, and readers that never block.
+ *
+ * A source divides its input into splits (a file, a partition). A split's position is JSON; reading
+ * from a position gives the same records every time. Splits are spread over the subtasks by the engine,
+ * again on each restore, so any parallelism can continue any checkpoint.
+ *
+ * Promises of a reader:
+ * - `poll` returns at once. After `pending` it calls `context.wake()` when there is more.
+ * - A batch holds rows of one split and is valid until the next `poll`.
+ * - `snapshot` gives positions just after the last row that `poll` returned.
+ * - A record that cannot be decoded goes to `context.deadLetter` and the reader goes on.
+ */
+import type { Batch } from '../core/batch.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import type { Schema } from '../core/schema.ts'
+import type { WorkerContext } from './worker-context.ts'
+
+export interface SplitState {
+  /** Unique within the source, stable over restarts. */
+  readonly id: string
+  readonly position: JsonValue
+}
+
+/** A record that could not be used, kept with the reason instead of being lost. */
+export interface DeadLetter {
+  readonly source: string
+  /** The split's id. */
+  readonly partition: string
+  /** Where in the split: an offset or a byte position. */
+  readonly offset: number
+  readonly reason: string
+  /** The record as it was read; a connector cuts what is longer than 1 MiB and says so in `reason`. */
+  readonly bytes: Uint8Array
+}
+
+export interface SourceReaderContext {
+  readonly subtask: number
+  readonly parallelism: number
+  readonly worker: WorkerContext
+  /** Tells the engine that `poll` is worth calling again. Any time, from callbacks too. */
+  wake(): void
+  /** Fails the job (with restart) by an error met outside `poll`. */
+  fail(error: unknown): void
+  deadLetter(letter: DeadLetter): void
+}
+
+export type SourcePoll =
+  | { readonly kind: 'batch'; readonly split: string; readonly batch: Batch }
+  /** Nothing now; `wake` will come. */
+  | { readonly kind: 'pending' }
+  /** Every split is read to its end; only bounded sources say so. */
+  | { readonly kind: 'end' }
+
+export interface SourceReader {
+  /** Takes its splits, possibly none, before the first poll. */
+  open(splits: readonly SplitState[]): Promise<void>
+  poll(rowsMax: number): SourcePoll
+  snapshot(): readonly SplitState[]
+  close(): Promise<void>
+}
+
+export interface SplitEnumeratorContext {
+  readonly worker: WorkerContext
+}
+
+export interface Source<T = unknown> {
+  /** Connector name, as `files` or `log`; shown in the graph. */
+  readonly kind: string
+  readonly schema: Schema<T>
+  readonly boundedness: 'bounded' | 'unbounded'
+  /**
+   * All splits with their initial positions. Called on the coordinator's thread at each start; splits
+   * that a checkpoint knows keep the checkpoint's position.
+   */
+  splits(context: SplitEnumeratorContext): Promise<readonly SplitState[]>
+  createReader(context: SourceReaderContext): SourceReader
+}

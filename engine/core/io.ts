@@ -1,0 +1,69 @@
+/**
+ * Everything the engine may ask of the outside world: clock, random numbers, timers and disk.
+ *
+ * Engine code never touches `Date.now`, `Math.random`, `setTimeout` or `node:fs` itself; it gets an
+ * `Io` through its constructor. `node-io.ts` is the real one; the simulator brings its own, with a
+ * seeded random, a clock it moves by hand and a disk that forgets unsynced writes.
+ */
+
+export interface Clock {
+  /** Processing time, milliseconds since 1970 UTC. */
+  nowMs(): number
+  /** Monotonic milliseconds, for measuring. */
+  monotonicMs(): number
+}
+
+export interface Random {
+  /** Uniform in [0, 1). */
+  next(): number
+}
+
+export interface Timers {
+  /** Runs `task` once after `delayMs`; the returned function cancels it. */
+  schedule(delayMs: number, task: () => void): () => void
+}
+
+export interface DiskFile {
+  /** Appends; bytes are durable only after `sync`. The buffer is borrowed until the promise settles. */
+  append(bytes: Uint8Array): Promise<void>
+  /** fsync. */
+  sync(): Promise<void>
+  close(): Promise<void>
+}
+
+/**
+ * The file system as the engine sees it. Paths are absolute or relative to the process, with `/`.
+ * Errors are Node's (`code` ENOENT, EEXIST, ENOSPC, EIO, ...).
+ */
+export interface Disk {
+  read(path: string): Promise<Uint8Array>
+  /** Creates or truncates a file for appending. */
+  create(path: string): Promise<DiskFile>
+  /**
+   * Writes a whole file so that it appears complete or not at all, and only if `path` does not exist:
+   * temp file, fsync, link(), fsync of the directory. Resolves false when `path` exists already.
+   */
+  createExclusive(path: string, bytes: Uint8Array): Promise<boolean>
+  /** Renames over `to` atomically and syncs the directory. */
+  rename(from: string, to: string): Promise<void>
+  /** Hard link, or a copy where links are not possible. `to` existing already is not an error. */
+  link(from: string, to: string): Promise<void>
+  /** Makes a file's content durable that something else wrote. */
+  syncFile(path: string): Promise<void>
+  /** Makes created, renamed and removed entries of a directory durable. */
+  syncDirectory(path: string): Promise<void>
+  makeDirectory(path: string): Promise<void>
+  /** Names in a directory, sorted; empty when it does not exist. */
+  list(path: string): Promise<string[]>
+  /** Size in bytes, or null when there is no such file. */
+  size(path: string): Promise<number | null>
+  /** Removes a file or a whole directory; nothing there is not an error. */
+  remove(path: string): Promise<void>
+}
+
+export interface Io {
+  readonly clock: Clock
+  readonly random: Random
+  readonly timers: Timers
+  readonly disk: Disk
+}

@@ -1,0 +1,214 @@
+/**
+ * Between columns and the plain row objects that lambdas see.
+ *
+ * `rowReader` generates one function per schema that makes rows with data properties only, never
+ * referring to a batch's buffers: a lambda may keep, spread or serialise its row. `BatchBuilder`
+ * goes the other way and checks each value against its column.
+ */
+import { BATCH_ROWS_MAX, type Batch, type Column, type Nulls } from './batch.ts'
+import { MillraceError } from './errors.ts'
+import type { Field, Schema } from './schema.ts'
+import { ByteArena, type StringInterner } from './strings.ts'
+
+/** Reads row `i` of `batch` as a fresh plain object (the bare value for the opaque schema). */
+export type RowReader = (batch: Batch, i: number) => unknown
+
+/**
+ * Generates the row reader of a schema. `id` makes the source unique: functions with identical source
+ * share inline caches, which would make them megamorphic.
+ */
+export function rowReader(schema: Schema, interner: StringInterner, id: string): RowReader {
+  if (schema.isOpaque) return (batch, i) => (batch.columns[0] as { values: readonly unknown[] }).values[i]
+  const declarations: string[] = []
+  const binds: string[] = []
+  const properties: string[] = []
+  schema.fields.forEach((field, k) => {
+    declarations.push(`v${k}, n${k}`)
+    binds.push(`c = batch.columns[${k}]; n${k} = c.nulls;`)
+    binds.push(field.kind === 'string' ? `v${k} = c.bytes; s${k} = c.starts; e${k} = c.ends;` : `v${k} = c.values;`)
+    if (field.kind === 'string') declarations.push(`s${k}, e${k}`)
+    properties.push(`${JSON.stringify(field.name)}: ${readExpression(field, k)}`)
+  })
+  const source = `/* row reader ${JSON.stringify(id)} */
+    let bound = null, c, ${declarations.join(', ')}
+    return function readRow(batch, i) {
+      if (batch !== bound) { bound = batch; ${binds.join(' ')} }
+      return { ${properties.join(', ')} }
+    }`
+  return new Function('interner', source)(interner) as RowReader
+}
+
+function readExpression(field: Field, k: number): string {
+  const value =
+    field.kind === 'string'
+      ? `interner.decode(v${k}, s${k}[i], e${k}[i])`
+      : field.kind === 'boolean'
+        ? `v${k}[i] === 1`
+        : `v${k}[i]`
+  if (field.kind === 'opaque' || !field.nullable) return value
+  return `n${k} !== null && n${k}[i] === 1 ? null : ${value}`
+}
+
+/** Where a column's values are written, one append a row. */
+interface ColumnBuilder {
+  append(value: unknown, row: number): void
+  build(length: number): Column
+}
+
+/** Collects rows into batches of at most `BATCH_ROWS_MAX` rows. */
+export class BatchBuilder {
+  length = 0
+  readonly schema: Schema
+  private columns: ColumnBuilder[]
+  private eventTime: Float64Array
+
+  constructor(schema: Schema) {
+    this.schema = schema
+    this.columns = schema.fields.map(columnBuilder)
+    this.eventTime = new Float64Array(BATCH_ROWS_MAX)
+  }
+
+  get isFull(): boolean {
+    return this.length === BATCH_ROWS_MAX
+  }
+
+  /** Appends one row; the builder must not be full. Throws `ROW_INVALID` naming the field. */
+  append(row: unknown, eventTime: number): void {
+    const at = this.length
+    if (this.schema.isOpaque) {
+      this.columns[0]!.append(row, at)
+    } else {
+      if (row === null || typeof row !== 'object') {
+        throw new MillraceError('ROW_INVALID', `A row must be an object, got ${row === null ? 'null' : typeof row}.`)
+      }
+      const fields = this.schema.fields
+      for (let k = 0; k < fields.length; k++) {
+        this.columns[k]!.append((row as Record<string, unknown>)[fields[k]!.name], at)
+      }
+    }
+    this.eventTime[at] = eventTime
+    this.length = at + 1
+  }
+
+  /** The batch of the rows so far; the builder starts afresh. */
+  build(): Batch {
+    const length = this.length
+    const batch: Batch = {
+      schema: this.schema,
+      length,
+      columns: this.columns.map((column) => column.build(length)),
+      eventTime: this.eventTime.slice(0, length),
+      keys: null,
+    }
+    this.columns = this.schema.fields.map(columnBuilder)
+    this.length = 0
+    return batch
+  }
+}
+
+/** A batch from row objects; more than `BATCH_ROWS_MAX` rows are refused by the builder's capacity. */
+export function batchOfRows(schema: Schema, rows: readonly unknown[], eventTimes?: readonly number[]): Batch {
+  const builder = new BatchBuilder(schema)
+  for (let i = 0; i < rows.length; i++) builder.append(rows[i], eventTimes === undefined ? Number.NaN : eventTimes[i]!)
+  return builder.build()
+}
+
+function typeError(field: Field, value: unknown): MillraceError {
+  const got = value === null ? 'null' : typeof value
+  return new MillraceError('ROW_INVALID', `Field ${JSON.stringify(field.name)} must be ${field.kind}, got ${got}.`, {
+    hint: field.nullable ? '' : 'Declare it with t.nullable(...) if it may be absent.',
+  })
+}
+
+function columnBuilder(field: Field): ColumnBuilder {
+  switch (field.kind) {
+    case 'opaque':
+      return opaqueBuilder()
+    case 'string':
+      return stringBuilder(field)
+    case 'boolean':
+      return fixedBuilder(field, (v) => (v === true ? 1 : v === false ? 0 : undefined))
+    case 'int32':
+      return fixedBuilder(field, (v) => (typeof v === 'number' && (v | 0) === v ? v : undefined))
+    case 'int64':
+      return fixedBuilder(field, (v) =>
+        typeof v === 'bigint' ? v : typeof v === 'number' && Number.isSafeInteger(v) ? BigInt(v) : undefined,
+      )
+    case 'float64':
+    case 'timestamp':
+      return fixedBuilder(field, (v) => (typeof v === 'number' ? v : v instanceof Date ? v.getTime() : undefined))
+  }
+}
+
+function opaqueBuilder(): ColumnBuilder {
+  const values: unknown[] = []
+  return {
+    append: (value) => {
+      values.push(value)
+    },
+    build: () => ({ kind: 'opaque', values, nulls: null }),
+  }
+}
+
+class NullTracker {
+  private nulls: Uint8Array | null = null
+  mark(row: number): void {
+    this.nulls ??= new Uint8Array(BATCH_ROWS_MAX)
+    this.nulls[row] = 1
+  }
+  build(length: number): Nulls {
+    return this.nulls === null ? null : this.nulls.slice(0, length)
+  }
+}
+
+function stringBuilder(field: Field): ColumnBuilder {
+  const arena = new ByteArena(BATCH_ROWS_MAX * 8)
+  const starts = new Int32Array(BATCH_ROWS_MAX)
+  const ends = new Int32Array(BATCH_ROWS_MAX)
+  const nulls = new NullTracker()
+  return {
+    append: (value, row) => {
+      starts[row] = arena.length
+      if (typeof value === 'string') arena.writeString(value)
+      else if ((value === null || value === undefined) && field.nullable) nulls.mark(row)
+      else throw typeError(field, value)
+      ends[row] = arena.length
+    },
+    build: (length) => ({
+      kind: 'string',
+      bytes: arena.view(),
+      starts: starts.slice(0, length),
+      ends: ends.slice(0, length),
+      nulls: nulls.build(length),
+    }),
+  }
+}
+
+type FixedArray = Uint8Array | Int32Array | Float64Array | BigInt64Array
+
+function fixedArray(kind: Field['kind']): FixedArray {
+  switch (kind) {
+    case 'boolean':
+      return new Uint8Array(BATCH_ROWS_MAX)
+    case 'int32':
+      return new Int32Array(BATCH_ROWS_MAX)
+    case 'int64':
+      return new BigInt64Array(BATCH_ROWS_MAX)
+    default:
+      return new Float64Array(BATCH_ROWS_MAX)
+  }
+}
+
+function fixedBuilder(field: Field, convert: (value: unknown) => number | bigint | undefined): ColumnBuilder {
+  const values = fixedArray(field.kind)
+  const nulls = new NullTracker()
+  return {
+    append: (value, row) => {
+      const converted = convert(value)
+      if (converted !== undefined) values[row] = converted as never
+      else if ((value === null || value === undefined) && field.nullable) nulls.mark(row)
+      else throw typeError(field, value)
+    },
+    build: (length) => ({ kind: field.kind, values: values.slice(0, length), nulls: nulls.build(length) }) as Column,
+  }
+}
