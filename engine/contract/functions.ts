@@ -1,0 +1,120 @@
+/**
+ * The functions that users write, with Flink's names.
+ *
+ * Every function is synchronous: a returned promise is an error that names the async operator.
+ */
+import type { Key } from '../core/keys.ts'
+
+export type MapFunction<T, R> = (value: T) => R
+export type FilterFunction<T> = (value: T) => boolean
+/** Returns any number of results, or pushes them through `collect`. */
+export type FlatMapFunction<T, R> = (value: T, collect: (result: R) => void) => Iterable<R> | void
+export type ReduceFunction<T> = (accumulated: T, value: T) => T
+export type KeySelector<T, K extends Key> = (value: T) => K
+
+/**
+ * Incremental aggregation. The accumulator may be a class instance: state restores it onto the
+ * prototype of a fresh `createAccumulator()`. `#private` fields cannot be restored and are refused.
+ */
+export interface AggregateFunction<In, Acc, Out> {
+  createAccumulator(): Acc
+  /** May change and return the same accumulator. */
+  add(value: In, accumulator: Acc): Acc
+  getResult(accumulator: Acc): Out
+  merge(a: Acc, b: Acc): Acc
+}
+
+/** A time window [start, end), milliseconds since 1970 UTC. */
+export interface TimeWindow {
+  readonly start: number
+  readonly end: number
+  /** end - 1: the event time of the window's results. */
+  readonly maxTimestamp: number
+}
+
+/** Names a side output; `T` is its row type. */
+export interface OutputTag<T> {
+  readonly id: string
+  /** Type only; never set. */
+  readonly type?: T
+}
+
+export interface ProcessWindowContext<K> {
+  readonly key: K
+  readonly window: TimeWindow
+  readonly currentWatermark: number
+  output<X>(tag: OutputTag<X>, value: X): void
+}
+
+/** Called once a key and window when it fires, with the aggregate (or all elements, without one). */
+export type ProcessWindowFunction<In, Out, K> = (
+  context: ProcessWindowContext<K>,
+  elements: Iterable<In>,
+  collect: (result: Out) => void,
+) => void
+
+/** One value for the current key. */
+export interface ValueState<V> {
+  value(): V | undefined
+  update(value: V): void
+  clear(): void
+}
+
+/** Aggregated on the fly for the current key. */
+export interface AggregatingState<In, Out> {
+  add(value: In): void
+  /** Undefined while empty. */
+  get(): Out | undefined
+  clear(): void
+}
+
+export interface ValueStateDescriptor<V> {
+  readonly kind: 'value'
+  readonly name: string
+  readonly version: number
+  /** A fresh value of the right shape: stored class instances are restored onto its prototype. */
+  readonly template?: () => V
+}
+
+export interface AggregatingStateDescriptor<In, Acc, Out> {
+  readonly kind: 'aggregating'
+  readonly name: string
+  readonly version: number
+  readonly aggregate: AggregateFunction<In, Acc, Out>
+}
+
+export interface TimerService {
+  currentWatermark(): number
+  currentProcessingTime(): number
+  registerEventTimeTimer(timeMs: number): void
+  deleteEventTimeTimer(timeMs: number): void
+}
+
+export interface ProcessContext<K> {
+  readonly currentKey: K
+  /** Event time of the record, or of the timer; NaN when there is none. */
+  readonly timestamp: number
+  readonly timerService: TimerService
+  output<X>(tag: OutputTag<X>, value: X): void
+}
+
+export interface RuntimeContext {
+  readonly taskName: string
+  readonly indexOfThisSubtask: number
+  readonly numberOfParallelSubtasks: number
+  getState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V>
+  getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
+}
+
+/** Per-record logic with keyed state and event-time timers. A fresh one is made for each subtask. */
+export interface KeyedProcessFunction<K, In, Out> {
+  open?(context: RuntimeContext): void
+  processElement(value: In, context: ProcessContext<K>, collect: (result: Out) => void): void
+  onTimer?(timeMs: number, context: ProcessContext<K>, collect: (result: Out) => void): void
+  close?(): void
+}
+
+/** One column computed by the engine without calling JavaScript per record. NULL inputs are skipped. */
+export type BuiltInAggregate =
+  | { readonly kind: 'count' }
+  | { readonly kind: 'sum' | 'min' | 'max' | 'avg'; readonly field: string }

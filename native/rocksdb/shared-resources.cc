@@ -1,0 +1,95 @@
+// See shared-resources.h.
+#include "shared-resources.h"
+
+#include <rocksdb/cache.h>
+#include <rocksdb/convenience.h>
+#include <rocksdb/filter_policy.h>
+#include <rocksdb/table.h>
+#include <rocksdb/write_buffer_manager.h>
+
+#include <algorithm>
+#include <memory>
+#include <mutex>
+
+#include "failure.h"
+
+namespace millrace {
+namespace {
+
+constexpr uint64_t kDefaultBlockCacheBytes = 64u << 20;
+constexpr uint64_t kDefaultWriteBufferBytes = 64u << 20;
+
+struct Shared {
+  std::mutex mutex;
+  uint64_t block_cache_bytes = 0;  // 0: not set yet
+  uint64_t write_buffer_bytes = 0;
+  std::shared_ptr<rocksdb::Cache> cache;
+  std::shared_ptr<rocksdb::WriteBufferManager> write_buffers;
+};
+
+Shared& TheShared() {
+  static Shared* shared = new Shared();
+  return *shared;
+}
+
+// Needs the mutex.
+void Fix(Shared& shared, uint64_t block_cache_bytes, uint64_t write_buffer_bytes) {
+  shared.block_cache_bytes = block_cache_bytes;
+  shared.write_buffer_bytes = write_buffer_bytes;
+  shared.cache = rocksdb::NewLRUCache(block_cache_bytes);
+  shared.write_buffers = std::make_shared<rocksdb::WriteBufferManager>(write_buffer_bytes);
+}
+
+rocksdb::CompressionType BestCompression() {
+  const auto supported = rocksdb::GetSupportedCompressions();
+  const bool lz4 = std::find(supported.begin(), supported.end(), rocksdb::kLZ4Compression) != supported.end();
+  return lz4 ? rocksdb::kLZ4Compression : rocksdb::kNoCompression;
+}
+
+}  // namespace
+
+void Configure(uint64_t block_cache_bytes, uint64_t write_buffer_bytes) {
+  Shared& shared = TheShared();
+  std::lock_guard<std::mutex> guard(shared.mutex);
+  if (shared.block_cache_bytes == 0) {
+    Fix(shared, block_cache_bytes, write_buffer_bytes);
+  } else if (shared.block_cache_bytes != block_cache_bytes || shared.write_buffer_bytes != write_buffer_bytes) {
+    throw Failure(kArgument, "the memory budgets of this process are already fixed with other values");
+  }
+}
+
+rocksdb::Options StoreOptions() {
+  Shared& shared = TheShared();
+  std::lock_guard<std::mutex> guard(shared.mutex);
+  if (shared.block_cache_bytes == 0) Fix(shared, kDefaultBlockCacheBytes, kDefaultWriteBufferBytes);
+
+  rocksdb::BlockBasedTableOptions table;
+  table.block_cache = shared.cache;
+  table.block_size = 16 << 10;
+  table.format_version = 5;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10, false));
+  // Index and filter blocks count against the shared cache, or memory would follow the state's size.
+  table.cache_index_and_filter_blocks = true;
+  table.pin_l0_filter_and_index_blocks_in_cache = true;
+
+  rocksdb::Options options;
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  options.write_buffer_manager = shared.write_buffers;
+  options.write_buffer_size = std::max<uint64_t>(1u << 20, std::min<uint64_t>(shared.write_buffer_bytes, 64u << 20));
+  options.arena_block_size = 256 << 10;
+  options.max_write_buffer_number = 3;
+  options.compression = BestCompression();
+  options.level_compaction_dynamic_level_bytes = true;
+  options.max_background_jobs = 2;
+  options.max_open_files = 512;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.skip_stats_update_on_db_open = true;
+  options.keep_log_file_num = 1;
+  options.info_log_level = rocksdb::ERROR_LEVEL;
+  // Live state is never reopened, so what sits in memory at close is not worth a write.
+  options.avoid_flush_during_shutdown = true;
+  return options;
+}
+
+}  // namespace millrace
