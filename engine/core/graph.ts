@@ -1,14 +1,9 @@
 /**
- * The job graph: what the API builds in every thread and the planner turns into tasks.
+ * Graph vocabulary that needs no contract: partitioning and watermarks.
  *
- * Nodes carry factories, not serialised code: each worker imports the same module and builds the same
- * graph, and `describeGraph` is what the threads compare to be sure of it.
+ * The graph itself, with the factories of operators, sources and sinks, is engine/contract/job-graph.ts.
  */
-import type { Operator } from '../contract/operator.ts'
-import type { Sink } from '../contract/sink.ts'
-import type { Source } from '../contract/source.ts'
-import type { Batch, KeyColumn } from './batch.ts'
-import { describeSchema, type Schema } from './schema.ts'
+import type { Batch } from './batch.ts'
 
 /** How an edge spreads records over the subtasks of its target. */
 export type Partitioning = 'forward' | 'hash' | 'rebalance' | 'broadcast' | 'global'
@@ -29,64 +24,4 @@ export interface WatermarkPlan {
   createAssigner: (() => (batch: Batch) => Float64Array) | null
   /** A split without records for this long does not hold time back; null turns idleness off. */
   readonly idleAfterMs: number | null
-}
-
-interface NodeBase {
-  readonly id: number
-  readonly name: string
-  /** Stable identity of state and sink markers over versions of the job. */
-  uid: string
-  /** True when the user chose the uid. */
-  uidIsExplicit: boolean
-  /** 0 means the job's default. */
-  parallelism: number
-  /** Never more subtasks than this; 0 means any. */
-  maxParallelism: number
-  readonly outputSchema: Schema
-  /** Asks not to be chained to its input. */
-  chainingDisabled: boolean
-}
-
-export interface SourceNode extends NodeBase {
-  readonly role: 'source'
-  readonly source: Source
-  readonly watermarks: WatermarkPlan | null
-}
-
-export interface OperatorNode extends NodeBase {
-  readonly role: 'operator'
-  readonly isKeyed: boolean
-  readonly create: () => Operator
-}
-
-export interface SinkNode extends NodeBase {
-  readonly role: 'sink'
-  readonly sink: Sink
-}
-
-export type GraphNode = SourceNode | OperatorNode | SinkNode
-
-export interface GraphEdge {
-  readonly from: number
-  readonly to: number
-  readonly partitioning: Partitioning
-  /** For `hash`: computes the keys in the sending subtask. Made once a subtask. */
-  readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
-  /** Reads a side output instead of the main one. */
-  readonly sideTag: string | null
-}
-
-export interface JobGraph {
-  readonly nodes: readonly GraphNode[]
-  readonly edges: readonly GraphEdge[]
-}
-
-/** One line a node and an edge: equal texts mean that two threads built the same graph. */
-export function describeGraph(graph: JobGraph): string[] {
-  const nodes = graph.nodes.map(
-    (n) =>
-      `operator ${n.id} "${n.name}" uid=${n.uid} role=${n.role} parallelism=${n.parallelism} schema=${describeSchema(n.outputSchema)}`,
-  )
-  const edges = graph.edges.map((e) => `edge ${e.from}->${e.to} ${e.partitioning} side=${e.sideTag ?? '-'}`)
-  return [...nodes, ...edges]
 }

@@ -48,6 +48,8 @@ export interface Disk {
   rename(from: string, to: string): Promise<void>
   /** Hard link, or a copy where links are not possible. `to` existing already is not an error. */
   link(from: string, to: string): Promise<void>
+  /** SHA-256 (hex) and size in bytes of a file's content. */
+  hash(path: string): Promise<{ readonly sha256: string; readonly size: number }>
   /** Makes a file's content durable that something else wrote. */
   syncFile(path: string): Promise<void>
   /** Makes created, renamed and removed entries of a directory durable. */

@@ -1,0 +1,72 @@
+/**
+ * The job graph: what the API builds in every thread and the planner turns into tasks.
+ *
+ * Nodes carry factories, not serialised code: each worker imports the same module and builds the same
+ * graph, and `describeGraph` is what the threads compare to be sure of it.
+ */
+import type { Batch, KeyColumn } from '../core/batch.ts'
+import type { Partitioning, WatermarkPlan } from '../core/graph.ts'
+import { describeSchema, type Schema } from '../core/schema.ts'
+import type { Operator } from './operator.ts'
+import type { Sink } from './sink.ts'
+import type { Source } from './source.ts'
+
+interface NodeBase {
+  readonly id: number
+  readonly name: string
+  /** Stable identity of state and sink markers over versions of the job. */
+  uid: string
+  /** True when the user chose the uid. */
+  uidIsExplicit: boolean
+  /** 0 means the job's default. */
+  parallelism: number
+  /** Never more subtasks than this; 0 means any. */
+  maxParallelism: number
+  readonly outputSchema: Schema
+  /** Asks not to be chained to its input. */
+  chainingDisabled: boolean
+}
+
+export interface SourceNode extends NodeBase {
+  readonly role: 'source'
+  readonly source: Source
+  readonly watermarks: WatermarkPlan | null
+}
+
+export interface OperatorNode extends NodeBase {
+  readonly role: 'operator'
+  readonly isKeyed: boolean
+  readonly create: () => Operator
+}
+
+export interface SinkNode extends NodeBase {
+  readonly role: 'sink'
+  readonly sink: Sink
+}
+
+export type GraphNode = SourceNode | OperatorNode | SinkNode
+
+export interface GraphEdge {
+  readonly from: number
+  readonly to: number
+  readonly partitioning: Partitioning
+  /** For `hash`: computes the keys in the sending subtask. Made once a subtask. */
+  readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
+  /** Reads a side output instead of the main one. */
+  readonly sideTag: string | null
+}
+
+export interface JobGraph {
+  readonly nodes: readonly GraphNode[]
+  readonly edges: readonly GraphEdge[]
+}
+
+/** One line a node and an edge: equal texts mean that two threads built the same graph. */
+export function describeGraph(graph: JobGraph): string[] {
+  const nodes = graph.nodes.map(
+    (n) =>
+      `operator ${n.id} "${n.name}" uid=${n.uid} role=${n.role} parallelism=${n.parallelism} schema=${describeSchema(n.outputSchema)}`,
+  )
+  const edges = graph.edges.map((e) => `edge ${e.from}->${e.to} ${e.partitioning} side=${e.sideTag ?? '-'}`)
+  return [...nodes, ...edges]
+}

@@ -1,0 +1,56 @@
+/**
+ * What the API hands to the runtime to start a job, and what it gets back.
+ */
+import type { JobControl, JobEvent, JobState } from './status.ts'
+
+export type StateBackendName = 'memory' | 'rocksdb'
+
+/** Restart after a failure: at most `attempts` times (Infinity allowed), `delayMs` apart. */
+export interface RestartStrategy {
+  readonly attempts: number
+  readonly delayMs: number
+}
+
+export interface JobOptions {
+  readonly name: string
+  /** Default subtasks per operator. */
+  readonly parallelism: number
+  /** Worker threads; 0 runs every subtask on the calling thread. */
+  readonly workers: number
+  /** Module that worker threads import to build the same graph; required when `workers` > 0. */
+  readonly moduleUrl: string | null
+  /** Null: no periodic checkpoints. */
+  readonly checkpointIntervalMs: number | null
+  readonly checkpointTimeoutMs: number
+  /** Null: a temporary directory, removed at the end. */
+  readonly checkpointDirectory: string | null
+  readonly stateBackend: StateBackendName
+  /** `latest`, a savepoint's manifest path, or null for a fresh start. */
+  readonly restore: string | null
+  readonly allowNonRestoredState: boolean
+  /** Start although an exactly-once sink is ahead of the checkpoint. */
+  readonly acceptDuplicates: boolean
+  readonly restart: RestartStrategy
+  readonly keyGroups: number
+  /** Bytes of keyed working set per worker. */
+  readonly stateMemoryBytes: number
+  /** `--set` pairs and programmatic configuration, given to the job again in each worker. */
+  readonly config: Readonly<Record<string, string>>
+  readonly onEvent: (event: JobEvent) => void
+}
+
+export interface JobResult {
+  readonly state: JobState
+  readonly recordsIn: number
+  readonly recordsOut: number
+  readonly late: number
+  readonly deadLettered: number
+  readonly checkpoints: number
+  readonly durationMs: number
+}
+
+export interface RunningJob extends JobControl {
+  readonly id: string
+  /** Settles at the end of the job; rejects with the cause when the job failed. */
+  readonly done: Promise<JobResult>
+}
