@@ -54,6 +54,8 @@ export interface GraphEdge {
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
   /** Reads a side output instead of the main one. */
   readonly sideTag: string | null
+  /** Schema of a side output's rows; opaque when left out. */
+  readonly sideSchema?: Schema
 }
 
 export interface JobGraph {

@@ -46,7 +46,13 @@ export interface SourceReaderContext {
 }
 
 export type SourcePoll =
-  | { readonly kind: 'batch'; readonly split: string; readonly batch: Batch }
+  | {
+      readonly kind: 'batch'
+      readonly split: string
+      readonly batch: Batch
+      /** Where each row lies in its split, for dead letters; may be left out. */
+      readonly offsets?: Float64Array
+    }
   /** Nothing now; `wake` will come. */
   | { readonly kind: 'pending' }
   /** Every split is read to its end; only bounded sources say so. */

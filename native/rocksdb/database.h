@@ -59,8 +59,8 @@ class Database {
   void RunCheckpoint();
   // Waits for RunCheckpoint, then lets the waiting writes go down. Harmless when none is running.
   void FinishCheckpoint();
-  // Of the last finished checkpoint. Throws what it failed with.
-  std::vector<FileEntry> CheckpointResult() const;
+  // Of the finished checkpoint; to be taken once. Throws what it failed with.
+  std::vector<FileEntry> TakeCheckpointResult();
 
   uint64_t MemoryBytes();
   bool closed() const { return db_ == nullptr; }
@@ -77,6 +77,7 @@ class Database {
   void MergeOverlay();
   void WriteRows(const Batch& batch, const std::vector<uint32_t>* order);
   rocksdb::Status WriteWithResume(rocksdb::WriteBatch* batch);
+  rocksdb::Status FlushEverything();
   rocksdb::Status IngestRows(const SortedBatch& sorted);
   rocksdb::Status BuildFiles(const SortedBatch& sorted, std::vector<std::string>* files);
   void ThrowIfStopping() const;
@@ -98,6 +99,7 @@ class Database {
   std::string directory_;
   uint64_t sst_bytes_min_ = 0;
   std::vector<FileEntry> files_;
+  bool result_waits_ = false;  // begun, and TakeCheckpointResult not called yet
   const char* failure_code_ = nullptr;
   std::string failure_message_;
 };

@@ -12,6 +12,7 @@
 #include <mutex>
 
 #include "failure.h"
+#include "recoverable-files.h"
 
 namespace millrace {
 namespace {
@@ -73,6 +74,8 @@ rocksdb::Options StoreOptions() {
   table.pin_l0_filter_and_index_blocks_in_cache = true;
 
   rocksdb::Options options;
+  options.env = RecoverableEnv();
+  options.listeners.push_back(ResumeByHand());
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_manager = shared.write_buffers;
   options.write_buffer_size = std::max<uint64_t>(1u << 20, std::min<uint64_t>(shared.write_buffer_bytes, 64u << 20));

@@ -1,0 +1,160 @@
+/**
+ * Applies committed epochs to exactly-once sinks, in order, one sink after the other's own queue.
+ *
+ * Called by the job master: at recovery for what the manifest lists as pending, and after each manifest.
+ *
+ * Invariants:
+ * - A sink's epochs are applied in ascending order; its marker equals what the manifest expects before
+ *   each apply (I3). A marker ahead of every known epoch means that output exists which this checkpoint
+ *   would make again: refused unless duplicates are accepted.
+ * - A commit ends only when its outcome is known; errors are retried, then fail the job, which recovers
+ *   and applies again.
+ */
+
+import type { SinkCommitter } from '../contract/sink.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
+import type { Io } from '../core/io.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import type { PendingCommit } from './manifest.ts'
+
+const RETRY_DELAYS_MS = [50, 200, 1_000, 3_000]
+
+interface CommitterEntry {
+  readonly id: string
+  readonly kind: string
+  readonly committer: SinkCommitter
+  /** Last epoch known to be applied. */
+  marker: number
+}
+
+export class CommitQueue {
+  private readonly entries = new Map<string, CommitterEntry>()
+  private readonly io: Io
+  private readonly onApplied: (commit: PendingCommit) => Promise<void>
+  private tail: Promise<void> = Promise.resolve()
+  private waiting: PendingCommit[] = []
+
+  /** `onApplied` runs after each applied commit, for example to delete its segments. */
+  constructor(io: Io, onApplied: (commit: PendingCommit) => Promise<void>) {
+    this.io = io
+    this.onApplied = onApplied
+  }
+
+  /** Not known to be applied yet; what the next manifest has to list. */
+  get pending(): readonly PendingCommit[] {
+    return this.waiting
+  }
+
+  get markers(): { id: string; kind: string; marker: number }[] {
+    return [...this.entries.values()].map(({ id, kind, marker }) => ({ id, kind, marker }))
+  }
+
+  /** Opens a sink's committer and reads its marker. */
+  async add(id: string, kind: string, committer: SinkCommitter): Promise<void> {
+    await committer.open()
+    this.entries.set(id, { id, kind, committer, marker: await committer.readMarker() })
+  }
+
+  /**
+   * Compares markers with a manifest. `expected` is the marker before the pending epochs. Throws
+   * `SINK_AHEAD` or `SINK_BEHIND`, naming sink and epochs.
+   */
+  verifyMarkers(
+    expected: readonly { readonly id: string; readonly marker: number }[],
+    pending: readonly PendingCommit[],
+    acceptDuplicates: boolean,
+  ): void {
+    for (const sink of expected) {
+      const entry = this.entries.get(sink.id)
+      if (entry === undefined) continue
+      const epochs = pending.filter((commit) => commit.sink === sink.id).map((commit) => commit.epoch)
+      const newest = Math.max(sink.marker, ...epochs)
+      if (entry.marker > newest && !acceptDuplicates) {
+        throw new MillraceError(
+          'SINK_AHEAD',
+          `Sink ${sink.id} already holds epoch ${entry.marker}, but the checkpoint ends at epoch ${newest}.`,
+          { hint: 'Restore a newer checkpoint, or start with --accept-duplicates to write those results again.' },
+        )
+      }
+      if (entry.marker < sink.marker && !acceptDuplicates) {
+        throw new MillraceError(
+          'SINK_BEHIND',
+          `Sink ${sink.id} shows epoch ${entry.marker}, but epoch ${sink.marker} was applied to it.`,
+          { hint: 'Its data was lost or replaced. Restore it, or start with --accept-duplicates to go on without.' },
+        )
+      }
+    }
+  }
+
+  /** Queues an epoch's output; the promise settles when it is applied, or with the error that fails the job. */
+  enqueue(commit: PendingCommit): Promise<void> {
+    this.waiting = [...this.waiting, commit]
+    const applied = this.tail.then(() => this.apply(commit))
+    this.tail = applied
+    this.tail.catch(() => {})
+    return applied
+  }
+
+  private async apply(commit: PendingCommit): Promise<void> {
+    const entry = this.entries.get(commit.sink)
+    if (entry === undefined) {
+      throw new MillraceError(
+        'SINK_MISSING',
+        `The checkpoint has output for sink ${commit.sink}, which the job lacks.`,
+        {
+          hint: 'Keep the sink (with its uid) until its output is applied.',
+        },
+      )
+    }
+    if (commit.epoch > entry.marker) {
+      await this.commitWithRetries(entry, commit.epoch, commit.committables)
+      entry.marker = commit.epoch
+    }
+    await this.onApplied(commit)
+    this.waiting = this.waiting.filter((other) => other !== commit)
+  }
+
+  private async commitWithRetries(
+    entry: CommitterEntry,
+    epoch: number,
+    committables: readonly JsonValue[],
+  ): Promise<void> {
+    for (let attempt = 0; ; attempt++) {
+      try {
+        await entry.committer.commit(epoch, committables)
+        return
+      } catch (error) {
+        const final = error instanceof MillraceError && !error.retryable
+        if (final || attempt >= RETRY_DELAYS_MS.length) {
+          throw new MillraceError(
+            'COMMIT_FAILED',
+            `Sink ${entry.id} could not apply epoch ${epoch}: ${messageOf(error)}`,
+            {
+              domain: 'external',
+              retryable: !final,
+              cause: error,
+            },
+          )
+        }
+        await delay(this.io, RETRY_DELAYS_MS[attempt]!)
+      }
+    }
+  }
+
+  /** Waits for what is queued; rejects with the first error. */
+  drained(): Promise<void> {
+    return this.tail
+  }
+
+  async close(): Promise<void> {
+    await this.tail.catch(() => {})
+    for (const { committer } of this.entries.values()) await committer.close()
+    this.entries.clear()
+  }
+}
+
+function delay(io: Io, ms: number): Promise<void> {
+  return new Promise((resolve) => {
+    io.timers.schedule(ms, resolve)
+  })
+}

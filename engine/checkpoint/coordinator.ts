@@ -1,0 +1,155 @@
+/**
+ * Decides when checkpoints start, end and fail. Pure: every method takes what happened and returns what
+ * to do; job-master.ts does it. The simulator runs the same code.
+ *
+ * Invariants:
+ * - One attempt is in flight; its id is greater than every earlier one, over restarts too (I2).
+ * - An attempt completes only when every worker acked it under this generation; late or foreign acks
+ *   change nothing.
+ * - After an abort no attempt starts until every worker said that it is done with the aborted one.
+ * - At most `PENDING_EPOCHS_MAX` epochs wait for their commit; more hold checkpoints back.
+ */
+
+/** Epochs that may wait for their sinks' commits. */
+export const PENDING_EPOCHS_MAX = 2
+
+export type CheckpointKind = 'checkpoint' | 'savepoint' | 'final'
+
+export type CoordinatorState =
+  | { readonly phase: 'idle' }
+  | {
+      readonly phase: 'collecting'
+      readonly attempt: number
+      readonly kind: CheckpointKind
+      readonly startedAtMs: number
+      readonly missing: ReadonlySet<number>
+    }
+  | { readonly phase: 'aborting'; readonly attempt: number; readonly missing: ReadonlySet<number> }
+  /** All acks are in; the manifest is being written. */
+  | { readonly phase: 'completing'; readonly attempt: number; readonly kind: CheckpointKind }
+
+export type Decision =
+  | { readonly do: 'nothing' }
+  | { readonly do: 'trigger'; readonly attempt: number; readonly kind: CheckpointKind }
+  | { readonly do: 'abort'; readonly attempt: number; readonly reason: string }
+  | { readonly do: 'complete'; readonly attempt: number; readonly kind: CheckpointKind }
+
+const NOTHING: Decision = { do: 'nothing' }
+
+export interface CoordinatorOptions {
+  readonly workers: number
+  readonly intervalMs: number | null
+  readonly timeoutMs: number
+  /** Highest attempt id used before. */
+  readonly lastAttempt: number
+  readonly nowMs: number
+}
+
+export class CheckpointCoordinator {
+  private state: CoordinatorState = { phase: 'idle' }
+  private readonly options: CoordinatorOptions
+  private lastAttempt: number
+  private lastEndedAtMs: number
+  private requested: CheckpointKind | null = null
+  private pendingEpochs = 0
+
+  constructor(options: CoordinatorOptions) {
+    this.options = options
+    this.lastAttempt = options.lastAttempt
+    this.lastEndedAtMs = options.nowMs
+  }
+
+  get current(): CoordinatorState {
+    return this.state
+  }
+
+  /** Highest attempt id given out. */
+  get attempts(): number {
+    return this.lastAttempt
+  }
+
+  /** Asks for a savepoint or the final checkpoint as soon as possible; `final` wins. */
+  request(kind: CheckpointKind, nowMs: number): Decision {
+    if (this.requested !== 'final') this.requested = kind
+    return this.tick(nowMs)
+  }
+
+  /** Time passed, or something that held a checkpoint back ended. */
+  tick(nowMs: number): Decision {
+    if (this.state.phase === 'collecting' && nowMs - this.state.startedAtMs >= this.options.timeoutMs) {
+      return this.abort(
+        `Workers ${[...this.state.missing].join(', ')} did not ack within ${this.options.timeoutMs} ms.`,
+      )
+    }
+    if (this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
+    const due = this.options.intervalMs !== null && nowMs - this.lastEndedAtMs >= this.options.intervalMs
+    const kind = this.requested ?? (due ? 'checkpoint' : null)
+    if (kind === null) return NOTHING
+    this.requested = null
+    const attempt = ++this.lastAttempt
+    this.state = { phase: 'collecting', attempt, kind, startedAtMs: nowMs, missing: this.everyWorker() }
+    return { do: 'trigger', attempt, kind }
+  }
+
+  acked(worker: number, attempt: number): Decision {
+    if (this.state.phase !== 'collecting' || this.state.attempt !== attempt) return NOTHING
+    const missing = new Set(this.state.missing)
+    missing.delete(worker)
+    if (missing.size > 0) {
+      this.state = { ...this.state, missing }
+      return NOTHING
+    }
+    const { kind } = this.state
+    this.state = { phase: 'completing', attempt, kind }
+    return { do: 'complete', attempt, kind }
+  }
+
+  /** A worker cannot complete the attempt. */
+  declined(attempt: number, reason: string): Decision {
+    if (this.state.phase !== 'collecting' || this.state.attempt !== attempt) return NOTHING
+    return this.abort(reason)
+  }
+
+  private abort(reason: string): Decision {
+    if (this.state.phase !== 'collecting') return NOTHING
+    const { attempt, kind } = this.state
+    if (kind !== 'checkpoint') this.requested = kind
+    this.state = { phase: 'aborting', attempt, missing: this.everyWorker() }
+    return { do: 'abort', attempt, reason }
+  }
+
+  /** A worker holds nothing of the aborted attempt any more. */
+  abortDone(worker: number, attempt: number, nowMs: number): Decision {
+    if (this.state.phase !== 'aborting' || this.state.attempt !== attempt) return NOTHING
+    const missing = new Set(this.state.missing)
+    missing.delete(worker)
+    this.state = missing.size > 0 ? { ...this.state, missing } : { phase: 'idle' }
+    if (missing.size === 0) this.lastEndedAtMs = nowMs
+    return NOTHING
+  }
+
+  /** The manifest exists; `hasOutput` says whether its epoch now waits for a commit. */
+  completed(attempt: number, hasOutput: boolean, nowMs: number): void {
+    if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
+    this.state = { phase: 'idle' }
+    this.lastEndedAtMs = nowMs
+    if (hasOutput) this.pendingEpochs++
+  }
+
+  /** The manifest could not be written; the attempt's output joins the next one. */
+  completionFailed(attempt: number, nowMs: number): void {
+    if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
+    if (this.state.kind !== 'checkpoint') this.requested = this.state.kind
+    this.state = { phase: 'idle' }
+    this.lastEndedAtMs = nowMs
+  }
+
+  /** An epoch's output is applied in every sink. */
+  committed(): void {
+    this.pendingEpochs = Math.max(0, this.pendingEpochs - 1)
+  }
+
+  private everyWorker(): Set<number> {
+    return new Set(Array.from({ length: this.options.workers }, (_, worker) => worker))
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * Removes what no retained checkpoint needs: mark from the retained manifests, sweep the rest.
+ *
+ * Runs in the owner, between checkpoints, so nothing is being added to shared/ or outbox/ meanwhile
+ * (I13). There are no reference counts: what a retained manifest names stays, whatever happened before.
+ */
+import type { Disk } from '../core/io.ts'
+import { layout } from './layout.ts'
+import type { Manifest } from './manifest.ts'
+import { manifestNumbers, readManifest } from './manifest-store.ts'
+
+/** Checkpoints kept besides savepoints. */
+export const RETAINED_MANIFESTS = 3
+
+/** Removes older manifests and unreferenced state files. Savepoints stay until a user deletes them. */
+export async function collectGarbage(disk: Disk, directory: string): Promise<void> {
+  const numbers = await manifestNumbers(disk, directory)
+  const retained: Manifest[] = []
+  let checkpoints = 0
+  for (const number of numbers.reverse()) {
+    const { manifest, path } = await readManifest(disk, directory, number)
+    // One that cannot be read may be needed after a repair: what it names is unknown, so nothing goes.
+    if (manifest === null) return
+    const isSavepoint = manifest.kind === 'savepoint'
+    if (!isSavepoint && checkpoints >= RETAINED_MANIFESTS) {
+      await disk.remove(path)
+      continue
+    }
+    if (!isSavepoint) checkpoints++
+    retained.push(manifest)
+  }
+  const live = new Set(retained.flatMap((m) => m.stores.flatMap((store) => store.files.map((file) => file.sha256))))
+  for (const name of await disk.list(layout.shared(directory))) {
+    if (!live.has(name)) await disk.remove(layout.sharedFile(directory, name))
+  }
+  await disk.syncDirectory(layout.manifests(directory))
+}
+
+/** At a start: files of earlier runs that no manifest names. */
+export async function sweepLeftovers(disk: Disk, directory: string, manifest: Manifest): Promise<void> {
+  await disk.remove(layout.live(directory))
+  await disk.makeDirectory(layout.live(directory))
+  const pending = new Set(
+    manifest.pending.flatMap((commit) =>
+      commit.committables.map((committable) => (committable as { file?: string } | null)?.file),
+    ),
+  )
+  for (const name of await disk.list(layout.outbox(directory))) {
+    if (!pending.has(`outbox/${name}`)) await disk.remove(`${layout.outbox(directory)}/${name}`)
+  }
+  for (const name of await disk.list(layout.manifests(directory))) {
+    if (name.endsWith('.tmp')) await disk.remove(layout.manifest(directory, name))
+  }
+}

@@ -1,0 +1,53 @@
+/**
+ * Reads and creates manifests in a checkpoint directory; called by recovery, the coordinator and the
+ * command line.
+ *
+ * Invariants: numbers have no gaps and one writer each (I2): `create` succeeds for exactly one caller.
+ */
+import { messageOf } from '../core/errors.ts'
+import type { Disk } from '../core/io.ts'
+import { layout } from './layout.ts'
+import { decodeManifest, encodeManifest, type Manifest, manifestName, manifestNumber } from './manifest.ts'
+
+export type ManifestEntry =
+  | { readonly number: number; readonly path: string; readonly manifest: Manifest; readonly error: null }
+  | { readonly number: number; readonly path: string; readonly manifest: null; readonly error: string }
+
+/** Numbers present, ascending. */
+export async function manifestNumbers(disk: Disk, directory: string): Promise<number[]> {
+  const names = await disk.list(layout.manifests(directory))
+  return names
+    .map(manifestNumber)
+    .filter((number) => number !== null)
+    .sort((a, b) => a - b)
+}
+
+/** Reads one manifest and checks that every file it names is there with its size (I1). */
+export async function readManifest(disk: Disk, directory: string, number: number): Promise<ManifestEntry> {
+  const path = layout.manifest(directory, manifestName(number))
+  try {
+    const manifest = decodeManifest(await disk.read(path), manifestName(number))
+    const missing = await missingFile(disk, directory, manifest)
+    if (missing !== null) return { number, path, manifest: null, error: missing }
+    return { number, path, manifest, error: null }
+  } catch (error) {
+    return { number, path, manifest: null, error: messageOf(error) }
+  }
+}
+
+async function missingFile(disk: Disk, directory: string, manifest: Manifest): Promise<string | null> {
+  for (const store of manifest.stores) {
+    for (const file of store.files) {
+      const size = await disk.size(layout.sharedFile(directory, file.sha256))
+      if (size === null) return `state file ${file.name} (${file.sha256}) is missing`
+      if (size !== file.size) return `state file ${file.name} (${file.sha256}) has ${size} bytes, not ${file.size}`
+    }
+  }
+  return null
+}
+
+/** Creates a manifest; false when its number is taken, which means that another process owns the job. */
+export async function createManifest(disk: Disk, directory: string, manifest: Manifest): Promise<boolean> {
+  const path = layout.manifest(directory, manifestName(manifest.number))
+  return disk.createExclusive(path, encodeManifest(manifest))
+}

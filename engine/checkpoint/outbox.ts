@@ -1,0 +1,126 @@
+/**
+ * Outbox segments: output that is durable but not yet visible.
+ *
+ * A sink's writer appends records as they appear; at a barrier it seals the segment, which the manifest
+ * then names. After the manifest exists the sink's committer reads the segment and applies it. A segment
+ * that no manifest names is garbage of a crashed attempt.
+ *
+ * Format: per record u32 little-endian length and the bytes; the CRC-32 of the whole file travels in the
+ * manifest. File names carry generation, sink, subtask and a sequence number, so they are never reused.
+ */
+import { crc32 } from 'node:zlib'
+import type { OutboxSegment, OutboxWriter } from '../contract/sink.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Disk, DiskFile } from '../core/io.ts'
+import { ByteArena } from '../core/strings.ts'
+import { layout } from './layout.ts'
+
+const FLUSH_BYTES = 256 * 1_024
+
+/** One file being written; its disk operations run one after the other. */
+class Segment {
+  records = 0
+  bytes = 0
+  buffered = new ByteArena(64 * 1_024)
+  private crc = 0
+  private readonly disk: Disk
+  private readonly directory: string
+  private readonly name: string
+  private file: DiskFile | null = null
+  private tail: Promise<void> = Promise.resolve()
+
+  constructor(disk: Disk, directory: string, name: string) {
+    this.disk = disk
+    this.directory = directory
+    this.name = name
+  }
+
+  append(record: Uint8Array): void {
+    this.buffered.reserve(4 + record.length)
+    this.buffered.length = this.buffered.bytes.writeUInt32LE(record.length, this.buffered.length)
+    this.buffered.writeBytes(record, 0, record.length)
+    this.records++
+  }
+
+  flush(): Promise<void> {
+    if (this.buffered.length === 0) return this.tail
+    const full = this.buffered
+    this.buffered = new ByteArena(64 * 1_024)
+    this.tail = this.tail.then(() => this.write(full.view()))
+    // Whoever awaits the tail sees the error; without this an unawaited flush would be unhandled.
+    this.tail.catch(() => {})
+    return this.tail
+  }
+
+  private async write(bytes: Uint8Array): Promise<void> {
+    this.file ??= await this.disk.create(`${layout.outbox(this.directory)}/${this.name}`)
+    await this.file.append(bytes)
+    this.crc = crc32(bytes, this.crc)
+    this.bytes += bytes.length
+  }
+
+  async seal(): Promise<OutboxSegment | null> {
+    await this.flush()
+    if (this.file === null) return null
+    await this.file.sync()
+    await this.file.close()
+    this.file = null
+    await this.disk.syncDirectory(layout.outbox(this.directory))
+    return { file: `outbox/${this.name}`, records: this.records, bytes: this.bytes, crc32: this.crc >>> 0 }
+  }
+
+  async discard(): Promise<void> {
+    await this.tail.catch(() => {})
+    await this.file?.close()
+    this.file = null
+  }
+}
+
+export interface OutboxOptions {
+  readonly disk: Disk
+  readonly directory: string
+  /** Start of the file names; unique in the generation. */
+  readonly prefix: string
+  readonly onError: (error: unknown) => void
+}
+
+/** The outbox of one writer. */
+export function createOutbox(options: OutboxOptions): OutboxWriter {
+  let sequence = 0
+  const next = (): Segment =>
+    new Segment(options.disk, options.directory, `${options.prefix}-${String(sequence++).padStart(6, '0')}.seg`)
+  let segment = next()
+  return {
+    append(record) {
+      segment.append(record)
+      if (segment.buffered.length >= FLUSH_BYTES) segment.flush().catch(options.onError)
+    },
+    get bufferedBytes() {
+      return segment.buffered.length
+    },
+    flush: () => segment.flush(),
+    seal() {
+      const sealed = segment
+      segment = next()
+      return sealed.seal()
+    },
+    close: () => segment.discard(),
+  }
+}
+
+/** The records of a sealed segment, in order. Throws `OUTBOX_CORRUPT`. */
+export async function* readOutbox(disk: Disk, directory: string, segment: OutboxSegment): AsyncGenerator<Uint8Array> {
+  const bytes = Buffer.from(await disk.read(`${directory}/${segment.file}`))
+  if (bytes.length !== segment.bytes || crc32(bytes) !== segment.crc32) {
+    throw new MillraceError('OUTBOX_CORRUPT', `Outbox segment ${segment.file} does not match its checksum.`, {
+      domain: 'external',
+      hint: 'Restore an earlier checkpoint, or repair the disk.',
+    })
+  }
+  let at = 0
+  while (at < bytes.length) {
+    const length = bytes.readUInt32LE(at)
+    yield bytes.subarray(at + 4, at + 4 + length)
+    at += 4 + length
+  }
+}

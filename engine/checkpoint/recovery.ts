@@ -1,0 +1,235 @@
+/**
+ * Start of a job: finds the checkpoint to continue, takes the job over, and says what each worker gets.
+ *
+ * Called by the job master at every start and restart. Decisions are pure (`planRestore`); reading and
+ * the takeover manifest go through the injected disk.
+ *
+ * Invariants:
+ * - A takeover creates manifest N+1 with generation G+1 before anything else is done; losing that race
+ *   means that another process owns the job (I2, I11).
+ * - An unreadable newest manifest is set aside as `.corrupt`, never deleted. Whether going on from an
+ *   earlier one is allowed is decided by the sinks' markers (commits.ts).
+ */
+import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
+import type { SplitState } from '../contract/source.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Disk } from '../core/io.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import { type AssignedSplit, assignedSplit } from '../runtime/source-driver.ts'
+import { layout } from './layout.ts'
+import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName } from './manifest.ts'
+import { createManifest, manifestNumbers, readManifest } from './manifest-store.ts'
+
+/** Attempts of one generation are numbered from generation times this. */
+const ATTEMPTS_PER_GENERATION = 1_000_000
+
+export interface RecoveryOptions {
+  readonly directory: string
+  /** `latest`, a manifest's path, or null to start fresh. */
+  readonly restore: string | null
+  readonly jobName: string
+  readonly keyGroups: number
+  readonly workers: number
+  readonly stateBackend: string
+  readonly nowMs: number
+}
+
+export interface Recovered {
+  /** The manifest that this owner starts from, just created. */
+  readonly manifest: Manifest
+  /** Path of the checkpoint that it continues; null on a fresh start. */
+  readonly restoredFrom: string | null
+  /** Directory that holds the state files. */
+  readonly storesDirectory: string
+  /** What was set aside, with the reason. */
+  readonly quarantined: readonly { readonly path: string; readonly reason: string }[]
+}
+
+/** Throws `CHECKPOINT_DIRECTORY_NOT_EMPTY`, `CHECKPOINT_NOT_FOUND`, `KEY_GROUPS_CHANGED`, `JOB_TAKEN_OVER`. */
+export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Recovered> {
+  const { directory } = options
+  for (const folder of [layout.manifests, layout.shared, layout.outbox, layout.deadLetters, layout.live]) {
+    await disk.makeDirectory(folder(directory))
+  }
+  const numbers = await manifestNumbers(disk, directory)
+  if (options.restore === null && numbers.length > 0) {
+    throw new MillraceError('CHECKPOINT_DIRECTORY_NOT_EMPTY', `${directory} already holds checkpoints.`, {
+      hint: 'Continue them with --restore latest, or choose an empty directory.',
+    })
+  }
+  const quarantined: { path: string; reason: string }[] = []
+  const found =
+    options.restore === null
+      ? null
+      : options.restore === 'latest'
+        ? await newestValid(disk, directory, numbers, quarantined)
+        : await named(disk, options.restore)
+  const base = found?.manifest ?? null
+  if (base !== null && base.keyGroups !== options.keyGroups) {
+    throw new MillraceError(
+      'KEY_GROUPS_CHANGED',
+      `The checkpoint has ${base.keyGroups} key groups, the job asks for ${options.keyGroups}.`,
+      { hint: 'The number of key groups is fixed for the life of a job.' },
+    )
+  }
+  const newest = (await manifestNumbers(disk, directory)).at(-1) ?? 0
+  const generation = (base?.generation ?? 0) + 1
+  const manifest: Manifest = {
+    ...(base ?? emptyManifest(options)),
+    kind: 'takeover',
+    number: newest + 1,
+    parent: base?.number ?? null,
+    generation,
+    attempt: Math.max(base?.attempt ?? 0, generation * ATTEMPTS_PER_GENERATION),
+    createdAtMs: options.nowMs,
+  }
+  if (found !== null && found.directory !== directory) await adoptFiles(disk, found.directory, directory, manifest)
+  if (!(await createManifest(disk, directory, manifest))) {
+    throw new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${directory}.`, {
+      domain: 'external',
+      hint: 'Only one process may run a job; stop this one.',
+    })
+  }
+  return { manifest, restoredFrom: found?.path ?? null, storesDirectory: directory, quarantined }
+}
+
+function emptyManifest(options: RecoveryOptions): Manifest {
+  return {
+    format: MANIFEST_FORMAT,
+    kind: 'takeover',
+    number: 0,
+    parent: null,
+    generation: 0,
+    epoch: 0,
+    attempt: 0,
+    createdAtMs: options.nowMs,
+    jobName: options.jobName,
+    keyGroups: options.keyGroups,
+    workers: options.workers,
+    stateBackend: options.stateBackend,
+    operators: [],
+    sources: [],
+    stores: [],
+    sinks: [],
+    pending: [],
+  }
+}
+
+interface Found {
+  readonly manifest: Manifest
+  readonly path: string
+  readonly directory: string
+}
+
+async function newestValid(
+  disk: Disk,
+  directory: string,
+  numbers: readonly number[],
+  quarantined: { path: string; reason: string }[],
+): Promise<Found | null> {
+  for (const number of [...numbers].reverse()) {
+    const entry = await readManifest(disk, directory, number)
+    if (entry.manifest !== null) return { manifest: entry.manifest, path: entry.path, directory }
+    await disk.rename(entry.path, `${layout.manifest(directory, manifestName(number)).replace(/\.json$/, '')}.corrupt`)
+    quarantined.push({ path: entry.path, reason: entry.error })
+  }
+  if (numbers.length === 0) return null
+  throw new MillraceError('CHECKPOINT_NOT_FOUND', `No checkpoint in ${directory} is readable.`, {
+    domain: 'external',
+    hint: `Set aside: ${quarantined.map((q) => `${q.path} (${q.reason})`).join('; ')}.`,
+  })
+}
+
+async function named(disk: Disk, path: string): Promise<Found> {
+  const match = /^(.*)\/manifests\/0*(\d+)\.json$/.exec(path)
+  const entry = match === null ? null : await readManifest(disk, match[1]!, Number(match[2]))
+  if (entry?.manifest == null) {
+    throw new MillraceError(
+      'CHECKPOINT_NOT_FOUND',
+      `${path} is not a readable checkpoint: ${entry?.error ?? 'not a manifest'}.`,
+      {
+        hint: 'Give the path that `millrace savepoint` printed, DIR/manifests/NUMBER.json.',
+      },
+    )
+  }
+  return { manifest: entry.manifest, path, directory: match![1]! }
+}
+
+/** Brings what a checkpoint of another directory needs into this one. */
+async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manifest): Promise<void> {
+  for (const store of manifest.stores) {
+    for (const file of store.files) {
+      await disk.link(layout.sharedFile(from, file.sha256), layout.sharedFile(to, file.sha256))
+      await disk.syncFile(layout.sharedFile(to, file.sha256))
+    }
+  }
+  for (const commit of manifest.pending) {
+    for (const committable of commit.committables) {
+      const file = (committable as { file?: string } | null)?.file
+      if (typeof file === 'string' && file.startsWith('outbox/')) await disk.link(`${from}/${file}`, `${to}/${file}`)
+    }
+  }
+  await disk.syncDirectory(layout.shared(to))
+  await disk.syncDirectory(layout.outbox(to))
+}
+
+/** What a manifest means for a graph. */
+export interface RestorePlan {
+  readonly operatorIds: Record<string, number>
+  readonly operatorStates: Record<string, readonly JsonValue[]>
+  readonly tables: Record<string, readonly ManifestTable[]>
+  /** Every store can be handed to the worker of its index as it is. */
+  readonly storesMatchWorkers: boolean
+}
+
+/** Throws `STATE_NOT_RESTORED` when the checkpoint has state of operators that the job lacks. */
+export function planRestore(
+  manifest: Manifest,
+  graph: JobGraph,
+  parallelismOf: (node: GraphNode) => number,
+  options: { readonly workers: number; readonly allowNonRestoredState: boolean },
+): RestorePlan {
+  const uids = new Set(graph.nodes.map((node) => node.uid))
+  for (const operator of manifest.operators) {
+    const hasState = operator.isKeyed || operator.states.some((state) => state !== null)
+    if (uids.has(operator.uid) || !hasState || options.allowNonRestoredState) continue
+    throw new MillraceError(
+      'STATE_NOT_RESTORED',
+      `The checkpoint has state of operator "${operator.name}" (uid ${operator.uid}), which the job does not have.`,
+      { hint: 'Give the operator that uid, or drop its state with --allow-non-restored-state.' },
+    )
+  }
+  const old = new Map(manifest.operators.map((operator) => [operator.uid, operator]))
+  let nextId = manifest.operators.reduce((max, operator) => Math.max(max, operator.operatorId + 1), 0)
+  const plan: RestorePlan = { operatorIds: {}, operatorStates: {}, tables: {}, storesMatchWorkers: true }
+  let sameShape = manifest.workers === options.workers || manifest.stores.length === 0
+  for (const node of graph.nodes) {
+    const known = old.get(node.uid)
+    plan.operatorIds[node.uid] = known?.operatorId ?? nextId++
+    plan.operatorStates[node.uid] = known?.states ?? []
+    plan.tables[node.uid] = known?.tables ?? []
+    const isKeyed = node.role === 'operator' && node.isKeyed
+    if (isKeyed && known !== undefined && known.parallelism !== parallelismOf(node)) sameShape = false
+  }
+  return { ...plan, storesMatchWorkers: sameShape }
+}
+
+/** Spreads a source's splits over its subtasks: known ones from the checkpoint, new ones from their start. */
+export function assignSplits(
+  manifest: Manifest,
+  uid: string,
+  discovered: readonly SplitState[],
+  parallelism: number,
+): AssignedSplit[][] {
+  const known = manifest.sources.find((source) => source.uid === uid)?.splits ?? []
+  const ids = new Set(known.map((split) => split.id))
+  const fresh = discovered
+    .filter((split) => !ids.has(split.id))
+    .map((split) => ({ ...split, watermark: Number.NEGATIVE_INFINITY, idle: false }))
+  const all = [...known.map(assignedSplit), ...fresh]
+  const subtasks: AssignedSplit[][] = Array.from({ length: parallelism }, () => [])
+  all.forEach((split, i) => {
+    subtasks[i % parallelism]!.push(split)
+  })
+  return subtasks
+}

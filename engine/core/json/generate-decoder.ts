@@ -1,0 +1,219 @@
+/**
+ * Generates the quick path of a JSON decoder for one schema.
+ *
+ * The generated function reads one record: `record(buffer, view, p, row)` writes row `row` and returns the
+ * position after the record and the spaces behind it, or -1 when the record is not plain. It holds one
+ * `case` a field for the expected key and one for the value; all loops over bytes are in scan.ts.
+ *
+ * `order[i]` is the field that stood at place i of the record before (or the field count for an unknown
+ * key). It is only a guess: a key that does not match is looked up by length and bytes.
+ */
+import type { Field, Schema } from '../schema.ts'
+import { hasProtoKey } from './checked-record.ts'
+import type { JsonColumns } from './json-columns.ts'
+import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
+import { parseTimestamp } from './timestamp.ts'
+
+export type FastRecord = (buffer: Buffer, view: DataView, start: number, row: number) => number
+
+/** Guesses are kept for this many leading keys of a record. */
+const ORDER_PLACES = 256
+/** Above this many fields the keys are always looked up: the function must stay small enough to optimise. */
+const PREDICTED_FIELDS_MAX = 200
+const BITS = 30
+
+/** Null for the opaque schema, whose records are made by `JSON.parse` anyway. */
+export function generateFastRecord(
+  schema: Schema,
+  columns: JsonColumns,
+  depthMax: number,
+  newlines: boolean,
+  id: string,
+): FastRecord | null {
+  if (schema.isOpaque) return null
+  const helpers = {
+    columns: columns.memory,
+    order: new Int32Array(ORDER_PLACES).map((_, i) => Math.min(i, schema.fields.length)),
+    plainString,
+    readNumber,
+    readInt32: int32Reader(),
+    readInt64: int64Reader(),
+    literalEnd,
+    skipSpace,
+    skipValue,
+    parseTimestamp,
+    parseOpaque,
+  }
+  const body = source(schema.fields, depthMax, newlines, id)
+  return new Function(...Object.keys(helpers), body)(...Object.values(helpers)) as FastRecord
+}
+
+/** The value of checked JSON text; undefined when it holds a key `__proto__`. */
+function parseOpaque(buffer: Buffer, start: number, end: number): unknown {
+  const text = buffer.utf8Slice(start, end)
+  const value: unknown = JSON.parse(text)
+  const suspicious = text.includes('__proto__') || text.includes('\\')
+  return suspicious && hasProtoKey(value) ? undefined : value
+}
+
+function source(fields: readonly Field[], depthMax: number, newlines: boolean, id: string): string {
+  const masks = Math.ceil(fields.length / BITS)
+  const space = `if (c <= 32 && c !== 0) { p = skipSpace(b, p, ${newlines}); c = b[p] }`
+  const usesOrder = fields.length <= PREDICTED_FIELDS_MAX
+  return `'use strict' /* JSON decoder ${JSON.stringify(id).replaceAll('*/', '')} */
+const { ${fields.map((_, k) => `${k}: m${k}`).join(', ')} } = columns
+${fields.map((field, k) => declarations(field, k)).join('\n')}
+function lookup(b, s, length) {
+  switch (length) {
+${lookupCases(fields)}
+  }
+  return ${fields.length}
+}
+return function record(b, view, p, row) {
+  let c = b[p], s = 0, k = 0, place = 0, ${Array.from({ length: masks }, (_, i) => `seen${i} = 0`).join(', ')}
+  ${space}
+  if (c !== 123) return -1
+  c = b[++p]
+  ${space}
+  if (c === 125) p++
+  else for (;;) {
+    k = ${usesOrder ? `place < ${ORDER_PLACES} ? order[place] : ${fields.length}` : fields.length}
+    ${usesOrder ? `switch (k) {\n${fields.map((field, k) => keyCase(field, k)).join('\n')}\n default: k = -1 }` : 'k = -1'}
+    if (k === -1) {
+      if (c !== 34) return -1
+      s = p + 1
+      p = plainString(b, p)
+      if (p === -1) return -1
+      k = lookup(b, s, p - 1 - s)
+      if (place < ${ORDER_PLACES}) order[place] = k
+      c = b[p]
+      ${space}
+      if (c !== 58) return -1
+      p++
+    }
+    place++
+    c = b[p]
+    ${space}
+    switch (k) {
+${fields.map((field, k) => valueCase(field, k, depthMax, newlines)).join('\n')}
+      default:
+        p = skipValue(b, p, 2, ${depthMax}, ${newlines})
+        if (p === -1) return -1
+    }
+    c = b[p]
+    ${space}
+    if (c === 44) {
+      c = b[++p]
+      ${space}
+      continue
+    }
+    if (c !== 125) return -1
+    p++
+    break
+  }
+${missing(fields, masks)}
+  c = b[p]
+  ${space}
+  return p
+}`
+}
+
+function declarations(field: Field, k: number): string {
+  const nulls = field.nullable ? `, n${k} = m${k}.nulls` : ''
+  switch (field.kind) {
+    case 'string':
+      return `const s${k} = m${k}.starts, e${k} = m${k}.ends${nulls}`
+    case 'boolean':
+      return `const v${k} = m${k}.booleans${nulls}`
+    case 'int32':
+      return `const v${k} = m${k}.int32s${nulls}`
+    case 'int64':
+      return `const v${k} = m${k}.words${nulls}`
+    case 'opaque':
+      return ''
+    default:
+      return `const v${k} = m${k}.doubles${nulls}`
+  }
+}
+
+/** A test that the bytes at `at` are exactly `bytes`. Reads nothing behind a byte that differs but for 3. */
+function bytesTest(bytes: Uint8Array, at: string): string {
+  const tests: string[] = []
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+  let i = 0
+  for (; i + 4 <= bytes.length; i += 4) tests.push(`view.getInt32(${at} + ${i}, true) === ${view.getInt32(i, true)}`)
+  for (; i < bytes.length; i++) tests.push(`b[${at} + ${i}] === ${bytes[i]}`)
+  return tests.join(' && ')
+}
+
+/** The guess: the bytes of `"name":` stand here. */
+function keyCase(field: Field, k: number): string {
+  const bytes = new Uint8Array(Buffer.from(`${JSON.stringify(field.name)}:`))
+  // A name that needs escapes is never written plainly.
+  if (JSON.stringify(field.name) !== `"${field.name}"`) return `case ${k}: k = -1; break`
+  return `case ${k}: if (${bytesTest(bytes, 'p')}) p += ${bytes.length}; else k = -1; break`
+}
+
+function lookupCases(fields: readonly Field[]): string {
+  const byLength = new Map<number, string[]>()
+  fields.forEach((field, k) => {
+    const bytes = Buffer.from(field.name)
+    const tests = [...bytes].map((byte, i) => `b[s + ${i}] === ${byte}`)
+    const list = byLength.get(bytes.length) ?? []
+    byLength.set(bytes.length, list)
+    list.push(`if (${tests.join(' && ')}) return ${k}`)
+  })
+  return [...byLength].map(([length, list]) => `case ${length}: ${list.join('; ')}; break`).join('\n')
+}
+
+function valueCase(field: Field, k: number, depthMax: number, newlines: boolean): string {
+  const seen = `seen${Math.floor(k / BITS)}`
+  const bit = 1 << (k % BITS)
+  const once = `if ((${seen} & ${bit}) !== 0) return -1; ${seen} |= ${bit};`
+  const read = readStatement(field, k, depthMax, newlines)
+  if (!field.nullable || field.kind === 'opaque') return `case ${k}: ${once} ${read} break`
+  return `case ${k}: ${once}
+    if (c === 110) { p = literalEnd(b, p); if (p === -1) return -1; m${k}.setNull(row) }
+    else { n${k}[row] = 0; ${read} }
+    break`
+}
+
+function readStatement(field: Field, k: number, depthMax: number, newlines: boolean): string {
+  switch (field.kind) {
+    case 'string':
+      return `if (c !== 34) return -1; s = p + 1; p = plainString(b, p); if (p === -1) return -1; s${k}[row] = s; e${k}[row] = p - 1;`
+    case 'boolean':
+      return `if (c !== 116 && c !== 102) return -1; p = literalEnd(b, p); if (p === -1) return -1; v${k}[row] = c === 116 ? 1 : 0;`
+    case 'int32':
+      return `p = readInt32(b, p, v${k}, row); if (p === -1) return -1;`
+    case 'int64':
+      return `p = readInt64(b, p, v${k}, row); if (p === -1) return -1;`
+    case 'float64':
+      return `p = readNumber(b, p, v${k}, row); if (p === -1) return -1;`
+    case 'timestamp':
+      return `if (c === 34) {
+        s = p + 1; p = plainString(b, p); if (p === -1) return -1
+        const ms = parseTimestamp(b, s, p - 1); if (ms !== ms) return -1; v${k}[row] = ms
+      } else { p = readNumber(b, p, v${k}, row); if (p === -1 || v${k}[row] - v${k}[row] !== 0) return -1 }`
+    case 'opaque':
+      return `s = p; p = skipValue(b, p, 2, ${depthMax}, ${newlines}); if (p === -1) return -1
+        const o${k} = parseOpaque(b, s, p); if (o${k} === undefined) return -1; m${k}.objects[row] = o${k};`
+  }
+}
+
+/** After the last key: absent nullable fields are NULL, another absent field ends the quick path. */
+function missing(fields: readonly Field[], masks: number): string {
+  const parts: string[] = []
+  for (let i = 0; i < masks; i++) {
+    const slice = fields.slice(i * BITS, (i + 1) * BITS)
+    const all = 2 ** slice.length - 1
+    const required = slice.reduce((bits, field, j) => (field.nullable ? bits : bits | (1 << j)), 0)
+    const absent = slice.flatMap((field, j) =>
+      field.nullable ? [`if ((seen${i} & ${1 << j}) === 0) m${i * BITS + j}.setNull(row)`] : [],
+    )
+    parts.push(
+      `if (seen${i} !== ${all}) { if ((seen${i} & ${required}) !== ${required}) return -1; ${absent.join('; ')} }`,
+    )
+  }
+  return parts.join('\n')
+}

@@ -1,0 +1,236 @@
+/**
+ * A chain: operators of one subtask that hand batches on by a plain call.
+ *
+ * Each link owns the batches that its operator has not consumed yet, so any link can stop in mid-batch
+ * when output is blocked and go on later from the same row. `advance` first empties the chain from its
+ * end towards its head, then moves a watermark or a processing-time call link by link, emptying what it
+ * caused before the next link sees it.
+ *
+ * Invariants:
+ * - A link's operator gets a watermark only after every row that earlier links emitted before it.
+ * - When `advance` returns `drained`, no batch, watermark or call is under way anywhere in the chain.
+ */
+
+import type { Operator, Output } from '../contract/operator.ts'
+import { assert } from '../core/assert.ts'
+import { type Batch, sliceBatch, withKeys } from '../core/batch.ts'
+import type { KeyExtractor } from '../core/keys.ts'
+import { WATERMARK_MAX } from '../core/time.ts'
+import type { OutputRouter } from './output-router.ts'
+import { copyBatch } from './wire.ts'
+
+/** `yield`: more to do, but let others run; `blocked`: wait for room. */
+export type ChainProgress = 'drained' | 'blocked' | 'yield'
+
+/** Operators that make watermarks themselves; those from upstream end there, except the last one. */
+export interface WatermarkingOperator extends Operator {
+  currentWatermark(): number
+}
+
+function makesWatermarks(operator: Operator): operator is WatermarkingOperator {
+  return typeof (operator as Partial<WatermarkingOperator>).currentWatermark === 'function'
+}
+
+class Link implements Output {
+  readonly operator: Operator
+  private readonly keys: KeyExtractor | null
+  private readonly next: Link | null
+  private readonly router: OutputRouter
+  private current: Batch | null = null
+  private from = 0
+  private readonly waiting: Batch[] = []
+  /** Last watermark that a watermarking operator gave. */
+  ownWatermark = Number.NEGATIVE_INFINITY
+  /** Processing time at which the operator wants a call, Infinity for never. */
+  dueAtMs = Number.POSITIVE_INFINITY
+
+  constructor(operator: Operator, keys: KeyExtractor | null, next: Link | null, router: OutputRouter) {
+    this.operator = operator
+    this.keys = keys
+    this.next = next
+    this.router = router
+  }
+
+  get hasWork(): boolean {
+    return this.current !== null
+  }
+
+  get blocked(): boolean {
+    return this.next === null ? this.router.blocked : this.next.hasWork || this.next.blocked
+  }
+
+  emit(batch: Batch): void {
+    if (this.next === null) this.router.emit(batch)
+    else this.next.accept(batch)
+  }
+
+  emitSide(tag: string, batch: Batch): void {
+    this.router.emitSide(tag, batch)
+  }
+
+  accept(batch: Batch): void {
+    if (batch.length === 0) return
+    if (this.current !== null) {
+      this.waiting.push(copyBatch(batch))
+      return
+    }
+    this.begin(batch)
+    this.consume()
+    // What the caller emitted may live in memory that it reuses after this call.
+    if (this.current !== null) this.retain()
+  }
+
+  private begin(batch: Batch): void {
+    this.current = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    this.from = 0
+  }
+
+  private retain(): void {
+    this.current = copyBatch(sliceBatch(this.current!, this.from, this.current!.length))
+    this.from = 0
+  }
+
+  /** Processes until out of rows or blocked; true when it moved. */
+  private consume(): boolean {
+    let moved = false
+    while (this.current !== null && !this.blocked) {
+      const to = this.operator.process(this.current, this.from, this)
+      assert(to >= this.from && to <= this.current.length, 'process returns a row of its batch')
+      moved ||= to > this.from
+      this.from = to
+      if (to < this.current.length) return moved
+      moved = true
+      this.current = null
+      const waiting = this.waiting.shift()
+      if (waiting !== undefined) this.begin(waiting)
+    }
+    return moved
+  }
+
+  /** Empties this link and those after it; true when it moved. */
+  run(): boolean {
+    const movedBelow = this.next === null ? false : this.next.run()
+    return this.consume() || movedBelow
+  }
+
+  /** True when neither this link nor one after it holds a batch. */
+  get isEmpty(): boolean {
+    return this.current === null && (this.next === null || this.next.isEmpty)
+  }
+}
+
+export interface ChainLinkOptions {
+  readonly operator: Operator
+  /** Computes keys on the way into the operator, when a keyBy was chained. */
+  readonly keys: KeyExtractor | null
+}
+
+export class Chain {
+  private readonly links: readonly Link[]
+  private readonly router: OutputRouter
+  /** Link that takes the watermark under way next; -1 when none is. */
+  private watermarkAt = -1
+  private watermark = Number.NEGATIVE_INFINITY
+  /** Link in the middle of a processing-time call; -1 when none is. */
+  private timeAt = -1
+
+  constructor(operators: readonly ChainLinkOptions[], router: OutputRouter) {
+    const links: Link[] = []
+    for (let i = operators.length - 1; i >= 0; i--) {
+      const { operator, keys } = operators[i]!
+      links.unshift(new Link(operator, keys, links[0] ?? null, router))
+    }
+    this.links = links
+    this.router = router
+  }
+
+  get operators(): readonly Operator[] {
+    return this.links.map((link) => link.operator)
+  }
+
+  /** Takes a batch; the chain must be drained. The batch is borrowed until it is drained again. */
+  push(batch: Batch): void {
+    const head = this.links[0]
+    if (head === undefined) this.router.emit(batch)
+    else head.accept(batch)
+  }
+
+  /** Starts a watermark on its way; the chain must be drained. */
+  pushWatermark(watermark: number): void {
+    assert(this.watermarkAt < 0, 'one watermark at a time')
+    this.watermark = watermark
+    this.watermarkAt = 0
+  }
+
+  /** Operator `index` asks for a processing-time call. */
+  schedule(index: number, timeMs: number): void {
+    const link = this.links[index]!
+    link.dueAtMs = Math.min(link.dueAtMs, timeMs)
+  }
+
+  /** Earliest processing time asked for. */
+  get dueAtMs(): number {
+    let due = Number.POSITIVE_INFINITY
+    for (const link of this.links) due = Math.min(due, link.dueAtMs)
+    return due
+  }
+
+  advance(nowMs: number): ChainProgress {
+    for (;;) {
+      if (!this.router.flush()) return 'blocked'
+      const head = this.links[0]
+      if (head !== undefined) {
+        const moved = head.run()
+        if (!head.isEmpty || this.router.blocked) return moved ? 'yield' : 'blocked'
+      }
+      if (this.watermarkAt >= 0) {
+        if (!this.moveWatermark()) return this.router.blocked ? 'blocked' : 'yield'
+        continue
+      }
+      if (!this.startOwnWatermark() && !this.startDueCall(nowMs)) return this.router.blocked ? 'blocked' : 'drained'
+      if (this.timeAt >= 0 && !this.moveTime(nowMs)) return this.router.blocked ? 'blocked' : 'yield'
+    }
+  }
+
+  /** One link further; false when the link has more to emit. */
+  private moveWatermark(): boolean {
+    const link = this.links[this.watermarkAt]
+    if (link === undefined) {
+      this.router.control({ kind: 'watermark', value: this.watermark })
+      this.watermarkAt = -1
+      return true
+    }
+    if (!link.operator.advanceWatermark(this.watermark, link)) return false
+    const endsHere = makesWatermarks(link.operator) && this.watermark !== WATERMARK_MAX
+    this.watermarkAt = endsHere ? -1 : this.watermarkAt + 1
+    return true
+  }
+
+  private startOwnWatermark(): boolean {
+    for (let i = 0; i < this.links.length; i++) {
+      const link = this.links[i]!
+      if (!makesWatermarks(link.operator)) continue
+      const watermark = link.operator.currentWatermark()
+      if (watermark <= link.ownWatermark) continue
+      link.ownWatermark = watermark
+      this.watermark = watermark
+      this.watermarkAt = i + 1
+      return true
+    }
+    return false
+  }
+
+  private startDueCall(nowMs: number): boolean {
+    if (this.timeAt >= 0) return true
+    this.timeAt = this.links.findIndex((link) => link.dueAtMs <= nowMs)
+    if (this.timeAt >= 0) this.links[this.timeAt]!.dueAtMs = Number.POSITIVE_INFINITY
+    return this.timeAt >= 0
+  }
+
+  private moveTime(nowMs: number): boolean {
+    const link = this.links[this.timeAt]!
+    if (link.operator.onProcessingTime !== undefined && !link.operator.onProcessingTime(nowMs, link)) return false
+    this.timeAt = -1
+    return true
+  }
+}

@@ -1,0 +1,95 @@
+/**
+ * Channels: ordered, bounded pipes between subtasks, carrying batches with watermarks and barriers in
+ * band. Two implementations: `LocalChannel` here, for subtasks of one thread (and for simulation), and
+ * ring-channel.ts across threads. Who writes and reads: output-router.ts and subtask.ts.
+ *
+ * Invariants:
+ * - Messages leave in the order in which they were accepted.
+ * - A write is accepted whole or not at all; after a refusal the reader's next `pop` wakes the writer.
+ * - A batch returned by `peek` stays valid until `pop`.
+ */
+import { assert } from '../core/assert.ts'
+import type { Batch } from '../core/batch.ts'
+import { copyBatch } from './wire.ts'
+
+export type ControlMessage =
+  | { readonly kind: 'watermark'; readonly value: number }
+  /** `attempt` is the checkpoint attempt's id. */
+  | { readonly kind: 'barrier'; readonly attempt: number }
+  /** The sender has no input for now: it does not hold time back. */
+  | { readonly kind: 'idle' }
+  | { readonly kind: 'active' }
+
+export type Message = { readonly kind: 'batch'; readonly batch: Batch } | ControlMessage
+
+export interface ChannelWriter {
+  /** Offers rows `rows[0..count)` (or the first `count`); copies them before returning true. */
+  writeBatch(batch: Batch, rows: Int32Array | null, count: number): boolean
+  writeControl(message: ControlMessage): boolean
+  /** True while an accepted message is not yet handed over whole; calling it again makes progress. */
+  settle(): boolean
+}
+
+export interface ChannelReader {
+  peek(): Message | null
+  pop(): void
+}
+
+/** A bounded queue inside one thread. Control messages need no credit. */
+export class LocalChannel implements ChannelWriter, ChannelReader {
+  private readonly queue: Message[] = []
+  private head = 0
+  private batches = 0
+  private readonly capacity: number
+  private readonly onWritten: () => void
+  private readonly onRoom: () => void
+  private refused = false
+
+  /** `capacity` in batches. `onWritten` wakes the reader, `onRoom` a writer that was refused. */
+  constructor(capacity: number, onWritten: () => void, onRoom: () => void) {
+    this.capacity = capacity
+    this.onWritten = onWritten
+    this.onRoom = onRoom
+  }
+
+  writeBatch(batch: Batch, rows: Int32Array | null, count: number): boolean {
+    if (this.batches >= this.capacity) {
+      this.refused = true
+      return false
+    }
+    this.batches++
+    this.queue.push({ kind: 'batch', batch: copyBatch(batch, rows, count) })
+    this.onWritten()
+    return true
+  }
+
+  writeControl(message: ControlMessage): boolean {
+    this.queue.push(message)
+    this.onWritten()
+    return true
+  }
+
+  settle(): boolean {
+    return true
+  }
+
+  peek(): Message | null {
+    return this.queue[this.head] ?? null
+  }
+
+  pop(): void {
+    const message = this.queue[this.head]
+    assert(message !== undefined, 'pop follows a successful peek')
+    this.head++
+    if (this.head > 64 && this.head * 2 > this.queue.length) {
+      this.queue.splice(0, this.head)
+      this.head = 0
+    }
+    if (message.kind !== 'batch') return
+    this.batches--
+    if (this.refused) {
+      this.refused = false
+      this.onRoom()
+    }
+  }
+}

@@ -1,0 +1,127 @@
+/**
+ * The real world behind `Io`: Node's clock, random numbers, timers and file system.
+ */
+import { createHash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { copyFile, link, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import { dirname } from 'node:path'
+import { pipeline } from 'node:stream/promises'
+import type { Disk, DiskFile, Io } from '../core/io.ts'
+
+function codeOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException | null)?.code
+}
+
+/** Null where `missing` says the thing is not there. */
+async function orNull<T>(promise: Promise<T>): Promise<T | null> {
+  try {
+    return await promise
+  } catch (error) {
+    if (codeOf(error) === 'ENOENT') return null
+    throw error
+  }
+}
+
+async function syncPath(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}
+
+async function createFile(path: string): Promise<DiskFile> {
+  const handle = await open(path, 'w')
+  return {
+    async append(bytes) {
+      let written = 0
+      while (written < bytes.length) {
+        const result = await handle.write(bytes, written)
+        written += result.bytesWritten
+      }
+    },
+    sync: () => handle.sync(),
+    close: () => handle.close(),
+  }
+}
+
+/** Writes, syncs and links into place; false when `path` exists. */
+async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean> {
+  const temporary = `${path}.${process.pid}-${process.hrtime.bigint()}.tmp`
+  try {
+    const file = await createFile(temporary)
+    try {
+      await file.append(bytes)
+      await file.sync()
+    } finally {
+      await file.close()
+    }
+    await link(temporary, path)
+  } catch (error) {
+    if (codeOf(error) === 'EEXIST') return false
+    throw error
+  } finally {
+    await orNull(unlink(temporary))
+  }
+  await syncPath(dirname(path))
+  return true
+}
+
+async function linkOrCopy(from: string, to: string): Promise<void> {
+  try {
+    await link(from, to)
+  } catch (error) {
+    const code = codeOf(error)
+    if (code === 'EEXIST') return
+    if (code !== 'EXDEV' && code !== 'EPERM' && code !== 'EMLINK') throw error
+    await copyFile(from, to)
+  }
+}
+
+const disk: Disk = {
+  read: (path) => readFile(path),
+  create: createFile,
+  createExclusive,
+  async rename(from, to) {
+    await rename(from, to)
+    await syncPath(dirname(to))
+  },
+  link: linkOrCopy,
+  async hash(path) {
+    const hash = createHash('sha256')
+    let size = 0
+    const stream = createReadStream(path, { highWaterMark: 1 << 20 })
+    stream.on('data', (chunk) => {
+      size += chunk.length
+    })
+    await pipeline(stream, hash)
+    return { sha256: hash.digest('hex'), size }
+  },
+  syncFile: syncPath,
+  syncDirectory: syncPath,
+  async makeDirectory(path) {
+    await mkdir(path, { recursive: true })
+  },
+  async list(path) {
+    return ((await orNull(readdir(path))) ?? []).sort()
+  },
+  async size(path) {
+    return (await orNull(stat(path)))?.size ?? null
+  },
+  async remove(path) {
+    await rm(path, { recursive: true, force: true })
+  },
+}
+
+export const nodeIo: Io = {
+  clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
+  random: { next: () => Math.random() },
+  timers: {
+    schedule(delayMs, task) {
+      const timer = setTimeout(task, delayMs)
+      return () => clearTimeout(timer)
+    },
+  },
+  disk,
+}

@@ -1,0 +1,188 @@
+/**
+ * The end of a subtask: spreads batches over the channels of each outgoing edge.
+ *
+ * Operators never block, so what a channel refuses waits here, in order, in an overflow list a channel.
+ * While any overflow exists the router is `blocked`, operators return early and the subtask takes no new
+ * input; the excess of one call is all that can pile up.
+ *
+ * Invariants:
+ * - A channel sees messages in emission order: nothing overtakes its overflow.
+ * - Control messages go to every channel of every edge.
+ */
+import { type Batch, withKeys } from '../core/batch.ts'
+import type { Partitioning } from '../core/graph.ts'
+import type { KeyExtractor } from '../core/keys.ts'
+import { keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
+import type { ChannelWriter, ControlMessage, Message } from './channel.ts'
+import { copyBatch } from './wire.ts'
+
+/** One channel with its overflow. */
+class Port {
+  private readonly writer: ChannelWriter
+  private overflow: Message[] = []
+  private next = 0
+
+  constructor(writer: ChannelWriter) {
+    this.writer = writer
+  }
+
+  /** True while anything waits. */
+  get isBlocked(): boolean {
+    return this.overflow.length > 0
+  }
+
+  send(batch: Batch, rows: Int32Array | null, count: number): void {
+    if (count === 0) return
+    if (this.overflow.length === 0 && this.writer.writeBatch(batch, rows, count)) return
+    // Copied, because the sender may reuse what the batch views once its call returns.
+    this.overflow.push({ kind: 'batch', batch: copyBatch(batch, rows, count) })
+  }
+
+  control(message: ControlMessage): void {
+    if (this.overflow.length === 0 && this.writer.writeControl(message)) return
+    this.overflow.push(message)
+  }
+
+  /** Returns true when nothing waits any more. */
+  flush(): boolean {
+    if (!this.writer.settle()) return false
+    while (this.next < this.overflow.length) {
+      const message = this.overflow[this.next]!
+      const accepted =
+        message.kind === 'batch'
+          ? this.writer.writeBatch(message.batch, null, message.batch.length)
+          : this.writer.writeControl(message)
+      if (!accepted) return false
+      this.next++
+    }
+    this.overflow = []
+    this.next = 0
+    return this.writer.settle()
+  }
+}
+
+export interface EdgeOutputOptions {
+  readonly partitioning: Partitioning
+  readonly keys: KeyExtractor | null
+  readonly sideTag: string | null
+  /** One a target subtask, or only the connected one for `forward`. */
+  readonly writers: readonly ChannelWriter[]
+  readonly keyGroups: number
+  /** Index of the sending subtask: where a rebalance starts. */
+  readonly subtask: number
+}
+
+class EdgeOutput {
+  readonly sideTag: string | null
+  readonly ports: readonly Port[]
+  private readonly partitioning: Partitioning
+  private readonly keys: KeyExtractor | null
+  private readonly keyGroups: number
+  /** Target of each key group. */
+  private readonly targetOfGroup: Uint16Array
+  private readonly rows: readonly Int32Array[]
+  private readonly counts: Int32Array
+  private turn: number
+
+  constructor(options: EdgeOutputOptions) {
+    this.sideTag = options.sideTag
+    this.partitioning = options.partitioning
+    this.keys = options.keys
+    this.keyGroups = options.keyGroups
+    this.ports = options.writers.map((writer) => new Port(writer))
+    const targets = options.writers.length
+    this.targetOfGroup = new Uint16Array(options.keyGroups)
+    for (let g = 0; g < options.keyGroups; g++) {
+      this.targetOfGroup[g] = subtaskOfKeyGroup(g, targets, options.keyGroups)
+    }
+    this.rows = targets > 1 ? options.writers.map(() => new Int32Array(4_096)) : []
+    this.counts = new Int32Array(targets)
+    this.turn = options.subtask % targets
+  }
+
+  send(batch: Batch): void {
+    switch (this.partitioning) {
+      case 'hash':
+        this.sendByKey(batch)
+        return
+      case 'broadcast':
+        for (const port of this.ports) port.send(batch, null, batch.length)
+        return
+      case 'rebalance':
+        this.ports[this.turn]!.send(batch, null, batch.length)
+        this.turn = (this.turn + 1) % this.ports.length
+        return
+      default:
+        this.ports[0]!.send(batch, null, batch.length)
+    }
+  }
+
+  private sendByKey(batch: Batch): void {
+    const keyed = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    if (this.ports.length === 1) {
+      this.ports[0]!.send(keyed, null, batch.length)
+      return
+    }
+    const counts = this.counts.fill(0)
+    const hashes = keyed.keys!.hashes
+    const { targetOfGroup, rows, keyGroups } = this
+    for (let i = 0; i < batch.length; i++) {
+      const target = targetOfGroup[keyGroupOf(hashes[i]!, keyGroups)]!
+      rows[target]![counts[target]!++] = i
+    }
+    for (let p = 0; p < this.ports.length; p++) this.ports[p]!.send(keyed, rows[p]!, counts[p]!)
+  }
+}
+
+export class OutputRouter {
+  /** Rows sent on main outputs. */
+  recordsOut = 0
+  private readonly edges: readonly EdgeOutput[]
+  private readonly ports: readonly Port[]
+  private anyBlocked = false
+
+  constructor(edges: readonly EdgeOutputOptions[]) {
+    this.edges = edges.map((options) => new EdgeOutput(options))
+    this.ports = this.edges.flatMap((edge) => edge.ports)
+  }
+
+  get blocked(): boolean {
+    return this.anyBlocked
+  }
+
+  emit(batch: Batch): void {
+    if (batch.length === 0) return
+    this.recordsOut += batch.length
+    for (const edge of this.edges) if (edge.sideTag === null) edge.send(batch)
+    this.updateBlocked()
+  }
+
+  emitSide(tag: string, batch: Batch): void {
+    if (batch.length === 0) return
+    for (const edge of this.edges) if (edge.sideTag === tag) edge.send(batch)
+    this.updateBlocked()
+  }
+
+  control(message: ControlMessage): void {
+    for (const port of this.ports) port.control(message)
+    this.updateBlocked()
+  }
+
+  /** Offers what waits again; returns true when nothing waits any more. */
+  flush(): boolean {
+    let settled = true
+    for (const port of this.ports) if (!port.flush()) settled = false
+    this.anyBlocked = !settled
+    return settled
+  }
+
+  private updateBlocked(): void {
+    if (this.anyBlocked) return
+    for (const port of this.ports) {
+      if (port.isBlocked) {
+        this.anyBlocked = true
+        return
+      }
+    }
+  }
+}

@@ -1,0 +1,106 @@
+/**
+ * Messages between the coordinator's thread and its workers. Plain data: they are cloned on the way.
+ */
+import type { ManifestStore, ManifestTable } from '../checkpoint/manifest.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import type { StateBackendName } from './launcher-types.ts'
+import type { RingMemoryBuffers } from './ring-memory.ts'
+import type { AssignedSplit, SplitCheckpoint } from './source-driver.ts'
+import type { SplitWatermark, SubtaskStatus } from './status.ts'
+
+/** What a worker needs to build and restore its share of a job. */
+export interface Deployment {
+  readonly jobName: string
+  readonly generation: number
+  /** Number of this deployment within the process; keeps file names of attempts apart. */
+  readonly run: number
+  readonly workerIndex: number
+  readonly workers: number
+  readonly parallelism: number
+  readonly keyGroups: number
+  readonly stateBackend: StateBackendName
+  readonly stateMemoryBytes: number
+  readonly checkpointDirectory: string
+  /** `describeGraph` of the coordinator's graph. */
+  readonly graph: readonly string[]
+  readonly rings: RingMemoryBuffers | null
+  /** By source uid, then by subtask. */
+  readonly splits: Readonly<Record<string, readonly (readonly AssignedSplit[])[]>>
+  /** Non-keyed state by operator uid. */
+  readonly operatorStates: Readonly<Record<string, readonly JsonValue[]>>
+  /** Key prefix by uid of keyed operators. */
+  readonly operatorIds: Readonly<Record<string, number>>
+  /** Declared tables by uid of keyed operators. */
+  readonly tables: Readonly<Record<string, readonly ManifestTable[]>>
+  readonly stores: readonly ManifestStore[]
+  /** Where the files of `stores` lie: a checkpoint directory. */
+  readonly storesDirectory: string
+  /** Every old store belongs to the worker of the same index, whole. */
+  readonly storesMatchWorkers: boolean
+}
+
+/** One operator's part of a checkpoint in one subtask. */
+export interface OperatorCapture {
+  readonly uid: string
+  readonly state: JsonValue
+  readonly tables: readonly ManifestTable[]
+}
+
+export interface SubtaskCapture {
+  readonly vertex: number
+  readonly subtask: number
+  readonly alignmentMs: number
+  readonly operators: readonly OperatorCapture[]
+  /** For sources. */
+  readonly splits: readonly SplitCheckpoint[] | null
+}
+
+export interface SinkCommittable {
+  readonly sink: string
+  readonly committable: JsonValue
+}
+
+export interface WorkerAck {
+  readonly worker: number
+  readonly attempt: number
+  readonly generation: number
+  readonly captures: readonly SubtaskCapture[]
+  readonly store: ManifestStore | null
+  /** Bytes of files that no earlier checkpoint of this worker had. */
+  readonly newBytes: number
+  /** Sealed output of this attempt and of earlier ones that never completed. */
+  readonly committables: readonly SinkCommittable[]
+}
+
+export interface WorkerFailure {
+  readonly where: string
+  readonly code: string | null
+  readonly message: string
+  readonly stack: string | null
+  /** False when another try cannot help, as for a wrong job. */
+  readonly restartable: boolean
+}
+
+export type ToWorker =
+  | { readonly type: 'deploy'; readonly deployment: Deployment }
+  | { readonly type: 'start' }
+  | { readonly type: 'trigger'; readonly attempt: number }
+  | { readonly type: 'abort'; readonly attempt: number }
+  | { readonly type: 'completed'; readonly attempt: number }
+  | { readonly type: 'close' }
+
+export type FromWorker =
+  | { readonly type: 'ready'; readonly worker: number }
+  | { readonly type: 'ack'; readonly ack: WorkerAck }
+  | { readonly type: 'declined'; readonly worker: number; readonly attempt: number; readonly reason: string }
+  | { readonly type: 'abortDone'; readonly worker: number; readonly attempt: number }
+  | { readonly type: 'ended'; readonly worker: number }
+  | { readonly type: 'failed'; readonly worker: number; readonly failure: WorkerFailure }
+  | { readonly type: 'sinkMessage'; readonly sink: string; readonly message: unknown }
+  | {
+      readonly type: 'status'
+      readonly worker: number
+      readonly subtasks: readonly SubtaskStatus[]
+      readonly splits: readonly SplitWatermark[]
+    }
+  | { readonly type: 'closed'; readonly worker: number }

@@ -1,0 +1,61 @@
+/**
+ * A sink's writer as the last operator of a chain.
+ *
+ * A writer that takes fewer rows than offered is full; the link keeps the rest and offers it again when
+ * the writer wakes the worker.
+ */
+import type { Operator, OperatorContext, Output } from '../contract/operator.ts'
+import type { SinkWriter } from '../contract/sink.ts'
+import type { Batch } from '../core/batch.ts'
+import { BATCH_ROWS_MAX, sliceBatch } from '../core/batch.ts'
+import { BatchBuilder, type RowReader, rowReader } from '../core/rows.ts'
+import type { Schema } from '../core/schema.ts'
+
+export class SinkOperator implements Operator {
+  /** Rows the writer took. */
+  recordsOut = 0
+  readonly writer: SinkWriter
+  private readonly input: Schema
+  private readonly target: Schema
+  private read: RowReader | null = null
+  private converted: Batch | null = null
+  private convertedFrom: Batch | null = null
+  private convertedStart = 0
+
+  /** `target` is the sink's schema; rows of streams without one are converted to it. */
+  constructor(writer: SinkWriter, input: Schema, target: Schema) {
+    this.writer = writer
+    this.input = input
+    this.target = target
+  }
+
+  open(context: OperatorContext): void {
+    if (this.input === this.target) return
+    this.read = rowReader(this.input, context.worker.interner, context.worker.uniqueId(`sink ${context.uid}`))
+  }
+
+  process(batch: Batch, from: number, _output: Output): number {
+    const taken = this.read === null ? this.writer.write(batch, from) : this.writeConverted(batch, from)
+    this.recordsOut += taken - from
+    return taken
+  }
+
+  private writeConverted(batch: Batch, from: number): number {
+    if (this.convertedFrom !== batch || this.converted === null) {
+      const builder = new BatchBuilder(this.target)
+      const to = Math.min(batch.length, from + BATCH_ROWS_MAX)
+      for (let i = from; i < to; i++) builder.append(this.read!(batch, i), batch.eventTime[i]!)
+      this.converted = builder.build()
+      this.convertedFrom = batch
+      this.convertedStart = from
+    }
+    const start = this.convertedStart
+    const taken = start + this.writer.write(sliceBatch(this.converted, 0, this.converted.length), from - start)
+    if (taken === start + this.converted.length) this.convertedFrom = null
+    return taken
+  }
+
+  advanceWatermark(): boolean {
+    return true
+  }
+}

@@ -1,0 +1,205 @@
+/**
+ * Drives one source subtask: polls the reader, assigns event times, keeps a watermark a split.
+ *
+ * Rows whose event time cannot be right (before 1970, or further ahead of the clock than a day) would
+ * drag the watermark with them and make everything after them late; they are dead-lettered instead.
+ *
+ * Invariants:
+ * - The subtask's watermark is the minimum over its splits that are not idle, and never regresses.
+ * - `capture` is the cut: positions after the last polled row, with watermark and idleness of each split.
+ */
+
+import type { SourceNode } from '../contract/job-graph.ts'
+import type { SourceReader, SourceReaderContext, SplitState } from '../contract/source.ts'
+import { type Batch, gatherBatch, withEventTime } from '../core/batch.ts'
+import type { WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import { rowReader } from '../core/rows.ts'
+import type { SplitWatermark } from './status.ts'
+
+/** How far ahead of processing time an event may claim to be. */
+const FUTURE_MS_MAX = 86_400_000
+
+/** What a checkpoint keeps of a split. */
+export interface SplitCheckpoint {
+  readonly id: string
+  readonly position: JsonValue
+  /** Null stands for -Infinity, which JSON cannot hold; +Infinity is written as the string `end`. */
+  readonly watermark: number | null | 'end'
+  readonly idle: boolean
+}
+
+export interface AssignedSplit extends SplitState {
+  readonly watermark: number
+  readonly idle: boolean
+}
+
+interface SplitProgress {
+  readonly generator: WatermarkGenerator | null
+  idle: boolean
+  lastRecordMs: number
+}
+
+export type SourceStep =
+  | { readonly kind: 'batch'; readonly batch: Batch }
+  | { readonly kind: 'pending' }
+  | { readonly kind: 'end' }
+
+export class SourceDriver {
+  recordsIn = 0
+  deadLettered = 0
+  private readonly node: SourceNode
+  private readonly context: SourceReaderContext
+  private readonly reader: SourceReader
+  private readonly plan: WatermarkPlan | null
+  private readonly assign: ((batch: Batch) => Float64Array) | null
+  private readonly splits = new Map<string, SplitProgress>()
+  private watermark = Number.NEGATIVE_INFINITY
+  private ended = false
+
+  constructor(node: SourceNode, context: SourceReaderContext) {
+    this.node = node
+    this.context = {
+      ...context,
+      deadLetter: (letter) => {
+        this.deadLettered++
+        context.deadLetter(letter)
+      },
+    }
+    this.plan = node.watermarks
+    this.assign = this.plan?.createAssigner?.() ?? null
+    this.reader = node.source.createReader(this.context)
+  }
+
+  async open(splits: readonly AssignedSplit[]): Promise<void> {
+    const now = this.context.worker.io.clock.nowMs()
+    for (const split of splits) {
+      const generator = this.plan?.createGenerator() ?? null
+      generator?.restore(split.watermark)
+      this.splits.set(split.id, { generator, idle: split.idle, lastRecordMs: now })
+    }
+    await this.reader.open(splits)
+    this.watermark = this.minimum()
+  }
+
+  poll(rowsMax: number): SourceStep {
+    const polled = this.reader.poll(rowsMax)
+    if (polled.kind === 'pending') return polled
+    if (polled.kind === 'end') {
+      this.ended = true
+      return polled
+    }
+    this.recordsIn += polled.batch.length
+    const split = this.splits.get(polled.split)!
+    split.idle = false
+    split.lastRecordMs = this.context.worker.nowMs()
+    let batch = polled.batch
+    if (this.assign !== null) {
+      const times = this.assign(batch)
+      batch = this.withoutImpossibleTimes(withEventTime(batch, times), polled.split, polled.offsets ?? null)
+    }
+    split.generator?.onBatch(batch.eventTime, batch.length)
+    return { kind: 'batch', batch }
+  }
+
+  private withoutImpossibleTimes(batch: Batch, split: string, offsets: Float64Array | null): Batch {
+    const latest = this.context.worker.nowMs() + FUTURE_MS_MAX
+    const times = batch.eventTime
+    let bad = 0
+    for (let i = 0; i < batch.length; i++) if (!(times[i]! >= 0 && times[i]! <= latest)) bad++
+    if (bad === 0) return batch
+    const kept = new Int32Array(batch.length - bad)
+    let count = 0
+    const read = rowReader(batch.schema, this.context.worker.interner, this.context.worker.uniqueId('dead-letter'))
+    for (let i = 0; i < batch.length; i++) {
+      const time = times[i]!
+      if (time >= 0 && time <= latest) {
+        kept[count++] = i
+        continue
+      }
+      this.context.deadLetter({
+        source: this.node.name,
+        partition: split,
+        offset: offsets?.[i] ?? -1,
+        reason: impossibleTime(time),
+        bytes: Buffer.from(JSON.stringify(read(batch, i), (_, v) => (typeof v === 'bigint' ? String(v) : v)) ?? 'null'),
+      })
+    }
+    return gatherBatch(batch, kept, count)
+  }
+
+  /** Marks splits idle that had no record for long; returns true when every split is idle. */
+  updateIdleness(nowMs: number): boolean {
+    const idleAfterMs = this.plan?.idleAfterMs ?? null
+    let active = 0
+    for (const split of this.splits.values()) {
+      if (idleAfterMs !== null && nowMs - split.lastRecordMs >= idleAfterMs) split.idle = true
+      if (!split.idle) active++
+    }
+    return active === 0
+  }
+
+  /** The subtask's watermark now; +Infinity after the end of bounded input. */
+  currentWatermark(): number {
+    if (this.ended) return Number.POSITIVE_INFINITY
+    const minimum = this.minimum()
+    if (minimum > this.watermark) this.watermark = minimum
+    return this.watermark
+  }
+
+  private minimum(): number {
+    let minimum = Number.POSITIVE_INFINITY
+    for (const split of this.splits.values()) {
+      if (!split.idle) minimum = Math.min(minimum, split.generator?.current() ?? Number.NEGATIVE_INFINITY)
+    }
+    return minimum === Number.POSITIVE_INFINITY ? Number.NEGATIVE_INFINITY : minimum
+  }
+
+  capture(): SplitCheckpoint[] {
+    return this.reader.snapshot().map(({ id, position }) => {
+      const split = this.splits.get(id)
+      const watermark = split?.generator?.current() ?? Number.NEGATIVE_INFINITY
+      return {
+        id,
+        position,
+        watermark:
+          watermark === Number.NEGATIVE_INFINITY ? null : watermark === Number.POSITIVE_INFINITY ? 'end' : watermark,
+        idle: split?.idle ?? false,
+      }
+    })
+  }
+
+  splitWatermarks(vertex: number, subtask: number): SplitWatermark[] {
+    return [...this.splits].map(([id, split]) => {
+      const watermark = split.generator?.current() ?? Number.NEGATIVE_INFINITY
+      return {
+        vertex,
+        subtask,
+        split: id,
+        watermarkMs: Number.isFinite(watermark) ? watermark : null,
+        idle: split.idle,
+      }
+    })
+  }
+
+  close(): Promise<void> {
+    return this.reader.close()
+  }
+}
+
+/** A split as a restore hands it out. */
+export function assignedSplit(split: SplitCheckpoint): AssignedSplit {
+  const watermark =
+    split.watermark === null
+      ? Number.NEGATIVE_INFINITY
+      : split.watermark === 'end'
+        ? Number.POSITIVE_INFINITY
+        : split.watermark
+  return { id: split.id, position: split.position, watermark, idle: split.idle }
+}
+
+function impossibleTime(time: number): string {
+  if (Number.isNaN(time)) return 'The timestamp assigner gave no number.'
+  if (time < 0) return `Event time ${time} lies before 1970.`
+  return `Event time ${time} lies more than a day in the future.`
+}

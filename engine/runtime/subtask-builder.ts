@@ -1,0 +1,342 @@
+/**
+ * Builds the subtasks that a worker hosts: operators, source drivers, sink writers, channels, state.
+ */
+
+import type { KeyedBackend } from '../../state/keyed-backend.ts'
+import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { DEAD_LETTER_SINK, type DeadLetterWriter, deadLetterWriter } from '../checkpoint/dead-letters.ts'
+import { createOutbox } from '../checkpoint/outbox.ts'
+import type { GraphEdge, SinkNode, SourceNode } from '../contract/job-graph.ts'
+import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
+import type { DeadLetter } from '../contract/source.ts'
+import type { WorkerContext } from '../contract/worker-context.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { JsonValue } from '../core/json-value.ts'
+import { OPAQUE_SCHEMA } from '../core/schema.ts'
+import { Chain, type ChainLinkOptions } from './chain.ts'
+import type { ChannelHub } from './channel-hub.ts'
+import { type EdgeOutputOptions, OutputRouter } from './output-router.ts'
+import { type ExecutionPlan, type PlannedChannel, type PlannedVertex, workerOf } from './planner.ts'
+import type { Deployment, FromWorker, OperatorCapture, SinkCommittable, SubtaskCapture } from './protocol.ts'
+import { SinkOperator } from './sink-operator.ts'
+import { SourceDriver } from './source-driver.ts'
+import type { WorkerState } from './state-restore.ts'
+import type { SplitWatermark, SubtaskStatus } from './status.ts'
+import { Subtask } from './subtask.ts'
+
+export interface BuildOptions {
+  readonly plan: ExecutionPlan
+  readonly channels: readonly PlannedChannel[]
+  readonly deployment: Deployment
+  readonly hub: ChannelHub
+  readonly state: WorkerState
+  readonly worker: WorkerContext
+  readonly wake: () => void
+  readonly fail: (error: unknown, where: string) => void
+  readonly send: (message: FromWorker) => void
+  readonly capture: (hosted: HostedSubtask, attempt: number, alignmentMs: number) => void
+  readonly ended: () => void
+}
+
+interface HostedOperator {
+  readonly uid: string
+  readonly operator: Operator
+  readonly keyed: KeyedBackend | null
+  readonly counters: OperatorCounters
+}
+
+/** A subtask with everything that was opened for it. */
+export class HostedSubtask {
+  readonly label: string
+  readonly keyed: readonly KeyedBackend[]
+  subtask!: Subtask
+  private readonly vertex: PlannedVertex
+  private readonly index: number
+  private readonly workerIndex: number
+  private readonly operators: readonly HostedOperator[]
+  private readonly sink: { readonly id: string; readonly operator: SinkOperator } | null
+  private readonly deadLetters: DeadLetterWriter | null
+  private readonly router: OutputRouter
+  private busyMs = 0
+  private blockedSinceLast = false
+
+  constructor(parts: {
+    vertex: PlannedVertex
+    index: number
+    workerIndex: number
+    operators: readonly HostedOperator[]
+    sink: { readonly id: string; readonly operator: SinkOperator } | null
+    deadLetters: DeadLetterWriter | null
+    router: OutputRouter
+  }) {
+    this.label = `${parts.vertex.name} #${parts.index}`
+    this.vertex = parts.vertex
+    this.index = parts.index
+    this.workerIndex = parts.workerIndex
+    this.operators = parts.operators
+    this.keyed = parts.operators.map((hosted) => hosted.keyed).filter((keyed) => keyed !== null)
+    this.sink = parts.sink
+    this.deadLetters = parts.deadLetters
+    this.router = parts.router
+  }
+
+  /** The synchronous cut. Promises of sealed output are added to `sealing`. */
+  capture(
+    alignmentMs: number,
+    builder: WriteBatchBuilder | null,
+    sealing: Promise<SinkCommittable | null>[],
+  ): SubtaskCapture {
+    const operators: OperatorCapture[] = this.operators.map(({ uid, operator, keyed }) => {
+      const state: JsonValue = operator.snapshot?.() ?? null
+      if (keyed === null || builder === null) return { uid, state, tables: [] }
+      keyed.captureDirty(builder)
+      return { uid, state, tables: keyed.declarations() }
+    })
+    if (this.sink !== null) {
+      const { id, operator } = this.sink
+      sealing.push(operator.writer.prepareCommit().then((committable) => committableOf(id, committable)))
+    }
+    if (this.deadLetters !== null) {
+      const sealed = this.deadLetters.prepareCommit()
+      sealing.push(sealed.then((segment) => committableOf(DEAD_LETTER_SINK, segment as JsonValue | null)))
+    }
+    const splits = this.subtask.source?.capture() ?? null
+    return { vertex: this.vertex.id, subtask: this.index, alignmentMs, operators, splits }
+  }
+
+  /** Adds time spent in `run`. */
+  account(ms: number): void {
+    this.busyMs += ms
+    if (this.subtask.isBlocked) this.blockedSinceLast = true
+  }
+
+  status(elapsedMs: number): SubtaskStatus {
+    const busy = Math.min(1, this.busyMs / elapsedMs)
+    const backPressured = this.blockedSinceLast ? 1 - busy : 0
+    this.busyMs = 0
+    this.blockedSinceLast = this.subtask.isBlocked
+    const sum = (of: (counters: OperatorCounters) => number) =>
+      this.operators.reduce((total, hosted) => total + of(hosted.counters), 0)
+    return {
+      vertex: this.vertex.id,
+      subtask: this.index,
+      worker: this.workerIndex,
+      recordsIn: this.subtask.recordsIn,
+      recordsOut: this.sink === null ? this.router.recordsOut : this.sink.operator.recordsOut,
+      lateDropped: sum((counters) => counters.lateDropped),
+      filtered: sum((counters) => counters.filtered),
+      deadLettered: this.subtask.source?.deadLettered ?? 0,
+      watermarkMs: Number.isFinite(this.subtask.watermark) ? this.subtask.watermark : null,
+      ended: this.subtask.isEnded,
+      busy,
+      backPressured,
+      stateBytes: this.keyed.reduce((total, keyed) => total + keyed.memoryBytes(), 0),
+    }
+  }
+
+  splitWatermarks(): SplitWatermark[] {
+    return this.subtask.source?.splitWatermarks(this.vertex.id, this.index) ?? []
+  }
+
+  async close(): Promise<void> {
+    const closing: Promise<void>[] = []
+    for (const { operator } of this.operators) operator.close?.()
+    if (this.subtask.source !== null) closing.push(this.subtask.source.close())
+    if (this.sink !== null) closing.push(this.sink.operator.writer.close())
+    if (this.deadLetters !== null) closing.push(this.deadLetters.close())
+    await Promise.allSettled(closing)
+  }
+}
+
+function committableOf(sink: string, committable: JsonValue | null): SinkCommittable | null {
+  return committable === null ? null : { sink, committable }
+}
+
+/** Builds and opens every subtask of this worker. */
+export async function buildSubtasks(options: BuildOptions): Promise<HostedSubtask[]> {
+  const hosted: HostedSubtask[] = []
+  for (const vertex of options.plan.vertices) {
+    for (let subtask = 0; subtask < vertex.parallelism; subtask++) {
+      if (workerOf(subtask, options.plan.workers) !== options.worker.workerIndex) continue
+      hosted.push(await buildSubtask(options, vertex, subtask))
+    }
+  }
+  return hosted
+}
+
+async function buildSubtask(options: BuildOptions, vertex: PlannedVertex, index: number): Promise<HostedSubtask> {
+  const router = new OutputRouter(outputsOf(options, vertex, index))
+  const label = `${vertex.name} #${index}`
+  const operators: HostedOperator[] = []
+  const links: ChainLinkOptions[] = []
+  let sink: { id: string; operator: SinkOperator } | null = null
+  vertex.nodes.forEach((node, k) => {
+    if (node.role === 'source') return
+    const keys = k === 0 ? null : (vertex.links[k - 1]!.createKeys?.() ?? null)
+    const counters: OperatorCounters = { lateDropped: 0, filtered: 0, coldReads: 0 }
+    if (node.role === 'sink') {
+      const operator = createSink(options, node, inputSchemaEdge(options, vertex, k), index, vertex.parallelism, label)
+      sink = { id: node.uid, operator }
+      operators.push({ uid: node.uid, operator, keyed: null, counters })
+      links.push({ operator, keys })
+      return
+    }
+    const operator = node.create()
+    const keyed = node.isKeyed ? options.state.open(node.uid, index, vertex.parallelism, counters) : null
+    operators.push({ uid: node.uid, operator, keyed, counters })
+    links.push({ operator, keys })
+  })
+  const chain = new Chain(links, router)
+  operators.forEach((hosted, k) => {
+    hosted.operator.open(operatorContext(options, vertex, index, hosted, (timeMs) => chain.schedule(k, timeMs)))
+  })
+  const openedSink = sink as { id: string; operator: SinkOperator } | null
+  await openedSink?.operator.writer.open()
+  const first = vertex.nodes[0]!
+  const deadLetters =
+    first.role === 'source'
+      ? deadLetterWriter(outboxOf(options, DEAD_LETTER_SINK, `${vertex.id}-${index}`, label))
+      : null
+  const source = first.role === 'source' ? createSource(options, first, vertex, index, deadLetters!, label) : null
+  await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
+  const hosted = new HostedSubtask({
+    vertex,
+    index,
+    workerIndex: options.worker.workerIndex,
+    operators,
+    sink: openedSink,
+    deadLetters,
+    router,
+  })
+  hosted.subtask = new Subtask({
+    chain,
+    router,
+    source,
+    inputs: inputsOf(options, vertex, index),
+    monotonicMs: () => options.worker.io.clock.monotonicMs(),
+    hooks: {
+      capture: (attempt, alignmentMs) => options.capture(hosted, attempt, alignmentMs),
+      ended: options.ended,
+    },
+  })
+  return hosted
+}
+
+function operatorContext(
+  options: BuildOptions,
+  vertex: PlannedVertex,
+  index: number,
+  hosted: HostedOperator,
+  schedule: (timeMs: number) => void,
+): OperatorContext {
+  const node = vertex.nodes.find((candidate) => candidate.uid === hosted.uid)!
+  return {
+    name: node.name,
+    uid: hosted.uid,
+    subtask: index,
+    parallelism: vertex.parallelism,
+    worker: options.worker,
+    counters: hosted.counters,
+    get keyed() {
+      if (hosted.keyed !== null) return hosted.keyed
+      throw new MillraceError('STATE_NOT_KEYED', `Operator "${node.name}" has no keyed state.`, {
+        hint: 'Put a keyBy before it.',
+      })
+    },
+    restored: options.deployment.operatorStates[hosted.uid] ?? [],
+    scheduleProcessingTime: schedule,
+  }
+}
+
+/** The node whose rows arrive at position `k` of a vertex. */
+function inputSchemaEdge(options: BuildOptions, vertex: PlannedVertex, k: number) {
+  if (k > 0) return vertex.nodes[k - 1]!.outputSchema
+  const edge = options.plan.edges.find((candidate) => candidate.to === vertex.id)!
+  return options.plan.vertices[edge.from]!.nodes.at(-1)!.outputSchema
+}
+
+function outboxOf(options: BuildOptions, sink: string, part: string, label: string) {
+  const { deployment, worker } = options
+  return createOutbox({
+    disk: worker.io.disk,
+    directory: deployment.checkpointDirectory,
+    prefix: `g${deployment.generation}-r${deployment.run}-${sink.replace(/[^A-Za-z0-9_-]/g, '_')}-${part}`,
+    onError: (error) => options.fail(error, label),
+  })
+}
+
+function createSink(
+  options: BuildOptions,
+  node: SinkNode,
+  input: GraphNodeSchema,
+  index: number,
+  parallelism: number,
+  label: string,
+): SinkOperator {
+  const { deployment, worker } = options
+  const target = input.isOpaque && node.sink.schema !== undefined ? node.sink.schema : input
+  const writer = node.sink.createWriter({
+    sinkId: node.uid,
+    subtask: index,
+    parallelism,
+    attempt: deployment.generation * 1_000 + deployment.run,
+    worker,
+    schema: target,
+    createOutbox: () => outboxOf(options, node.uid, `${node.id}-${index}`, label),
+    scratchDirectory: `${deployment.checkpointDirectory}/live/g${deployment.generation}-r${deployment.run}-sink-${node.id}-${index}`,
+    wake: options.wake,
+    fail: (error) => options.fail(error, label),
+    post: (message) => options.send({ type: 'sinkMessage', sink: node.uid, message }),
+  })
+  return new SinkOperator(writer, input, target)
+}
+
+type GraphNodeSchema = SinkNode['outputSchema']
+
+function createSource(
+  options: BuildOptions,
+  node: SourceNode,
+  vertex: PlannedVertex,
+  index: number,
+  deadLetters: DeadLetterWriter,
+  label: string,
+): SourceDriver {
+  return new SourceDriver(node, {
+    subtask: index,
+    parallelism: vertex.parallelism,
+    worker: options.worker,
+    wake: options.wake,
+    fail: (error) => options.fail(error, label),
+    deadLetter: (letter: DeadLetter) => deadLetters.write(letter),
+  })
+}
+
+function outputsOf(options: BuildOptions, vertex: PlannedVertex, index: number): EdgeOutputOptions[] {
+  const { plan, channels, hub, deployment } = options
+  return plan.edges
+    .filter((edge) => edge.from === vertex.id)
+    .map((planned) => {
+      const edge: GraphEdge = planned.edge
+      const writers = channels.flatMap((channel, c) =>
+        channel.edge === planned && channel.fromSubtask === index ? [hub.writer(c, channel)] : [],
+      )
+      return {
+        partitioning: planned.partitioning,
+        keys: edge.createKeys?.() ?? null,
+        sideTag: edge.sideTag,
+        writers,
+        keyGroups: deployment.keyGroups,
+        subtask: index,
+      }
+    })
+}
+
+function inputsOf(options: BuildOptions, vertex: PlannedVertex, index: number) {
+  const { plan, channels, hub } = options
+  return channels.flatMap((channel, c) => {
+    if (channel.edge.to !== vertex.id || channel.toSubtask !== index) return []
+    const { edge, from } = channel.edge
+    const main = plan.vertices[from]!.nodes.at(-1)!.outputSchema
+    return [hub.reader(c, channel, edge.sideTag === null ? main : (edge.sideSchema ?? OPAQUE_SCHEMA))]
+  })
+}

@@ -1,0 +1,261 @@
+/**
+ * One subtask: a chain of operators with its inputs (channels or a source) and its output channels.
+ *
+ * The worker calls `step` again and again; each call does a bounded piece of work and never waits. What
+ * a call does is decided in one order: empty the chain, let go of the consumed input, move time forward,
+ * cut a checkpoint, and only then take new input.
+ *
+ * Invariants:
+ * - New input is taken only when the chain is drained, so input memory may be reused by then.
+ * - After a barrier on one input nothing more is taken from it until every input has brought it (I8).
+ * - A checkpoint is cut between records: state, offsets, outbox and watermark belong to one instant; the
+ *   barrier is sent on before any later output.
+ * - A barrier older than the newest one seen, or of an aborted attempt, is ignored.
+ */
+import { assert } from '../core/assert.ts'
+import { BATCH_ROWS_MAX } from '../core/batch.ts'
+import { WATERMARK_MAX, WATERMARK_MIN } from '../core/time.ts'
+import type { Chain } from './chain.ts'
+import type { ChannelReader } from './channel.ts'
+import type { OutputRouter } from './output-router.ts'
+import type { SourceDriver } from './source-driver.ts'
+
+/** Watermarks follow records at most this far behind; a message per batch and channel would cost more. */
+const WATERMARK_INTERVAL_MS = 5
+/** Share of a turn that one subtask may use before others run. */
+const STEPS_BEFORE_CLOCK = 8
+
+interface Input {
+  readonly reader: ChannelReader
+  watermark: number
+  idle: boolean
+  /** Brought the barrier of the alignment under way. */
+  aligned: boolean
+}
+
+export interface SubtaskHooks {
+  /** The cut of `attempt` is to be taken now, synchronously. */
+  capture(attempt: number, alignmentMs: number): void
+  /** Every record is processed and the final watermark passed on. */
+  ended(): void
+}
+
+export interface SubtaskOptions {
+  readonly chain: Chain
+  readonly router: OutputRouter
+  readonly source: SourceDriver | null
+  readonly inputs: readonly ChannelReader[]
+  readonly hooks: SubtaskHooks
+  /** Monotonic milliseconds, for measuring alignment. */
+  readonly monotonicMs: () => number
+}
+
+export class Subtask {
+  recordsIn = 0
+  /** Watermark that the chain has seen. */
+  watermark = WATERMARK_MIN
+  isEnded = false
+  /** Set by the last `step`: it could not go on for want of room downstream. */
+  isBlocked = false
+  private readonly chain: Chain
+  private readonly router: OutputRouter
+  readonly source: SourceDriver | null
+  private readonly inputs: readonly Input[]
+  private readonly hooks: SubtaskHooks
+  private readonly monotonicMs: () => number
+  private held: ChannelReader | null = null
+  private nextInput = 0
+  private sourceEnded = false
+  private sentIdle = false
+  private lastWatermarkMs = Number.NEGATIVE_INFINITY
+  private triggered = 0
+  private aligning = 0
+  private alignmentStartMs = 0
+  /** Newest attempt that was cut or given up; older barriers mean nothing. */
+  private settledAttempt = 0
+
+  constructor(options: SubtaskOptions) {
+    this.chain = options.chain
+    this.router = options.router
+    this.source = options.source
+    this.hooks = options.hooks
+    this.monotonicMs = options.monotonicMs
+    this.inputs = options.inputs.map((reader) => ({ reader, watermark: WATERMARK_MIN, idle: false, aligned: false }))
+  }
+
+  /** Asks a source subtask to cut attempt `attempt` before its next record. */
+  trigger(attempt: number): void {
+    if (attempt > this.settledAttempt) this.triggered = attempt
+  }
+
+  /** Gives an attempt up: its barriers are ignored from now on. */
+  abort(attempt: number): void {
+    if (this.triggered <= attempt) this.triggered = 0
+    if (this.aligning !== 0 && this.aligning <= attempt) this.endAlignment()
+    this.settledAttempt = Math.max(this.settledAttempt, attempt)
+  }
+
+  /** Earliest processing time at which an operator wants to be called. */
+  get dueAtMs(): number {
+    return this.chain.dueAtMs
+  }
+
+  /** Works for a while; false when there is nothing to do until woken. */
+  run(nowMs: number, untilMs: number): boolean {
+    let progressed = false
+    for (;;) {
+      for (let i = 0; i < STEPS_BEFORE_CLOCK; i++) {
+        if (!this.step(nowMs)) return progressed
+        progressed = true
+      }
+      if (this.monotonicMs() >= untilMs) return true
+    }
+  }
+
+  /** One piece of work; false when there was none to do. */
+  step(nowMs: number): boolean {
+    const progress = this.chain.advance(nowMs)
+    this.isBlocked = progress === 'blocked'
+    if (progress !== 'drained') return progress === 'yield'
+    if (this.held !== null) {
+      this.held.pop()
+      this.held = null
+    }
+    if (this.reachedEnd()) return true
+    if (this.pushDueWatermark(nowMs, false)) return true
+    if (this.cutDue()) return true
+    return this.source === null ? this.takeInput() : this.pollSource(this.source, nowMs)
+  }
+
+  private reachedEnd(): boolean {
+    if (this.isEnded || this.watermark !== WATERMARK_MAX) return false
+    this.isEnded = true
+    this.hooks.ended()
+    return true
+  }
+
+  private pushDueWatermark(nowMs: number, now: boolean): boolean {
+    const watermark = this.inputWatermark()
+    if (watermark <= this.watermark) return false
+    const throttled = this.source !== null && watermark !== WATERMARK_MAX && !now
+    if (throttled && nowMs - this.lastWatermarkMs < WATERMARK_INTERVAL_MS) return false
+    this.lastWatermarkMs = nowMs
+    this.watermark = watermark
+    this.chain.pushWatermark(watermark)
+    return true
+  }
+
+  private inputWatermark(): number {
+    if (this.source !== null) return this.source.currentWatermark()
+    let minimum = WATERMARK_MAX
+    let active = false
+    for (const input of this.inputs) {
+      if (input.idle) continue
+      active = true
+      if (input.watermark < minimum) minimum = input.watermark
+    }
+    return active ? minimum : WATERMARK_MIN
+  }
+
+  private cutDue(): boolean {
+    if (this.source !== null) {
+      if (this.triggered === 0) return false
+      const attempt = this.triggered
+      this.triggered = 0
+      this.cut(attempt, 0)
+      return true
+    }
+    if (this.aligning === 0 || !this.inputs.every((input) => input.aligned)) return false
+    const attempt = this.aligning
+    const alignmentMs = this.monotonicMs() - this.alignmentStartMs
+    this.endAlignment()
+    this.cut(attempt, alignmentMs)
+    return true
+  }
+
+  private cut(attempt: number, alignmentMs: number): void {
+    assert(attempt > this.settledAttempt, 'attempts are cut once and in order')
+    this.settledAttempt = attempt
+    this.hooks.capture(attempt, alignmentMs)
+    this.router.control({ kind: 'barrier', attempt })
+  }
+
+  private endAlignment(): void {
+    this.aligning = 0
+    for (const input of this.inputs) input.aligned = false
+  }
+
+  private pollSource(source: SourceDriver, nowMs: number): boolean {
+    if (this.sourceEnded) return false
+    const polled = source.poll(BATCH_ROWS_MAX)
+    switch (polled.kind) {
+      case 'batch':
+        this.recordsIn += polled.batch.length
+        this.setIdle(false)
+        this.chain.push(polled.batch)
+        return true
+      case 'end':
+        this.sourceEnded = true
+        this.setIdle(false)
+        return this.pushDueWatermark(nowMs, true)
+      case 'pending':
+        if (this.pushDueWatermark(nowMs, true)) return true
+        if (source.updateIdleness(nowMs)) this.setIdle(true)
+        return false
+    }
+  }
+
+  private setIdle(idle: boolean): void {
+    if (this.sentIdle === idle) return
+    this.sentIdle = idle
+    this.router.control({ kind: idle ? 'idle' : 'active' })
+  }
+
+  /** Takes the next message from an input that is not held back by alignment, in turn. */
+  private takeInput(): boolean {
+    const count = this.inputs.length
+    for (let i = 0; i < count; i++) {
+      const at = (this.nextInput + i) % count
+      const input = this.inputs[at]!
+      if (input.aligned) continue
+      const message = input.reader.peek()
+      if (message === null) continue
+      this.nextInput = (at + 1) % count
+      switch (message.kind) {
+        case 'batch':
+          this.recordsIn += message.batch.length
+          this.held = input.reader
+          this.chain.push(message.batch)
+          return true
+        case 'watermark':
+          assert(message.value >= input.watermark, 'watermarks do not regress on a channel')
+          input.watermark = message.value
+          break
+        case 'barrier':
+          this.takeBarrier(input, message.attempt)
+          break
+        case 'idle':
+          input.idle = true
+          this.setIdle(this.inputs.every((other) => other.idle))
+          break
+        case 'active':
+          input.idle = false
+          this.setIdle(false)
+          break
+      }
+      input.reader.pop()
+      return true
+    }
+    return false
+  }
+
+  private takeBarrier(input: Input, attempt: number): void {
+    if (attempt <= this.settledAttempt || attempt < this.aligning) return
+    if (attempt > this.aligning) {
+      this.endAlignment()
+      this.aligning = attempt
+      this.alignmentStartMs = this.monotonicMs()
+    }
+    input.aligned = true
+  }
+}

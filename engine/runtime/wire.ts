@@ -1,0 +1,297 @@
+/**
+ * Batches as bytes, for channels between threads, and deep copies for channels within one.
+ *
+ * A message is one contiguous, 8-byte-aligned block that a reader turns back into a batch of views
+ * without copying:
+ *   u32 rows | u32 has keys | f64 event times | [i32 hashes, key offsets, key bytes] | columns...
+ *   column:  u32 has nulls | u32 unused | [u8 nulls] | values
+ *   strings: i32 offsets (rows + 1) | u32 length | bytes.  opaque: u32 length | v8-serialised array.
+ * Every part starts at a multiple of 8. Byte order is the machine's: messages never leave it.
+ */
+import { deserialize, serialize } from 'node:v8'
+import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
+import type { ColumnKind, Schema } from '../core/schema.ts'
+
+const align8 = (n: number): number => (n + 7) & ~7
+
+/** Encodes selected rows of batches into a reused, growing block. */
+export class BatchEncoder {
+  private buffer = new ArrayBuffer(256 * 1_024)
+  private u8 = new Uint8Array(this.buffer)
+  private i32 = new Int32Array(this.buffer)
+  private f64 = new Float64Array(this.buffer)
+  private i64 = new BigInt64Array(this.buffer)
+  private at = 0
+
+  /** Rows `rows[0..count)` of `batch` (or its first `count` rows); the view is valid until the next call. */
+  encode(batch: Batch, rows: Int32Array | null, count: number): Uint8Array {
+    this.at = 0
+    this.reserve(8)
+    this.i32[0] = count
+    this.i32[1] = batch.keys === null ? 0 : 1
+    this.at = 8
+    this.writeFloats(batch.eventTime, rows, count)
+    if (batch.keys !== null) this.writeKeys(batch.keys, rows, count)
+    for (const column of batch.columns) this.writeColumn(column, rows, count)
+    return this.u8.subarray(0, this.at)
+  }
+
+  private reserve(extra: number): void {
+    const needed = align8(this.at + extra) + 8
+    if (needed <= this.buffer.byteLength) return
+    const grown = new ArrayBuffer(Math.max(align8(needed), this.buffer.byteLength * 2))
+    new Uint8Array(grown).set(this.u8.subarray(0, this.at))
+    this.buffer = grown
+    this.u8 = new Uint8Array(grown)
+    this.i32 = new Int32Array(grown)
+    this.f64 = new Float64Array(grown)
+    this.i64 = new BigInt64Array(grown)
+  }
+
+  private writeFloats(values: Float64Array, rows: Int32Array | null, count: number): void {
+    this.reserve(count * 8)
+    copyNumbers(values, rows, count, this.f64, this.at >>> 3)
+    this.at += count * 8
+  }
+
+  private writeInts(values: Int32Array, rows: Int32Array | null, count: number): void {
+    this.reserve(count * 4)
+    copyNumbers(values, rows, count, this.i32, this.at >>> 2)
+    this.at = align8(this.at + count * 4)
+  }
+
+  private writeKeys(keys: KeyColumn, rows: Int32Array | null, count: number): void {
+    this.writeInts(keys.hashes, rows, count)
+    this.writeStrings(keys.bytes, keys.starts, keys.ends, rows, count)
+  }
+
+  private writeStrings(
+    bytes: Uint8Array,
+    starts: Int32Array,
+    ends: Int32Array,
+    rows: Int32Array | null,
+    count: number,
+  ): void {
+    this.reserve((count + 1) * 4)
+    const offsetsAt = this.at >>> 2
+    let i32 = this.i32
+    let total = 0
+    for (let i = 0; i < count; i++) {
+      const row = rows === null ? i : rows[i]!
+      i32[offsetsAt + i] = total
+      total += ends[row]! - starts[row]!
+    }
+    i32[offsetsAt + count] = total
+    this.at = align8(this.at + (count + 1) * 4)
+    this.reserve(8 + total)
+    i32 = this.i32
+    i32[this.at >>> 2] = total
+    let to = this.at + 8
+    const u8 = this.u8
+    for (let i = 0; i < count; i++) {
+      const row = rows === null ? i : rows[i]!
+      const end = ends[row]!
+      const start = starts[row]!
+      if (end - start > 64) {
+        u8.set(bytes.subarray(start, end), to)
+        to += end - start
+      } else {
+        for (let k = start; k < end; k++) u8[to++] = bytes[k]!
+      }
+    }
+    this.at = align8(to)
+  }
+
+  private writeNulls(nulls: Nulls, rows: Int32Array | null, count: number): void {
+    this.reserve(8 + count)
+    this.i32[this.at >>> 2] = nulls === null ? 0 : 1
+    this.at += 8
+    if (nulls === null) return
+    copyNumbers(nulls, rows, count, this.u8, this.at)
+    this.at = align8(this.at + count)
+  }
+
+  private writeColumn(column: Column, rows: Int32Array | null, count: number): void {
+    this.writeNulls(column.nulls, rows, count)
+    switch (column.kind) {
+      case 'float64':
+      case 'timestamp':
+        this.writeFloats(column.values, rows, count)
+        return
+      case 'int32':
+        this.writeInts(column.values, rows, count)
+        return
+      case 'int64': {
+        this.reserve(count * 8)
+        const base = this.at >>> 3
+        for (let i = 0; i < count; i++) this.i64[base + i] = column.values[rows === null ? i : rows[i]!]!
+        this.at += count * 8
+        return
+      }
+      case 'boolean':
+        this.reserve(count)
+        copyNumbers(column.values, rows, count, this.u8, this.at)
+        this.at = align8(this.at + count)
+        return
+      case 'string':
+        this.writeStrings(column.bytes, column.starts, column.ends, rows, count)
+        return
+      case 'opaque': {
+        const values = new Array<unknown>(count)
+        for (let i = 0; i < count; i++) values[i] = column.values[rows === null ? i : rows[i]!]
+        const bytes = serialize(values)
+        this.reserve(8 + bytes.length)
+        this.i32[this.at >>> 2] = bytes.length
+        this.u8.set(bytes, this.at + 8)
+        this.at = align8(this.at + 8 + bytes.length)
+        return
+      }
+    }
+  }
+}
+
+function copyNumbers<A extends Float64Array | Int32Array | Uint8Array>(
+  from: A,
+  rows: Int32Array | null,
+  count: number,
+  to: A,
+  at: number,
+): void {
+  if (rows === null) for (let i = 0; i < count; i++) to[at + i] = from[i]!
+  else for (let i = 0; i < count; i++) to[at + i] = from[rows[i]!]!
+}
+
+/** Walks a message; its methods return views. */
+class MessageReader {
+  private readonly bytes: Uint8Array
+  private at = 0
+
+  constructor(bytes: Uint8Array) {
+    this.bytes = bytes
+  }
+
+  ints(count: number): Int32Array {
+    const view = new Int32Array(this.bytes.buffer, this.bytes.byteOffset + this.at, count)
+    this.at = align8(this.at + count * 4)
+    return view
+  }
+
+  floats(count: number): Float64Array {
+    const view = new Float64Array(this.bytes.buffer, this.bytes.byteOffset + this.at, count)
+    this.at += count * 8
+    return view
+  }
+
+  longs(count: number): BigInt64Array {
+    const view = new BigInt64Array(this.bytes.buffer, this.bytes.byteOffset + this.at, count)
+    this.at += count * 8
+    return view
+  }
+
+  octets(count: number): Uint8Array {
+    const view = this.bytes.subarray(this.at, this.at + count)
+    this.at = align8(this.at + count)
+    return view
+  }
+
+  strings(count: number): { bytes: Uint8Array; starts: Int32Array; ends: Int32Array } {
+    const offsets = this.ints(count + 1)
+    const length = this.ints(2)[0]!
+    return { bytes: this.octets(length), starts: offsets.subarray(0, count), ends: offsets.subarray(1) }
+  }
+}
+
+function readColumn(reader: MessageReader, kind: ColumnKind, count: number): Column {
+  const nulls = reader.ints(2)[0] === 1 ? reader.octets(count) : null
+  switch (kind) {
+    case 'float64':
+    case 'timestamp':
+      return { kind, values: reader.floats(count), nulls }
+    case 'int32':
+      return { kind, values: reader.ints(count), nulls }
+    case 'int64':
+      return { kind, values: reader.longs(count), nulls }
+    case 'boolean':
+      return { kind, values: reader.octets(count), nulls }
+    case 'string':
+      return { kind, ...reader.strings(count), nulls }
+    case 'opaque': {
+      const length = reader.ints(2)[0]!
+      // Copied first: deserialising reads asynchronously reused page memory otherwise.
+      return { kind, values: deserialize(Buffer.from(reader.octets(length))) as unknown[], nulls: null }
+    }
+  }
+}
+
+/** The batch in a message; columns are views into `bytes`, which must be 8-byte aligned. */
+export function decodeBatch(schema: Schema, bytes: Uint8Array): Batch {
+  const reader = new MessageReader(bytes)
+  const header = reader.ints(2)
+  const count = header[0]!
+  const eventTime = reader.floats(count)
+  const keys = header[1] === 1 ? { hashes: reader.ints(count), ...reader.strings(count) } : null
+  const columns = schema.fields.map((field) => readColumn(reader, field.kind, count))
+  return { schema, length: count, columns, eventTime, keys }
+}
+
+function copyStrings<C extends { bytes: Uint8Array; starts: Int32Array; ends: Int32Array }>(
+  column: C,
+  rows: Int32Array | null,
+  count: number,
+): { bytes: Uint8Array; starts: Int32Array; ends: Int32Array } {
+  const starts = new Int32Array(count)
+  const ends = new Int32Array(count)
+  let total = 0
+  for (let i = 0; i < count; i++) {
+    const row = rows === null ? i : rows[i]!
+    starts[i] = total
+    total += column.ends[row]! - column.starts[row]!
+    ends[i] = total
+  }
+  const bytes = new Uint8Array(total)
+  for (let i = 0; i < count; i++) {
+    const row = rows === null ? i : rows[i]!
+    const from = column.starts[row]!
+    const to = starts[i]!
+    const length = ends[i]! - to
+    for (let k = 0; k < length; k++) bytes[to + k] = column.bytes[from + k]!
+  }
+  return { bytes, starts, ends }
+}
+
+function pick<A extends Float64Array | Int32Array | Uint8Array | BigInt64Array>(
+  from: A,
+  rows: Int32Array | null,
+  count: number,
+): A {
+  const out = from.slice(0, count) as A
+  if (rows !== null) for (let i = 0; i < count; i++) out[i] = from[rows[i]!]!
+  return out
+}
+
+function copyColumn(column: Column, rows: Int32Array | null, count: number): Column {
+  const nulls = column.nulls === null ? null : pick(column.nulls, rows, count)
+  switch (column.kind) {
+    case 'string':
+      return { kind: 'string', ...copyStrings(column, rows, count), nulls }
+    case 'opaque': {
+      const values = new Array<unknown>(count)
+      for (let i = 0; i < count; i++) values[i] = column.values[rows === null ? i : rows[i]!]
+      return { kind: 'opaque', values, nulls: null }
+    }
+    default:
+      return { kind: column.kind, values: pick(column.values, rows, count), nulls } as Column
+  }
+}
+
+/** Selected rows as a batch of its own memory, sharing nothing with `batch` but opaque values. */
+export function copyBatch(batch: Batch, rows: Int32Array | null = null, count: number = batch.length): Batch {
+  const keys = batch.keys
+  return {
+    schema: batch.schema,
+    length: count,
+    columns: batch.columns.map((column) => copyColumn(column, rows, count)),
+    eventTime: pick(batch.eventTime, rows, count),
+    keys: keys === null ? null : { ...copyStrings(keys, rows, count), hashes: pick(keys.hashes, rows, count) },
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * A worker's part in checkpoints: gathers the cuts of its subtasks, makes them durable, acks.
+ *
+ * Subtasks cut one after the other as barriers reach them. When the last one has, the keyed state that
+ * all of them captured goes into the worker's store, the store is imaged by hard links, new files are
+ * hashed and linked into shared/, sealed output is synced, and only then the ack goes out (I10).
+ *
+ * Invariants:
+ * - Between the first cut and the end of imaging nothing else writes to the store.
+ * - Output sealed by an attempt that never completed is acked again with the next attempt: no sealed
+ *   record is dropped, none is listed by two manifests as new.
+ * - After `abort` has answered, nothing of the attempt is under way.
+ */
+
+import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { layout } from '../checkpoint/layout.ts'
+import type { ManifestFile } from '../checkpoint/manifest.ts'
+import type { KeyedStore } from '../contract/keyed-store.ts'
+import { assert } from '../core/assert.ts'
+import { messageOf } from '../core/errors.ts'
+import type { Disk } from '../core/io.ts'
+import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
+
+/** What the keyed state of one operator subtask has to be told. */
+export interface CheckpointedState {
+  /** The store holds everything captured. */
+  checkpointSettled(): void
+  /** It may not: what was captured is dirty again. */
+  checkpointFailed(): void
+}
+
+export interface WorkerCheckpointOptions {
+  readonly worker: number
+  readonly generation: number
+  readonly subtasks: number
+  readonly disk: Disk
+  readonly directory: string
+  /** Private to this worker and run. */
+  readonly liveDirectory: string
+  readonly store: KeyedStore | null
+  readonly builder: WriteBatchBuilder | null
+  readonly send: (message: FromWorker) => void
+}
+
+interface Cut {
+  readonly attempt: number
+  readonly captures: SubtaskCapture[]
+  /** Whose changes are in the builder. */
+  readonly states: CheckpointedState[]
+  readonly sealing: Promise<SinkCommittable | null>[]
+  finishing: Promise<void> | null
+}
+
+export class WorkerCheckpoints {
+  private readonly options: WorkerCheckpointOptions
+  private cut: Cut | null = null
+  /** Sealed output by attempt, kept until that attempt or a later one completes. */
+  private sealed: { attempt: number; committable: SinkCommittable }[] = []
+  /** Hash and size of files by name: a store never changes a file that it has finished. */
+  private readonly known = new Map<string, ManifestFile>()
+
+  constructor(options: WorkerCheckpointOptions) {
+    this.options = options
+  }
+
+  /** While true, nobody may write to the store. */
+  get inProgress(): boolean {
+    return this.cut !== null
+  }
+
+  /** Takes one subtask's cut; what it captured of keyed state is in the builder already. */
+  add(
+    attempt: number,
+    capture: SubtaskCapture,
+    states: readonly CheckpointedState[],
+    sealing: readonly Promise<SinkCommittable | null>[],
+  ): void {
+    this.cut ??= { attempt, captures: [], states: [], sealing: [], finishing: null }
+    assert(this.cut.attempt === attempt, 'one attempt at a time in a worker')
+    this.cut.captures.push(capture)
+    this.cut.states.push(...states)
+    for (const promise of sealing) {
+      // A failure surfaces in `finish`; it must not be an unhandled rejection until then.
+      promise.catch(() => {})
+      this.cut.sealing.push(promise)
+    }
+    if (this.cut.captures.length === this.options.subtasks) this.cut.finishing = this.finish(this.cut)
+  }
+
+  private async finish(cut: Cut): Promise<void> {
+    const { worker, generation, send } = this.options
+    try {
+      const image = await this.imageStore(cut)
+      await this.keepSealed(cut)
+      send({
+        type: 'ack',
+        ack: {
+          worker,
+          attempt: cut.attempt,
+          generation,
+          captures: cut.captures,
+          store: image === null ? null : { worker, files: image.files },
+          newBytes: image?.newBytes ?? 0,
+          committables: this.sealed.map((entry) => entry.committable),
+        },
+      })
+    } catch (error) {
+      this.release(cut, false)
+      send({ type: 'declined', worker, attempt: cut.attempt, reason: messageOf(error) })
+    }
+  }
+
+  /** Output is sealed for good, whether or not the attempt succeeds. */
+  private async keepSealed(cut: Cut): Promise<void> {
+    const settled = await Promise.allSettled(cut.sealing)
+    cut.sealing.length = 0
+    for (const result of settled) {
+      if (result.status === 'fulfilled' && result.value !== null) {
+        this.sealed.push({ attempt: cut.attempt, committable: result.value })
+      }
+    }
+    const failed = settled.find((result) => result.status === 'rejected')
+    if (failed !== undefined) throw failed.reason
+  }
+
+  private async imageStore(cut: Cut): Promise<{ files: ManifestFile[]; newBytes: number } | null> {
+    const { store, builder, liveDirectory, disk } = this.options
+    if (store === null || builder === null) {
+      this.release(cut, true)
+      return null
+    }
+    const image = `${liveDirectory}/image-${cut.attempt}`
+    try {
+      const files = await store.writeAndCheckpoint(builder.batch(), image)
+      this.release(cut, true)
+      return await this.share(image, files)
+    } finally {
+      await disk.remove(image)
+    }
+  }
+
+  /** Links new files of an image into shared/ under their hashes, durably. */
+  private async share(
+    image: string,
+    files: readonly { readonly name: string; readonly size: number }[],
+  ): Promise<{ files: ManifestFile[]; newBytes: number }> {
+    const { disk, directory } = this.options
+    const shared: ManifestFile[] = []
+    let newBytes = 0
+    for (const { name, size } of files) {
+      let file = this.known.get(name)
+      if (file === undefined || file.size !== size || !name.endsWith('.sst')) {
+        const hashed = await disk.hash(`${image}/${name}`)
+        file = { name, sha256: hashed.sha256, size: hashed.size }
+        const target = layout.sharedFile(directory, file.sha256)
+        if ((await disk.size(target)) === null) {
+          await disk.syncFile(`${image}/${name}`)
+          await disk.link(`${image}/${name}`, target)
+          newBytes += file.size
+        }
+        this.known.set(name, file)
+      }
+      shared.push(file)
+    }
+    await disk.syncDirectory(layout.shared(directory))
+    return { files: shared, newBytes }
+  }
+
+  /** Ends the cut; `stored` says that the store took what was captured. Writes are free again. */
+  private release(cut: Cut, stored: boolean): void {
+    if (this.cut !== cut) return
+    this.options.builder?.clear()
+    for (const state of cut.states) {
+      if (stored) state.checkpointSettled()
+      else state.checkpointFailed()
+    }
+    this.cut = null
+  }
+
+  /** Gives an attempt up and answers once nothing of it is under way. */
+  async abort(attempt: number): Promise<void> {
+    const { worker, send } = this.options
+    const cut = this.cut
+    if (cut !== null && cut.attempt <= attempt) {
+      if (cut.finishing !== null) await cut.finishing
+      else {
+        this.release(cut, false)
+        await this.keepSealed(cut).catch(() => {})
+      }
+    }
+    send({ type: 'abortDone', worker, attempt })
+  }
+
+  /** A manifest lists everything sealed up to this attempt. */
+  completed(attempt: number): void {
+    this.sealed = this.sealed.filter((entry) => entry.attempt > attempt)
+  }
+}

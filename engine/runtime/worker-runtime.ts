@@ -1,0 +1,269 @@
+/**
+ * One worker: hosts its subtasks, turns the loop that runs them, and answers the coordinator.
+ *
+ * The same class runs in a worker thread, on the calling thread, and, several at once, under the
+ * simulator; what differs comes in through `WorkerEnvironment`.
+ *
+ * Invariants:
+ * - All subtasks run on this thread, one after the other, within a turn budget; then the event loop gets
+ *   its turn, because sources, sinks and timers live on it.
+ * - A worker goes to sleep only after a whole pass without progress made after saying that it sleeps.
+ * - After a failure nothing runs any more; the coordinator decides what follows.
+ */
+import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
+import type { KeyedStoreFactory } from '../contract/keyed-store.ts'
+import type { WorkerContext } from '../contract/worker-context.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
+import type { Io } from '../core/io.ts'
+import { StringInterner } from '../core/strings.ts'
+import type { ChannelHub } from './channel-hub.ts'
+import { planChannels, planJob } from './planner.ts'
+import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
+import { openWorkerState, type WorkerState } from './state-restore.ts'
+import type { SubtaskStatus } from './status.ts'
+import { buildSubtasks, type HostedSubtask } from './subtask-builder.ts'
+import { WorkerCheckpoints } from './worker-checkpoint.ts'
+
+const TURN_BUDGET_MS = 2
+/** Idleness, processing-time timers and watermark intervals are looked at this often. */
+const TICK_MS = 20
+const STATUS_INTERVAL_MS = 250
+
+export interface WorkerEnvironment {
+  readonly io: Io
+  readonly graph: JobGraph
+  readonly storeFactory: (backend: Deployment['stateBackend']) => Promise<KeyedStoreFactory>
+  readonly createHub: (deployment: Deployment, wake: () => void) => ChannelHub
+  readonly send: (message: FromWorker) => void
+  /** Runs a task after the event loop had its turn. */
+  readonly defer: (task: () => void) => void
+}
+
+type Phase = 'new' | 'deploying' | 'ready' | 'running' | 'failed' | 'closed'
+
+export class WorkerRuntime {
+  private readonly environment: WorkerEnvironment
+  private phase: Phase = 'new'
+  private hub: ChannelHub | null = null
+  private state: WorkerState | null = null
+  private subtasks: readonly HostedSubtask[] = []
+  private checkpoints: WorkerCheckpoints | null = null
+  private readonly context: { -readonly [K in keyof WorkerContext]: WorkerContext[K] }
+  private turnNowMs = 0
+  private ids = 0
+  private scheduled = false
+  private endedSubtasks = 0
+  private cancelTick: (() => void) | null = null
+  private lastStatusMs = 0
+
+  constructor(environment: WorkerEnvironment) {
+    this.environment = environment
+    this.context = {
+      workerIndex: 0,
+      io: environment.io,
+      interner: new StringInterner(),
+      nowMs: () => this.turnNowMs,
+      uniqueId: (prefix) => `${prefix} ${this.context.workerIndex}.${this.ids++}`,
+    }
+  }
+
+  /** Handles one message of the coordinator. Never throws: failures are sent back. */
+  receive(message: ToWorker): void {
+    switch (message.type) {
+      case 'deploy':
+        this.deploy(message.deployment).catch((error) => this.fail(error, 'deployment'))
+        return
+      case 'start':
+        if (this.phase !== 'ready') return
+        this.phase = 'running'
+        this.tick()
+        this.wake()
+        return
+      case 'trigger':
+        for (const hosted of this.subtasks) if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt)
+        this.wake()
+        return
+      case 'abort':
+        for (const hosted of this.subtasks) hosted.subtask.abort(message.attempt)
+        this.checkpoints?.abort(message.attempt).catch((error) => this.fail(error, 'checkpoint'))
+        this.wake()
+        return
+      case 'completed':
+        this.checkpoints?.completed(message.attempt)
+        return
+      case 'close':
+        this.close().catch(() => {})
+    }
+  }
+
+  private async deploy(deployment: Deployment): Promise<void> {
+    this.phase = 'deploying'
+    this.context.workerIndex = deployment.workerIndex
+    this.turnNowMs = this.environment.io.clock.nowMs()
+    const { graph, io, send } = this.environment
+    refuseOtherGraph(deployment.graph, describeGraph(graph))
+    const plan = planJob(graph, deployment)
+    const liveDirectory = `${deployment.checkpointDirectory}/live/g${deployment.generation}-r${deployment.run}-w${deployment.workerIndex}`
+    await io.disk.makeDirectory(liveDirectory)
+    this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
+    this.hub = this.environment.createHub(deployment, () => this.wake())
+    this.subtasks = await buildSubtasks({
+      plan,
+      channels: planChannels(plan),
+      deployment,
+      hub: this.hub,
+      state: this.state,
+      worker: this.context,
+      wake: () => this.wake(),
+      fail: (error, where) => this.fail(error, where),
+      send,
+      capture: (hosted, attempt, alignmentMs) => this.capture(hosted, attempt, alignmentMs),
+      ended: () => this.subtaskEnded(),
+    })
+    this.checkpoints = new WorkerCheckpoints({
+      worker: deployment.workerIndex,
+      generation: deployment.generation,
+      subtasks: this.subtasks.length,
+      disk: io.disk,
+      directory: deployment.checkpointDirectory,
+      liveDirectory,
+      store: this.state.store,
+      builder: this.state.builder,
+      send,
+    })
+    if (this.phase !== 'deploying') return
+    this.phase = 'ready'
+    send({ type: 'ready', worker: deployment.workerIndex })
+    if (this.subtasks.length === 0) send({ type: 'ended', worker: deployment.workerIndex })
+  }
+
+  private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {
+    const sealing: Promise<SinkCommittable | null>[] = []
+    const capture = hosted.capture(alignmentMs, this.state?.builder ?? null, sealing)
+    this.checkpoints!.add(attempt, capture, hosted.keyed, sealing)
+  }
+
+  private subtaskEnded(): void {
+    this.endedSubtasks++
+    if (this.endedSubtasks !== this.subtasks.length) return
+    this.sendStatus()
+    this.environment.send({ type: 'ended', worker: this.context.workerIndex })
+  }
+
+  /** Makes sure that a turn comes. */
+  private wake(): void {
+    if (this.scheduled || this.phase !== 'running') return
+    this.scheduled = true
+    this.environment.defer(() => this.turn())
+  }
+
+  private turn(): void {
+    this.scheduled = false
+    if (this.phase !== 'running') return
+    this.hub!.awake()
+    if (this.pass()) {
+      this.wake()
+      return
+    }
+    const seen = this.hub!.fallAsleep()
+    if (this.pass()) this.wake()
+    else this.hub!.sleep(seen)
+  }
+
+  /** Runs every subtask for its share of the turn; true when any made progress. */
+  private pass(): boolean {
+    const clock = this.environment.io.clock
+    this.turnNowMs = clock.nowMs()
+    const share = TURN_BUDGET_MS / Math.max(1, this.subtasks.length)
+    let progressed = false
+    let before = clock.monotonicMs()
+    for (const hosted of this.subtasks) {
+      if (this.phase !== 'running') return false
+      try {
+        if (hosted.subtask.run(this.turnNowMs, before + share)) progressed = true
+      } catch (error) {
+        this.fail(error, hosted.label)
+        return false
+      }
+      const after = clock.monotonicMs()
+      hosted.account(after - before)
+      before = after
+    }
+    if (!this.checkpoints!.inProgress) this.evict()
+    return progressed
+  }
+
+  private evict(): void {
+    try {
+      for (const keyed of this.state!.keyed) keyed.maybeEvict()
+    } catch (error) {
+      this.fail(error, 'state')
+    }
+  }
+
+  private tick(): void {
+    if (this.phase !== 'running') return
+    this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
+    const now = this.environment.io.clock.monotonicMs()
+    if (now - this.lastStatusMs >= STATUS_INTERVAL_MS) this.sendStatus()
+    this.wake()
+  }
+
+  private sendStatus(): void {
+    const now = this.environment.io.clock.monotonicMs()
+    const elapsedMs = Math.max(1, now - this.lastStatusMs)
+    this.lastStatusMs = now
+    const subtasks: SubtaskStatus[] = this.subtasks.map((hosted) => hosted.status(elapsedMs))
+    const splits = this.subtasks.flatMap((hosted) => hosted.splitWatermarks())
+    this.environment.send({ type: 'status', worker: this.context.workerIndex, subtasks, splits })
+  }
+
+  private fail(error: unknown, where: string): void {
+    if (this.phase === 'failed' || this.phase === 'closed') return
+    this.phase = 'failed'
+    this.environment.send({
+      type: 'failed',
+      worker: this.context.workerIndex,
+      failure: {
+        where,
+        code: error instanceof MillraceError ? error.code : null,
+        message: messageOf(error),
+        stack: error instanceof Error ? (error.stack ?? null) : null,
+        restartable: !(error instanceof MillraceError && NOT_RESTARTABLE.has(error.code)),
+      },
+    })
+  }
+
+  private async close(): Promise<void> {
+    if (this.phase === 'closed') return
+    this.phase = 'closed'
+    this.cancelTick?.()
+    this.hub?.close()
+    // Every part is closed even when another one fails to.
+    await Promise.allSettled(this.subtasks.map((hosted) => hosted.close()))
+    await this.checkpoints?.abort(Number.MAX_SAFE_INTEGER).catch(() => {})
+    this.state?.store?.close()
+    this.environment.send({ type: 'closed', worker: this.context.workerIndex })
+  }
+}
+
+/** Errors that come back however often the job restarts. */
+const NOT_RESTARTABLE: ReadonlySet<string> = new Set([
+  'GRAPH_DIFFERS',
+  'STATE_INCOMPATIBLE',
+  'STATE_PRIVATE_FIELDS',
+  'ROCKSDB_UNAVAILABLE',
+  'SCHEMA_INVALID',
+  'FIELD_UNKNOWN',
+])
+
+function refuseOtherGraph(expected: readonly string[], actual: readonly string[]): void {
+  for (let i = 0; i < Math.max(expected.length, actual.length); i++) {
+    if (expected[i] === actual[i]) continue
+    throw new MillraceError(
+      'GRAPH_DIFFERS',
+      `The job module built another graph in this worker. Coordinator: ${expected[i] ?? 'nothing'}. Worker: ${actual[i] ?? 'nothing'}.`,
+      { hint: 'Build the same graph in every thread: no random numbers, clocks or thread-dependent branches.' },
+    )
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * Renders the statuses of all jobs as Prometheus metrics, for `GET /metrics`.
+ *
+ * Invariants: names and label names are stable, because alerts are built on them; times are seconds
+ * and sizes bytes; a value that is not known (no watermark yet, no checkpoint yet) has no sample.
+ * `operator` is the vertex's uid, which survives a rescale; workers are no label for that reason.
+ */
+import type { CheckpointStatus, JobState, JobStatus, SubtaskStatus } from '../runtime/status.ts'
+import { Exposition, type Labels, type MetricType } from './exposition.ts'
+import { heldBackBy, jobTotals, jobWatermarkMs } from './views.ts'
+
+const jobStates: readonly JobState[] = [
+  'starting',
+  'running',
+  'restarting',
+  'stopping',
+  'finished',
+  'failed',
+  'cancelled',
+]
+
+type JobMetric = readonly [name: string, type: MetricType, help: string, value: (status: JobStatus) => number | null]
+
+const jobMetrics: readonly JobMetric[] = [
+  ['start_time_seconds', 'gauge', 'When the job started, Unix time.', (job) => job.startedAtMs / 1000],
+  ['restarts_total', 'counter', 'Restarts from a checkpoint after a failure.', (job) => job.restarts],
+  ['workers', 'gauge', 'Worker threads of the job.', (job) => job.workers],
+  ['parallelism', 'gauge', 'Default number of subtasks per operator.', (job) => job.parallelism],
+  ['records_in_total', 'counter', 'Records read by all sources.', (job) => jobTotals(job).recordsIn],
+  ['records_out_total', 'counter', 'Records written by all sinks.', (job) => jobTotals(job).recordsOut],
+  ['watermark_seconds', 'gauge', 'Event time reached at the end of the graph, Unix time.', watermarkSeconds],
+]
+
+type SubtaskMetric = readonly [
+  name: string,
+  type: MetricType,
+  help: string,
+  value: (subtask: SubtaskStatus) => number | null,
+]
+
+const subtaskMetrics: readonly SubtaskMetric[] = [
+  ['records_in_total', 'counter', 'Records that entered the subtask.', (subtask) => subtask.recordsIn],
+  ['records_out_total', 'counter', 'Records that left the subtask.', (subtask) => subtask.recordsOut],
+  ['late_dropped_total', 'counter', 'Records dropped because they were too late.', (subtask) => subtask.lateDropped],
+  ['filtered_total', 'counter', 'Records filtered out.', (subtask) => subtask.filtered],
+  ['dead_lettered_total', 'counter', 'Records written to dead letters.', (subtask) => subtask.deadLettered],
+  ['busy_ratio', 'gauge', 'Share of time spent on records, 0 to 1.', (subtask) => subtask.busy],
+  ['back_pressured_ratio', 'gauge', 'Share of time blocked by output, 0 to 1.', (subtask) => subtask.backPressured],
+  ['state_bytes', 'gauge', 'Size of the state of the subtask.', (subtask) => subtask.stateBytes],
+  ['ended', 'gauge', '1 after the end of input.', (subtask) => (subtask.ended ? 1 : 0)],
+]
+
+type CheckpointMetric = readonly [name: string, help: string, value: (checkpoint: CheckpointStatus) => number | null]
+
+const lastCheckpointMetrics: readonly CheckpointMetric[] = [
+  ['duration_seconds', 'Trigger to commit of the last completed checkpoint.', (last) => seconds(last.durationMs)],
+  ['alignment_seconds', 'Longest barrier alignment in one subtask.', (last) => seconds(last.alignmentMsMax)],
+  ['state_bytes', 'State that the last completed checkpoint references.', (last) => last.stateBytes],
+  ['new_bytes', 'Bytes that the last completed checkpoint wrote.', (last) => last.newBytes],
+  ['epoch', 'Epoch of the last completed checkpoint.', (last) => last.epoch],
+  ['triggered_time_seconds', 'When it was triggered, Unix time.', (last) => seconds(last.triggeredAtMs)],
+]
+
+function seconds(ms: number | null): number | null {
+  return ms === null || !Number.isFinite(ms) ? null : ms / 1000
+}
+
+function watermarkSeconds(status: JobStatus): number | null {
+  return seconds(jobWatermarkMs(status))
+}
+
+function lagSeconds(watermarkMs: number | null, nowMs: number): number | null {
+  return watermarkMs === null ? null : seconds(nowMs - watermarkMs)
+}
+
+function writeJobs(exposition: Exposition, jobs: readonly JobStatus[], nowMs: number): void {
+  const info = exposition.family('millrace_job_info', 'gauge', 'Name and state backend of a job; always 1.')
+  const state = exposition.family('millrace_job_state', 'gauge', '1 for the state that the job is in, else 0.')
+  for (const job of jobs) {
+    info.add({ job_id: job.id, job_name: job.name, state_backend: job.stateBackend }, 1)
+    for (const name of jobStates) state.add({ job_id: job.id, state: name }, job.state === name ? 1 : 0)
+  }
+  for (const [name, type, help, value] of jobMetrics) {
+    const family = exposition.family(`millrace_job_${name}`, type, help)
+    for (const job of jobs) family.add({ job_id: job.id }, value(job))
+  }
+  const lag = exposition.family('millrace_job_watermark_lag_seconds', 'gauge', 'Processing time minus watermark.')
+  for (const job of jobs) lag.add({ job_id: job.id }, lagSeconds(jobWatermarkMs(job), nowMs))
+}
+
+function writeSubtasks(exposition: Exposition, jobs: readonly JobStatus[], nowMs: number): void {
+  const rows: { readonly labels: Labels; readonly subtask: SubtaskStatus }[] = []
+  for (const job of jobs) {
+    const vertices = new Map(job.vertices.map((vertex) => [vertex.id, vertex]))
+    for (const subtask of job.subtasks) {
+      const vertex = vertices.get(subtask.vertex)
+      const operator = vertex?.uid ?? String(subtask.vertex)
+      const name = vertex?.name ?? operator
+      rows.push({ labels: { job_id: job.id, operator, operator_name: name, subtask: subtask.subtask }, subtask })
+    }
+  }
+  for (const [name, type, help, value] of subtaskMetrics) {
+    const family = exposition.family(`millrace_subtask_${name}`, type, help)
+    for (const { labels, subtask } of rows) family.add(labels, value(subtask))
+  }
+  const watermark = exposition.family('millrace_subtask_watermark_seconds', 'gauge', 'Watermark, Unix time.')
+  for (const { labels, subtask } of rows) watermark.add(labels, seconds(subtask.watermarkMs))
+  const lag = exposition.family('millrace_subtask_watermark_lag_seconds', 'gauge', 'Processing time minus watermark.')
+  for (const { labels, subtask } of rows) lag.add(labels, lagSeconds(subtask.watermarkMs, nowMs))
+}
+
+function writeSplits(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const watermark = exposition.family('millrace_split_watermark_seconds', 'gauge', 'Watermark of a split, Unix time.')
+  const idle = exposition.family('millrace_split_idle', 'gauge', '1 when the split is idle and holds nothing back.')
+  const holds = exposition.family('millrace_split_holds_time_back', 'gauge', '1 for the split with the lowest watermark.')
+  for (const job of jobs) {
+    const held = heldBackBy(job)
+    const uids = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))
+    for (const split of job.splitWatermarks) {
+      const operator = uids.get(split.vertex) ?? String(split.vertex)
+      const labels = { job_id: job.id, operator, subtask: split.subtask, split: split.split }
+      const isHeld = held?.vertex === split.vertex && held.subtask === split.subtask && held.split === split.split
+      watermark.add(labels, seconds(split.watermarkMs))
+      idle.add(labels, split.idle ? 1 : 0)
+      holds.add(labels, isHeld ? 1 : 0)
+    }
+  }
+}
+
+function writeCheckpoints(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const total = exposition.family('millrace_checkpoints_total', 'counter', 'Checkpoints by outcome.')
+  const running = exposition.family('millrace_checkpoints_in_progress', 'gauge', 'Checkpoints being taken now.')
+  const marker = exposition.family('millrace_sink_marker_epoch', 'gauge', 'Last epoch that a sink has applied.')
+  for (const job of jobs) {
+    total.add({ job_id: job.id, status: 'completed' }, job.checkpointsCompleted)
+    total.add({ job_id: job.id, status: 'failed' }, job.checkpointsFailed)
+    const inProgress = job.checkpoints.filter((checkpoint) => checkpoint.status === 'in-progress')
+    running.add({ job_id: job.id }, inProgress.length)
+    for (const sink of job.sinks) {
+      marker.add({ job_id: job.id, sink: sink.id, kind: sink.kind, guarantee: sink.guarantee }, sink.markerEpoch)
+    }
+  }
+  for (const [name, help, value] of lastCheckpointMetrics) {
+    const family = exposition.family(`millrace_last_checkpoint_${name}`, 'gauge', help)
+    for (const job of jobs) {
+      const last = job.checkpoints.findLast((checkpoint) => checkpoint.status === 'completed')
+      if (last !== undefined) family.add({ job_id: job.id }, value(last))
+    }
+  }
+}
+
+/** The text of `GET /metrics`; `writeProcess` adds the metrics of the process itself. */
+export function renderMetrics(
+  jobs: readonly JobStatus[],
+  nowMs: number,
+  writeProcess: (exposition: Exposition) => void,
+): string {
+  const exposition = new Exposition()
+  writeProcess(exposition)
+  writeJobs(exposition, jobs, nowMs)
+  writeSubtasks(exposition, jobs, nowMs)
+  writeSplits(exposition, jobs)
+  writeCheckpoints(exposition, jobs)
+  return exposition.toString()
+}

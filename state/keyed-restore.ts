@@ -1,0 +1,108 @@
+/**
+ * Reading an operator's share of a restored store: everything when it is small, else its namespaces.
+ *
+ * Called by `KeyedBackend.restore`. Only the key groups of the subtask are looked at, so the same image
+ * serves any parallelism.
+ */
+import type { KeyGroupRange } from '../engine/contract/keyed-state.ts'
+import type { KeyedStore, Scan } from '../engine/contract/keyed-store.ts'
+import { murmur3 } from '../engine/core/keys.ts'
+import { keyGroupPrefix, namespaceOf, PieceArena, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
+import type { Table } from './keyed-table.ts'
+
+/** Stored rows of one table, waiting for its declaration. */
+export class RestoredRows {
+  private readonly keys = new PieceArena()
+  private readonly values = new PieceArena()
+  private readonly namespaces: number[] = []
+
+  add(key: Uint8Array, keyFrom: number, keyTo: number, value: Uint8Array, valueFrom: number, valueTo: number): void {
+    this.namespaces.push(namespaceOf(key, keyFrom))
+    this.keys.add(key, keyFrom + PREFIX_BYTES, keyTo)
+    this.keys.endRow()
+    this.values.add(value, valueFrom, valueTo)
+    this.values.endRow()
+  }
+
+  loadInto(table: Table): void {
+    for (let row = 0; row < this.keys.count; row++) {
+      const from = this.keys.offsets[row]
+      const to = this.keys.offsets[row + 1]
+      const hash = murmur3(this.keys.bytes, from, to)
+      const segment = table.segmentOf(this.namespaces[row], true)
+      segment.load(hash, this.keys.bytes, from, to, this.values, row)
+    }
+  }
+}
+
+/** All rows of an operator by state id, or null when they take more than `bytesMax`. */
+export function loadEverything(
+  store: KeyedStore,
+  operatorId: number,
+  keyGroups: KeyGroupRange,
+  bytesMax: number,
+): Map<number, RestoredRows> | null {
+  const tables = new Map<number, RestoredRows>()
+  let bytes = 0
+  for (let group = keyGroups.from; group < keyGroups.to; group++) {
+    const scan = scanFrom(store, operatorId, group, null)
+    try {
+      for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
+        const { keys, values } = chunk
+        bytes += keys.offsets[keys.count] + values.offsets[values.count]
+        if (bytes > bytesMax) return null
+        for (let row = 0; row < keys.count; row++) {
+          const from = keys.offsets[row]
+          const id = stateIdOf(keys.bytes, from)
+          let rows = tables.get(id)
+          if (rows === undefined) {
+            rows = new RestoredRows()
+            tables.set(id, rows)
+          }
+          rows.add(keys.bytes, from, keys.offsets[row + 1], values.bytes, values.offsets[row], values.offsets[row + 1])
+        }
+      }
+    } finally {
+      scan.close()
+    }
+  }
+  return tables
+}
+
+/** Namespaces with entries by state id: one seek a namespace and key group, values unread. */
+export function namespacesInStore(
+  store: KeyedStore,
+  operatorId: number,
+  keyGroups: KeyGroupRange,
+): Map<number, Set<number>> {
+  const found = new Map<number, Set<number>>()
+  for (let group = keyGroups.from; group < keyGroups.to; group++) {
+    let from: Uint8Array | null = null
+    for (;;) {
+      const scan = scanFrom(store, operatorId, group, from)
+      const chunk = scan.next(1)
+      if (chunk === null) {
+        scan.close()
+        break
+      }
+      const start = chunk.keys.offsets[0]
+      const id = stateIdOf(chunk.keys.bytes, start)
+      const namespaces = found.get(id)
+      if (namespaces === undefined) found.set(id, new Set([namespaceOf(chunk.keys.bytes, start)]))
+      else namespaces.add(namespaceOf(chunk.keys.bytes, start))
+      from = prefixEnd(chunk.keys.bytes.slice(start, start + PREFIX_BYTES))
+      scan.close()
+      if (from === null) break
+    }
+  }
+  return found
+}
+
+/** Rows of one key group, from the key `from` on. */
+function scanFrom(store: KeyedStore, operatorId: number, group: number, from: Uint8Array | null): Scan {
+  const prefix = keyGroupPrefix(operatorId, group)
+  const end = prefixEnd(prefix)
+  // The namespace after the last one may lie in the next key group already.
+  if (from !== null && end !== null && Buffer.compare(from, end) > 0) return store.scan(end, end)
+  return store.scan(from ?? prefix, end)
+}

@@ -1,0 +1,254 @@
+/**
+ * Bytes for the objects that users keep in state: accumulators, rows, values.
+ *
+ * Called by whoever declares a table of objects. A record is a format byte and a body:
+ *   0  node:v8's serialisation of the value's own enumerable data
+ *   1  the compact form: the template's fields in order, number f64 LE | boolean u8 | string u32 LE
+ *      length and UTF-8
+ * Compact needs a template that is a flat object of numbers, booleans and strings; a value that does not
+ * fit falls back to format 0, record by record.
+ *
+ * Invariants:
+ * - Class instances come back on the prototype that a fresh template has at the same place. One that the
+ *   template does not have is refused when it is encoded: it would come back without its methods.
+ * - `encode` returns a view that the next `encode` of the same codec overwrites.
+ * - `decode` never keeps the bytes it was given.
+ */
+import { deserialize, serialize } from 'node:v8'
+import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import { ByteArena } from '../engine/core/strings.ts'
+import { checkRestorable } from './value-restorable.ts'
+
+const FORMAT_V8 = 0
+const FORMAT_COMPACT = 1
+
+/** Names the value in errors, and keeps generated functions apart. */
+export interface ObjectCodecOptions {
+  /** As in "the accumulator of window 5m". */
+  readonly what?: string
+  /** Unique in the process: functions of identical source share inline caches. */
+  readonly id?: string
+}
+
+/** Prototypes whose instances node:v8 restores by itself. */
+const PLAIN_PROTOTYPES: ReadonlySet<unknown> = new Set<unknown>([
+  null,
+  Object.prototype,
+  Array.prototype,
+  Map.prototype,
+  Set.prototype,
+  Date.prototype,
+  RegExp.prototype,
+  ArrayBuffer.prototype,
+  DataView.prototype,
+  Buffer.prototype,
+  Boolean.prototype,
+  Number.prototype,
+  String.prototype,
+  Error.prototype,
+  RangeError.prototype,
+  TypeError.prototype,
+  SyntaxError.prototype,
+  ReferenceError.prototype,
+  ...[Int8Array, Uint8Array, Uint8ClampedArray, Int16Array, Uint16Array, Int32Array, Uint32Array].map(
+    (c) => c.prototype,
+  ),
+  ...[Float32Array, Float64Array, BigInt64Array, BigUint64Array].map((c) => c.prototype),
+])
+
+function isInstance(value: object): boolean {
+  return !PLAIN_PROTOTYPES.has(Object.getPrototypeOf(value))
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  if (value === null || typeof value !== 'object') return false
+  const prototype = Object.getPrototypeOf(value)
+  return prototype === Object.prototype || prototype === null || isInstance(value)
+}
+
+/**
+ * The codec of user values. `template` makes a fresh value of the right shape; without one, values are
+ * plain data. Throws what `checkRestorable` throws when the template cannot be restored.
+ */
+export function objectCodec(template?: () => unknown, options: ObjectCodecOptions = {}): ValueCodec {
+  const what = options.what ?? 'the value'
+  const sample = template?.()
+  if (template !== undefined) checkRestorable(sample, what)
+  const fallback = v8Codec(template, what)
+  const fields = compactFields(sample)
+  if (fields === null) return fallback
+  return compactCodec(fields, sample as object, fallback, options.id ?? fields.map((f) => f.name).join())
+}
+
+function v8Codec(template: (() => unknown) | undefined, what: string): ValueCodec {
+  const sample = template?.()
+  const scratch = new ByteArena(256)
+  const restores = hasInstance(sample)
+  return {
+    description: 'object',
+    encode(value) {
+      refuseUnknownInstances(value, sample, what, 0)
+      let body: Buffer
+      try {
+        body = serialize(value)
+      } catch (error) {
+        throw new MillraceError('STATE_NOT_SERIALIZABLE', `${what} holds something that cannot be saved.`, {
+          hint: 'Keep data only (no functions, promises, symbols or handles) in state.',
+          cause: error,
+        })
+      }
+      scratch.clear()
+      scratch.writeByte(FORMAT_V8)
+      scratch.writeBytes(body, 0, body.length)
+      return scratch.view()
+    },
+    decode(bytes, start, end) {
+      // Typed arrays that v8 reads are views into its input, so it gets its own copy.
+      const value: unknown = deserialize(bytes.slice(start + 1, end))
+      return restores && template !== undefined ? onto(template(), value) : value
+    },
+  }
+}
+
+/** True when `value` or a property of it, at any depth, is an instance of a user's class. */
+function hasInstance(value: unknown, depth = 0): boolean {
+  if (!isRecord(value) || depth > 32) return false
+  return isInstance(value) || Object.values(value).some((part) => hasInstance(part, depth + 1))
+}
+
+/** `decoded` with the prototypes that `fresh` has at the same places. */
+function onto(fresh: unknown, decoded: unknown, depth = 0): unknown {
+  if (!isRecord(fresh) || !isRecord(decoded) || depth > 32) return decoded
+  const target: Record<string, unknown> = isInstance(fresh)
+    ? Object.assign(Object.create(Object.getPrototypeOf(fresh)), decoded)
+    : decoded
+  for (const name of Object.keys(fresh)) {
+    if (Object.hasOwn(target, name)) target[name] = onto(fresh[name], target[name], depth + 1)
+  }
+  return target
+}
+
+function refuseUnknownInstances(value: unknown, sample: unknown, what: string, depth: number): void {
+  if (value === null || typeof value !== 'object') return
+  if (depth > 64) return
+  if (Array.isArray(value)) {
+    for (const part of value) refuseUnknownInstances(part, undefined, what, depth + 1)
+  } else if (value instanceof Map) {
+    for (const [key, part] of value) {
+      refuseUnknownInstances(key, undefined, what, depth + 1)
+      refuseUnknownInstances(part, undefined, what, depth + 1)
+    }
+  } else if (value instanceof Set) {
+    for (const part of value) refuseUnknownInstances(part, undefined, what, depth + 1)
+  } else if (isRecord(value)) {
+    const known = isRecord(sample) ? sample : undefined
+    if (isInstance(value) && Object.getPrototypeOf(value) !== (known && Object.getPrototypeOf(known))) {
+      throw new MillraceError(
+        'STATE_CLASS_UNKNOWN',
+        `${what} holds an instance of ${nameOfClass(value)} that could not be restored with its methods.`,
+        { hint: 'Keep plain objects there, or give a template that has such an instance at the same property.' },
+      )
+    }
+    for (const name of Object.keys(value)) {
+      refuseUnknownInstances(value[name], known?.[name], what, depth + 1)
+    }
+  }
+}
+
+function nameOfClass(value: object): string {
+  const made: unknown = (value as { constructor?: unknown }).constructor
+  return typeof made === 'function' && made.name !== '' ? made.name : 'a class'
+}
+
+interface CompactField {
+  readonly name: string
+  readonly type: 'number' | 'boolean' | 'string'
+}
+
+/** The fields of a flat template, or null when it is not flat. */
+function compactFields(sample: unknown): CompactField[] | null {
+  if (!isRecord(sample)) return null
+  const names = Object.keys(sample)
+  if (names.length === 0 || names.length > 64 || names.includes('__proto__')) return null
+  const fields: CompactField[] = []
+  for (const name of names) {
+    const type = typeof sample[name]
+    if (type !== 'number' && type !== 'boolean' && type !== 'string') return null
+    fields.push({ name, type })
+  }
+  return fields
+}
+
+interface CompiledCodec {
+  /** False when the value does not fit. */
+  readonly write: (value: unknown, arena: ByteArena) => boolean
+  readonly read: (view: DataView, buffer: Buffer, at: number) => unknown
+}
+
+function compactCodec(fields: readonly CompactField[], sample: object, fallback: ValueCodec, id: string): ValueCodec {
+  const compiled = compile(fields, sample, id)
+  const arena = new ByteArena(256)
+  let lastBytes: Uint8Array | null = null
+  let view: DataView = new DataView(new ArrayBuffer(0))
+  let buffer: Buffer = Buffer.alloc(0)
+  return {
+    description: `object(${fields.map((f) => `${f.name}:${f.type}`).join(',')})`,
+    encode(value) {
+      arena.clear()
+      arena.writeByte(FORMAT_COMPACT)
+      return compiled.write(value, arena) ? arena.view() : fallback.encode(value)
+    },
+    decode(bytes, start, end) {
+      if (bytes[start] === FORMAT_V8) return fallback.decode(bytes, start, end)
+      if (bytes !== lastBytes) {
+        lastBytes = bytes
+        view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+        buffer = Buffer.from(bytes.buffer as ArrayBuffer, bytes.byteOffset, bytes.byteLength)
+      }
+      return compiled.read(view, buffer, start + 1)
+    },
+  }
+}
+
+function compile(fields: readonly CompactField[], sample: object, id: string): CompiledCodec {
+  const prototype: unknown = Object.getPrototypeOf(sample)
+  const isPlain = prototype === Object.prototype
+  const member = (field: CompactField) => `[${JSON.stringify(field.name)}]`
+  const checks = fields.map((f, k) => `typeof (v${k} = value${member(f)}) !== '${f.type}'`)
+  for (const [k, f] of fields.entries()) if (f.type === 'string') checks.push(`!v${k}.isWellFormed()`)
+  const fixedBytes = fields.reduce((sum, f) => sum + (f.type === 'number' ? 8 : f.type === 'boolean' ? 1 : 0), 0)
+  const writes = fields.map((f, k) => {
+    if (f.type === 'number') return `arena.length = arena.bytes.writeDoubleLE(v${k}, arena.length);`
+    if (f.type === 'boolean') return `arena.bytes[arena.length++] = v${k} ? 1 : 0;`
+    return `arena.reserve(4 + v${k}.length * 3 + ${fixedBytes}); at = arena.length; arena.length += 4;
+      arena.bytes.writeUInt32LE(arena.bytes.utf8Write(v${k}, at + 4), at);
+      arena.length = at + 4 + arena.bytes.readUInt32LE(at);`
+  })
+  const reads = fields.map((f, k) => {
+    if (f.type === 'number') return `const v${k} = view.getFloat64(at, true); at += 8;`
+    if (f.type === 'boolean') return `const v${k} = view.getUint8(at) === 1; at += 1;`
+    return `const n${k} = view.getUint32(at, true); at += 4;
+      const v${k} = buffer.utf8Slice(at, at + n${k}); at += n${k};`
+  })
+  const result = isPlain
+    ? `return { ${fields.map((f, k) => `${member(f)}: v${k}`).join(', ')} };`
+    : `const out = Object.create(prototype); ${fields.map((f, k) => `out${member(f)} = v${k};`).join(' ')} return out;`
+  const source = `/* value codec ${JSON.stringify(id)} */
+    const owns = Object.prototype.hasOwnProperty;
+    function write(value, arena) {
+      if (value === null || typeof value !== 'object' || Object.getPrototypeOf(value) !== prototype) return false;
+      let count = 0, at = 0, ${fields.map((_, k) => `v${k}`).join(', ')};
+      for (const name in value) { if (!owns.call(value, name)) return false; count++; }
+      if (count !== ${fields.length} || ${checks.join(' || ')}) return false;
+      arena.reserve(${fixedBytes});
+      ${writes.join('\n      ')}
+      return true;
+    }
+    function read(view, buffer, at) {
+      ${reads.join('\n      ')}
+      ${result}
+    }
+    return { write, read }`
+  return new Function('prototype', source)(prototype) as CompiledCodec
+}
