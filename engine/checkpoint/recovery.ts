@@ -72,6 +72,13 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
       { hint: 'The number of key groups is fixed for the life of a job.' },
     )
   }
+  if (base !== null && base.stores.length > 0 && base.stateBackend !== options.stateBackend) {
+    throw new MillraceError(
+      'STATE_BACKEND_CHANGED',
+      `The checkpoint's state was written by the ${base.stateBackend} backend, the job uses ${options.stateBackend}.`,
+      { hint: `Start with --state-backend ${base.stateBackend}.` },
+    )
+  }
   const newest = (await manifestNumbers(disk, directory)).at(-1) ?? 0
   const generation = (base?.generation ?? 0) + 1
   const manifest: Manifest = {

@@ -84,7 +84,8 @@ export interface WorkerFailure {
 export type ToWorker =
   | { readonly type: 'deploy'; readonly deployment: Deployment }
   | { readonly type: 'start' }
-  | { readonly type: 'trigger'; readonly attempt: number }
+  /** After the cut of a `last` attempt sources hold their input back, until it is aborted. */
+  | { readonly type: 'trigger'; readonly attempt: number; readonly last: boolean }
   | { readonly type: 'abort'; readonly attempt: number }
   | { readonly type: 'completed'; readonly attempt: number }
   | { readonly type: 'close' }

@@ -69,6 +69,8 @@ export class Subtask {
   private sentIdle = false
   private lastWatermarkMs = Number.NEGATIVE_INFINITY
   private triggered = 0
+  /** The attempt after whose cut the source rests; 0 for none. */
+  private lastAttempt = 0
   private aligning = 0
   private alignmentStartMs = 0
   /** Newest attempt that was cut or given up; older barriers mean nothing. */
@@ -83,14 +85,20 @@ export class Subtask {
     this.inputs = options.inputs.map((reader) => ({ reader, watermark: WATERMARK_MIN, idle: false, aligned: false }))
   }
 
-  /** Asks a source subtask to cut attempt `attempt` before its next record. */
-  trigger(attempt: number): void {
-    if (attempt > this.settledAttempt) this.triggered = attempt
+  /**
+   * Asks a source subtask to cut attempt `attempt` before its next record. After a `last` one it holds
+   * its input back: what came later would only be processed again.
+   */
+  trigger(attempt: number, last: boolean): void {
+    if (attempt <= this.settledAttempt) return
+    this.triggered = attempt
+    this.lastAttempt = last ? attempt : 0
   }
 
   /** Gives an attempt up: its barriers are ignored from now on. */
   abort(attempt: number): void {
     if (this.triggered <= attempt) this.triggered = 0
+    if (this.lastAttempt <= attempt) this.lastAttempt = 0
     if (this.aligning !== 0 && this.aligning <= attempt) this.endAlignment()
     this.settledAttempt = Math.max(this.settledAttempt, attempt)
   }
@@ -186,7 +194,7 @@ export class Subtask {
   }
 
   private pollSource(source: SourceDriver, nowMs: number): boolean {
-    if (this.sourceEnded) return false
+    if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
     const polled = source.poll(BATCH_ROWS_MAX)
     switch (polled.kind) {
       case 'batch':

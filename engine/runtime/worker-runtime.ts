@@ -80,7 +80,8 @@ export class WorkerRuntime {
         this.wake()
         return
       case 'trigger':
-        for (const hosted of this.subtasks) if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt)
+        for (const hosted of this.subtasks)
+          if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt, message.last)
         this.wake()
         return
       case 'abort':

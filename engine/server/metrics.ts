@@ -112,7 +112,11 @@ function writeSubtasks(exposition: Exposition, jobs: readonly JobStatus[], nowMs
 function writeSplits(exposition: Exposition, jobs: readonly JobStatus[]): void {
   const watermark = exposition.family('millrace_split_watermark_seconds', 'gauge', 'Watermark of a split, Unix time.')
   const idle = exposition.family('millrace_split_idle', 'gauge', '1 when the split is idle and holds nothing back.')
-  const holds = exposition.family('millrace_split_holds_time_back', 'gauge', '1 for the split with the lowest watermark.')
+  const holds = exposition.family(
+    'millrace_split_holds_time_back',
+    'gauge',
+    '1 for the split with the lowest watermark.',
+  )
   for (const job of jobs) {
     const held = heldBackBy(job)
     const uids = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))

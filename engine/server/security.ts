@@ -46,9 +46,13 @@ export function chooseToken(host: string, token: string | undefined): string {
     })
   }
   if (token.length < tokenLengthMin) {
-    throw new MillraceError('TOKEN_TOO_SHORT', `The token of the dashboard has fewer than ${tokenLengthMin} characters.`, {
-      hint: 'Use a random one, for example the output of "openssl rand -base64 32".',
-    })
+    throw new MillraceError(
+      'TOKEN_TOO_SHORT',
+      `The token of the dashboard has fewer than ${tokenLengthMin} characters.`,
+      {
+        hint: 'Use a random one, for example the output of "openssl rand -base64 32".',
+      },
+    )
   }
   return token
 }

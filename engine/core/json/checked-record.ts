@@ -56,7 +56,7 @@ export function checkedDecode(columns: JsonColumns, limits: RecordLimits): Check
       return `Malformed JSON: ${messageOf(error)}.`
     }
     const value = parsed.value
-    if (schema.isOpaque) return setOpaque(columns.memory[0]!, value, row)
+    if (schema.isOpaque) return setOpaque(columns.memory[0]!, value, row, 'the value')
     if (value === null || typeof value !== 'object' || Array.isArray(value)) {
       return `The record must be a JSON object, got ${shown(value)}.`
     }
@@ -95,7 +95,7 @@ function setField(
   const field = column.field
   const present = Object.hasOwn(record, field.name)
   const value = present ? record[field.name] : undefined
-  if (field.kind === 'opaque' && present) return setOpaque(column, value, row)
+  if (field.kind === 'opaque' && present) return setOpaque(column, value, row, `field ${JSON.stringify(field.name)}`)
   if (value === undefined || value === null) {
     if (!field.nullable) return `Field ${JSON.stringify(field.name)} is ${present ? 'null' : 'missing'}.`
     column.setNull(row)
@@ -132,10 +132,8 @@ function setField(
   }
 }
 
-function setOpaque(column: ColumnMemory, value: unknown, row: number): string | null {
-  if (hasProtoKey(value)) {
-    return `A key "__proto__" in ${column.field.name === 'value' ? 'the value' : `field ${JSON.stringify(column.field.name)}`} is refused.`
-  }
+function setOpaque(column: ColumnMemory, value: unknown, row: number, where: string): string | null {
+  if (hasProtoKey(value)) return `A key "__proto__" in ${where} is refused.`
   column.objects[row] = value
   return null
 }

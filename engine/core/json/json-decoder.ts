@@ -57,7 +57,7 @@ export class JsonDecoder {
   private fastRanges: FastRecord | null = null
   private source: Uint8Array | null = null
   private buffer: Buffer = Buffer.alloc(0)
-  private view = new DataView(new ArrayBuffer(0))
+  private view: DataView = new DataView(new ArrayBuffer(0))
 
   constructor(schema: Schema, options: JsonDecoderOptions) {
     this.schema = schema
@@ -106,7 +106,7 @@ export class JsonDecoder {
 
   /**
    * Decodes records bytes[starts[i], ends[i]) for i in [from, to) until `rowsMax` rows are filled. Ranges
-   * ascend. Quick for a record that is followed by a byte below 0x20 with `JSON_PADDING_BYTES` in the buffer.
+   * ascend. Quick for a record that is followed by a zero byte and `JSON_PADDING_BYTES` more in the buffer.
    */
   decodeRanges(
     bytes: Uint8Array,
@@ -123,14 +123,14 @@ export class JsonDecoder {
     const rows = Math.min(rowsMax, BATCH_ROWS_MAX)
     const { buffer, view, recordStarts } = this
     const bytesMax = this.limits.recordBytesMax
-    const lastFast = bytes.length - JSON_PADDING_BYTES
+    const lastFast = bytes.length - JSON_PADDING_BYTES - 1
     this.columns.begin()
     let length = 0
     let i = from
     for (; i < to && length < rows; i++) {
       const start = starts[i]!
       const end = ends[i]!
-      const usable = fast !== null && end <= lastFast && buffer[end]! < 0x20 && end - start <= bytesMax
+      const usable = fast !== null && end <= lastFast && buffer[end] === 0 && end - start <= bytesMax
       if (
         (usable && fast(buffer, view, start, length) === end) ||
         this.takeChecked(buffer, start, end, length, onReject)

@@ -6,8 +6,8 @@
  * whole record to the checked path (checked-record.ts), which decides. So -1 never rejects anything by
  * itself, but what is accepted here must be exactly what `JSON.parse` accepts.
  *
- * Precondition: a byte below 0x20 follows the record inside the buffer. No loop here runs across it,
- * except that whitespace loops cross newlines when `newlines` is true.
+ * Precondition: a zero byte, or a newline where `newlines` is false, follows the record inside the buffer
+ * and a few bytes more. No loop here runs across it.
  */
 
 /** 0 for bytes that may stand in a JSON string as they are: printable ASCII without quote and backslash. */
@@ -133,21 +133,24 @@ export function readNumber(b: Buffer, p: number, out: Float64Array, row: number)
   let high = d
   let digits = 1
   c = b[++p]!
-  if (d !== 0) {
-    while (digits < 9 && (d = c - 48) >>> 0 <= 9) {
+  d = c - 48
+  if (high !== 0) {
+    while (digits < 9 && d >>> 0 <= 9) {
       high = (high * 10 + d) | 0
       digits++
       c = b[++p]!
+      d = c - 48
     }
   } else if ((c - 48) >>> 0 <= 9) return -1
   let value = high
   if (digits === 9) {
     let low = 0
     let more = 0
-    while (more < 6 && (d = c - 48) >>> 0 <= 9) {
+    while (more < 6 && d >>> 0 <= 9) {
       low = (low * 10 + d) | 0
       more++
       c = b[++p]!
+      d = c - 48
     }
     value = high * POWERS[more]! + low
     digits += more
@@ -155,12 +158,14 @@ export function readNumber(b: Buffer, p: number, out: Float64Array, row: number)
   }
   if (c === 0x2e) {
     c = b[++p]!
+    d = c - 48
     let fraction = 0
     let count = 0
-    while (count < 9 && (d = c - 48) >>> 0 <= 9) {
+    while (count < 9 && d >>> 0 <= 9) {
       fraction = (fraction * 10 + d) | 0
       count++
       c = b[++p]!
+      d = c - 48
     }
     if (count === 0) return -1
     if (digits + count > 15 || (c - 48) >>> 0 <= 9) return readLongNumber(b, start, out, row)

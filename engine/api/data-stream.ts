@@ -1,0 +1,339 @@
+/**
+ * Streams: what a program calls methods on. A stream is a handle on the graph; nothing runs until
+ * `env.execute`.
+ *
+ * `DataStream`, `SingleOutputStreamOperator` and `KeyedStream` live in one file because each makes the
+ * others and two extend the first.
+ */
+import type {
+  AggregateFunction,
+  FilterFunction,
+  FlatMapFunction,
+  KeyedProcessFunction,
+  KeySelector,
+  MapFunction,
+  OutputTag,
+  ReduceFunction,
+} from '../contract/functions.ts'
+import type { Sink } from '../contract/sink.ts'
+import type { Batch, KeyColumn } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Partitioning } from '../core/graph.ts'
+import type { Key } from '../core/keys.ts'
+import { describeSchema, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
+import { functionSink, type SinkFunction } from './function-sink.ts'
+import {
+  checkParallelism,
+  checkUid,
+  type GraphBuilder,
+  type Transformation,
+  type TransformationBody,
+  type Upstream,
+} from './graph-builder.ts'
+import { type KeyField, keysFactory } from './key-selectors.ts'
+import { makeOperator } from './operators.ts'
+import { type KeyedProcessFunctionOrFactory, processFunctionFactory } from './process-functions.ts'
+import type { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
+import { WatermarkStrategy } from './watermark-strategy.ts'
+import type { WindowAssigner } from './window-assigners.ts'
+import { WindowedStream } from './windowed-stream.ts'
+
+/** What streams need of their environment. */
+export interface StreamHome {
+  readonly builder: GraphBuilder
+  /** A sink that prints rows on stdout, each line after `prefix`. */
+  printSink(prefix: string | undefined): Sink
+  /** Runs the job and resolves to the rows of one stream. */
+  collect<T>(stream: DataStream<T>): Promise<T[]>
+}
+
+/** Options of steps whose results may have declared columns. */
+export interface SchemaOption<R> {
+  /** Columns of the result. Without it the result is passed on as it is. */
+  readonly schema: Schema<R>
+}
+
+/** `unknown` when rows of type `T` may go where rows of type `S` are wanted; otherwise nothing fits. */
+export type Fits<T, S> = [T] extends [S] ? unknown : { readonly error: 'The rows of this stream do not fit the sink.' }
+
+export class DataStream<T> {
+  /** @internal */
+  readonly home: StreamHome
+  /** @internal */
+  readonly upstreams: readonly Upstream[]
+  /** Columns of this stream's rows. */
+  readonly schema: Schema<T>
+
+  /** @internal */
+  constructor(home: StreamHome, upstreams: readonly Upstream[], schema: Schema<T>) {
+    this.home = home
+    this.upstreams = upstreams
+    this.schema = schema
+  }
+
+  /** One result for each element. */
+  map<R>(fn: MapFunction<T, R>): SingleOutputStreamOperator<R>
+  map<R>(fn: MapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  map<R>(fn: MapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const output = outputSchema(options)
+    return this.step('Map', output, makeOperator.map(fn, this.schema, output))
+  }
+
+  /** Any number of results for each element: return them, or pass each to `collect`. */
+  flatMap<R>(fn: FlatMapFunction<T, R>): SingleOutputStreamOperator<R>
+  flatMap<R>(fn: FlatMapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  flatMap<R>(fn: FlatMapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const output = outputSchema(options)
+    return this.step('Flat Map', output, makeOperator.flatMap(fn, this.schema, output))
+  }
+
+  /** Keeps the elements for which `predicate` is true. */
+  filter<S extends T>(predicate: (value: T) => value is S): SingleOutputStreamOperator<S>
+  filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T>
+  filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T> {
+    return this.step('Filter', this.schema, makeOperator.filter(predicate, this.schema))
+  }
+
+  /** Brings elements with the same value of a field together. */
+  keyBy<F extends KeyField<T>>(field: F): KeyedStream<T, T[F] & Key>
+  /** Brings elements with the same key together. Keys are compared by value; arrays are composite keys. */
+  keyBy<K extends Key>(selector: KeySelector<T, K>): KeyedStream<T, K>
+  keyBy(selector: string | KeySelector<T, Key>): KeyedStream<T, Key> {
+    const createKeys = keysFactory(this.schema, selector)
+    return new KeyedStream<T, Key>(this.home, this.through('hash', createKeys), this.schema)
+  }
+
+  /** This stream and others of the same schema as one. Elements of different streams mix in any order. */
+  union(...others: readonly DataStream<T>[]): DataStream<T> {
+    const all: Upstream[] = [...this.upstreams]
+    for (const other of others) {
+      if (other.home !== this.home) {
+        throw new MillraceError('UNION_INVALID', 'Streams of different environments cannot be united.')
+      }
+      if (describeSchema(other.schema) !== describeSchema(this.schema)) {
+        throw new MillraceError(
+          'UNION_INVALID',
+          `Streams of different schemas cannot be united: ${describeSchema(this.schema)} and ${describeSchema(other.schema)}.`,
+          { hint: 'Map them to the same schema first.' },
+        )
+      }
+      all.push(...other.upstreams)
+    }
+    if (new Set(all.map((up) => up.from)).size !== all.length && others.includes(this)) {
+      throw new MillraceError('UNION_INVALID', 'A stream cannot be united with itself.', {
+        hint: 'Use flatMap to repeat elements.',
+      })
+    }
+    return new DataStream<T>(this.home, all, this.schema)
+  }
+
+  /**
+   * Gives elements event times and makes watermarks. Directly after a source this becomes part of it,
+   * with a watermark for each split; do it there if you can.
+   */
+  assignTimestampsAndWatermarks(
+    strategy: WatermarkStrategy<T> | BoundedOutOfOrdernessTimestampExtractor<NoInfer<T>>,
+  ): SingleOutputStreamOperator<T> {
+    const chosen: WatermarkStrategy<T> =
+      strategy instanceof WatermarkStrategy ? strategy : strategy.toStrategy(this.schema)
+    const plan = chosen.toPlan(this.schema)
+    return this.add('Timestamps/Watermarks', this.schema, {
+      role: 'watermarks',
+      plan,
+      create: makeOperator.assignTimestamps(plan),
+    })
+  }
+
+  /** Spreads elements evenly over the next operator's subtasks. */
+  rebalance(): DataStream<T> {
+    return new DataStream<T>(this.home, this.through('rebalance', null), this.schema)
+  }
+
+  /** Sends every element to every subtask of the next operator. */
+  broadcast(): DataStream<T> {
+    return new DataStream<T>(this.home, this.through('broadcast', null), this.schema)
+  }
+
+  /** Sends every element to the next operator's first subtask. */
+  global(): DataStream<T> {
+    return new DataStream<T>(this.home, this.through('global', null), this.schema)
+  }
+
+  /** Ends the stream in a sink. Its guarantee is the sink's own; its rows may have fewer fields than the stream's. */
+  sinkTo<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink {
+    return this.endIn(sink)
+  }
+
+  /**
+   * As `sinkTo`; also takes a function or an object with `invoke`, called for each element at least once
+   * (again for those after the last checkpoint when the job restarts).
+   */
+  addSink(sink: SinkFunction<T>): DataStreamSink
+  addSink<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink
+  addSink(sink: Sink | SinkFunction<T>): DataStreamSink {
+    return this.endIn(isSink(sink) ? sink : functionSink(sink))
+  }
+
+  /** Prints each element as a line on stdout. */
+  print(prefix?: string): DataStreamSink {
+    return this.endIn(this.home.printSink(prefix)).name('Print to Std. Out')
+  }
+
+  /** Runs the job and resolves to this stream's elements. Needs bounded input that fits in memory. */
+  executeAndCollect(): Promise<T[]> {
+    return this.home.collect(this)
+  }
+
+  private endIn(sink: Sink): DataStreamSink {
+    return new DataStreamSink(this.addNode(`Sink: ${sink.kind}`, this.schema, { role: 'sink', sink }))
+  }
+
+  /** @internal Edges into the next operator with another partitioning. */
+  protected through(partitioning: Partitioning, createKeys: (() => (batch: Batch) => KeyColumn) | null): Upstream[] {
+    return this.upstreams.map(({ from, sideTag }) => ({ from, sideTag, partitioning, createKeys }))
+  }
+
+  /** @internal Adds a node that reads this stream. */
+  addNode(name: string, output: Schema, body: TransformationBody): Transformation {
+    return this.home.builder.add({ name, outputSchema: output, inputs: this.upstreams, body })
+  }
+
+  /** @internal */
+  add<R>(name: string, output: Schema<R>, body: TransformationBody): SingleOutputStreamOperator<R> {
+    return new SingleOutputStreamOperator<R>(this.home, this.addNode(name, output, body), output)
+  }
+
+  private step<R>(
+    name: string,
+    output: Schema<R>,
+    create: ReturnType<typeof makeOperator.filter>,
+  ): SingleOutputStreamOperator<R> {
+    return this.add(name, output, { role: 'operator', isKeyed: false, create })
+  }
+}
+
+/** A stream that an operator or a source makes, with that operator's settings. */
+export class SingleOutputStreamOperator<T> extends DataStream<T> {
+  private readonly node: Transformation
+
+  /** @internal */
+  constructor(home: StreamHome, node: Transformation, schema: Schema<T>) {
+    super(home, [{ from: node, partitioning: 'forward', createKeys: null, sideTag: null }], schema)
+    this.node = node
+  }
+
+  /** Shown in the graph, metrics and messages. */
+  name(name: string): this {
+    this.node.name = name
+    return this
+  }
+
+  /** Identity of this operator's state over versions of the job. Throws `UID_INVALID`. */
+  uid(uid: string): this {
+    this.node.uid = checkUid(uid)
+    return this
+  }
+
+  /** Subtasks of this operator, whatever the job's default is. */
+  setParallelism(parallelism: number): this {
+    this.node.parallelism = checkParallelism(parallelism)
+    return this
+  }
+
+  /** Never runs this operator in one call with the one before it. */
+  disableChaining(): this {
+    this.node.chainingDisabled = true
+    return this
+  }
+
+  /** What this operator put out under a tag. */
+  getSideOutput<S>(tag: OutputTag<S>): DataStream<S> {
+    const schema = (this.node.sideSchemas.get(tag.id) ?? OPAQUE_SCHEMA) as Schema<S>
+    const upstream: Upstream = { from: this.node, partitioning: 'forward', createKeys: null, sideTag: tag.id }
+    return new DataStream<S>(this.home, [upstream], schema)
+  }
+}
+
+/** A stream whose elements with the same key meet in one subtask. Keys end with the next operator. */
+export class KeyedStream<T, K extends Key> extends DataStream<T> {
+  /** Type only; never set. */
+  declare readonly key?: K
+
+  /** Groups elements of a key by event time. */
+  window(assigner: WindowAssigner): WindowedStream<T, K> {
+    return new WindowedStream<T, K>(this, assigner)
+  }
+
+  /** Emits the running reduction of each key after every element. */
+  reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T> {
+    return this.addKeyed('Reduce', this.schema, makeOperator.reduce(fn, this.schema))
+  }
+
+  /** Emits the running result of each key after every element. */
+  aggregate<Acc, R>(fn: AggregateFunction<T, Acc, R>): SingleOutputStreamOperator<R> {
+    const output = OPAQUE_SCHEMA as Schema<R>
+    return this.addKeyed('Aggregate', output, makeOperator.keyedAggregate(fn, this.schema))
+  }
+
+  /**
+   * Logic of your own with keyed state and timers. Give a function that makes it, or an instance of a
+   * class; each subtask gets its own copy.
+   */
+  process<R>(fn: KeyedProcessFunctionOrFactory<K, T, R>): SingleOutputStreamOperator<R> {
+    const create = processFunctionFactory(fn as KeyedProcessFunctionOrFactory<Key, T, R>) as () => KeyedProcessFunction<
+      Key,
+      T,
+      R
+    >
+    const output = OPAQUE_SCHEMA as Schema<R>
+    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(create, this.schema))
+  }
+
+  /** @internal */
+  addKeyed<R>(
+    name: string,
+    output: Schema<R>,
+    create: ReturnType<typeof makeOperator.filter>,
+  ): SingleOutputStreamOperator<R> {
+    return this.add(name, output, { role: 'operator', isKeyed: true, create })
+  }
+}
+
+/** The end of a stream. */
+export class DataStreamSink {
+  private readonly node: Transformation
+
+  /** @internal */
+  constructor(node: Transformation) {
+    this.node = node
+  }
+
+  name(name: string): this {
+    this.node.name = name
+    return this
+  }
+
+  /** Identity of this sink's marker over versions of the job. Throws `UID_INVALID`. */
+  uid(uid: string): this {
+    this.node.uid = checkUid(uid)
+    return this
+  }
+
+  setParallelism(parallelism: number): this {
+    this.node.parallelism = checkParallelism(parallelism)
+    return this
+  }
+
+  disableChaining(): this {
+    this.node.chainingDisabled = true
+    return this
+  }
+}
+
+function outputSchema<R>(options: SchemaOption<R> | undefined): Schema<R> {
+  return options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
+}
+
+function isSink<T>(sink: Sink | SinkFunction<T>): sink is Sink {
+  return typeof sink === 'object' && 'createWriter' in sink
+}

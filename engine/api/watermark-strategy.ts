@@ -1,0 +1,171 @@
+/**
+ * Where event times come from and how far behind them the watermark stays; given to `env.fromSource` or
+ * `stream.assignTimestampsAndWatermarks`.
+ *
+ * `T` appears in the position of an argument only: a strategy for any row fits every stream, and a
+ * strategy that reads a field fits exactly the streams whose rows have it.
+ */
+import type { Batch } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
+import { rowReader } from '../core/rows.ts'
+import { fieldIndex, type Schema } from '../core/schema.ts'
+import { StringInterner } from '../core/strings.ts'
+import { type Duration, minutes, toMs } from '../core/time.ts'
+import { BoundedOutOfOrdernessGenerator, NoWatermarksGenerator } from './watermark-generators.ts'
+
+/**
+ * Event time of a row in milliseconds since 1970 UTC. `recordTimestamp` is the one that the source
+ * gave, NaN without one.
+ */
+export type TimestampAssigner<T> = (row: T, recordTimestamp: number) => number
+
+/** What a field that holds event times may hold: milliseconds, a date, or ISO 8601 text. */
+export type TimestampValue = number | bigint | Date | string | null | undefined
+
+/** A split that is silent for this long does not hold time back. */
+const IDLE_AFTER_DEFAULT = minutes(1)
+
+type Assigner<T> =
+  | { readonly kind: 'field'; readonly name: string }
+  | { readonly kind: 'function'; readonly assign: TimestampAssigner<T> }
+
+export class WatermarkStrategy<in T = unknown> {
+  private readonly createGenerator: () => WatermarkGenerator
+  private readonly assigner: Assigner<T> | null
+  private readonly idleAfterMs: number | null
+
+  private constructor(
+    createGenerator: () => WatermarkGenerator,
+    assigner: Assigner<T> | null,
+    idleAfterMs: number | null,
+  ) {
+    this.createGenerator = createGenerator
+    this.assigner = assigner
+    this.idleAfterMs = idleAfterMs
+  }
+
+  /**
+   * Records may come up to `bound` after a record with a later event time; later ones are late. A lambda
+   * given here has its row type inferred from the stream.
+   */
+  static forBoundedOutOfOrderness<T = unknown>(
+    bound: Duration | number,
+    assigner?: TimestampAssigner<T>,
+  ): WatermarkStrategy<T> {
+    const boundMs = checkDuration('out-of-orderness', toMs(bound))
+    return new WatermarkStrategy<T>(
+      () => new BoundedOutOfOrdernessGenerator(boundMs),
+      assigner === undefined ? null : { kind: 'function', assign: assigner },
+      IDLE_AFTER_DEFAULT.ms,
+    )
+  }
+
+  /** Event times never descend within a split. */
+  static forMonotonousTimestamps<T = unknown>(assigner?: TimestampAssigner<T>): WatermarkStrategy<T> {
+    return WatermarkStrategy.forBoundedOutOfOrderness<T>(0, assigner)
+  }
+
+  /** No event time: windows and timers fire at the end of bounded input only. */
+  static noWatermarks(): WatermarkStrategy {
+    return new WatermarkStrategy<unknown>(() => new NoWatermarksGenerator(), null, null)
+  }
+
+  /** Reads event time from a field, without making rows where the stream has a schema. */
+  withTimestampAssigner<F extends string>(field: F): WatermarkStrategy<T & Readonly<Record<F, TimestampValue>>>
+  /** Computes event time from a row. */
+  withTimestampAssigner<R = T>(assigner: TimestampAssigner<R>): WatermarkStrategy<R>
+  withTimestampAssigner<R>(assigner: string | TimestampAssigner<R>): WatermarkStrategy<R> {
+    return new WatermarkStrategy<R>(
+      this.createGenerator,
+      typeof assigner === 'string' ? { kind: 'field', name: assigner } : { kind: 'function', assign: assigner },
+      this.idleAfterMs,
+    )
+  }
+
+  /** A split without records for this long does not hold time back. One minute unless told. */
+  withIdleness(after: Duration | number): WatermarkStrategy<T> {
+    const idleAfterMs = checkDuration('idleness', toMs(after))
+    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, idleAfterMs)
+  }
+
+  /** A silent split holds time back for ever. */
+  withoutIdleness(): WatermarkStrategy<T> {
+    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, null)
+  }
+
+  /** For the engine: the plan for rows of `schema`. Throws `FIELD_UNKNOWN`. */
+  toPlan(schema: Schema): WatermarkPlan {
+    const assigner = this.assigner
+    const createAssigner =
+      assigner === null
+        ? null
+        : assigner.kind === 'field'
+          ? fieldAssigner(schema, assigner.name)
+          : functionAssigner(schema, assigner.assign)
+    return { createGenerator: this.createGenerator, createAssigner, idleAfterMs: this.idleAfterMs }
+  }
+}
+
+function checkDuration(what: string, ms: number): number {
+  if (!(ms >= 0 && ms < Number.POSITIVE_INFINITY)) {
+    throw new MillraceError('DURATION_INVALID', `An ${what} of ${ms} ms is not possible.`, {
+      hint: 'Give a duration of 0 or more, for example seconds(5).',
+    })
+  }
+  return ms
+}
+
+/** Milliseconds of a field's value; NaN, which the engine refuses, when it holds no time. */
+export function timestampOf(value: unknown): number {
+  switch (typeof value) {
+    case 'number':
+      return value
+    case 'bigint':
+      return Number(value)
+    case 'string':
+      return Date.parse(value)
+    default:
+      return value instanceof Date ? value.getTime() : Number.NaN
+  }
+}
+
+type CreateAssigner = () => (batch: Batch) => Float64Array
+
+function fieldAssigner(schema: Schema, name: string): CreateAssigner {
+  if (schema.isOpaque) {
+    return functionAssigner<Readonly<Record<string, unknown>> | null>(schema, (row) => timestampOf(row?.[name]))
+  }
+  const index = fieldIndex(schema, name)
+  const { kind } = schema.fields[index]!
+  if (kind === 'boolean') {
+    throw new MillraceError('FIELD_NOT_TIME', `The field ${JSON.stringify(name)} is boolean and holds no time.`, {
+      hint: 'Event time is milliseconds since 1970 UTC; declare such a field with t.timestamp().',
+    })
+  }
+  if (kind === 'string' || kind === 'opaque' || kind === 'int64') {
+    return functionAssigner<Readonly<Record<string, unknown>>>(schema, (row) => timestampOf(row[name]))
+  }
+  return () => (batch) => columnTimes(batch, index)
+}
+
+function columnTimes(batch: Batch, index: number): Float64Array {
+  const column = batch.columns[index]!
+  const values = column.values as Float64Array | Int32Array
+  const times = new Float64Array(batch.length)
+  times.set(values.subarray(0, batch.length))
+  const { nulls } = column
+  if (nulls !== null) for (let i = 0; i < batch.length; i++) if (nulls[i] === 1) times[i] = Number.NaN
+  return times
+}
+
+function functionAssigner<T>(schema: Schema, assign: TimestampAssigner<T>): CreateAssigner {
+  return () => {
+    const read = rowReader(schema, new StringInterner(), 'timestamp assigner')
+    return (batch) => {
+      const times = new Float64Array(batch.length)
+      for (let i = 0; i < batch.length; i++) times[i] = assign(read(batch, i) as T, batch.eventTime[i]!)
+      return times
+    }
+  }
+}

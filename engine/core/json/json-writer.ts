@@ -1,0 +1,120 @@
+/**
+ * Rows of a batch to JSON text, by a function generated from the schema. Used by sinks that write JSON.
+ *
+ * Values: numbers as JSON.stringify writes them, but -0 keeps its sign and NaN and the infinities are
+ * texts; int64 beyond 2^53 is a text of digits; timestamps are milliseconds; NULL is null. The opaque
+ * schema writes each row's value by the same rules. What json-decoder.ts reads back is the same row.
+ */
+import type { Batch } from '../batch.ts'
+import type { Field, Schema } from '../schema.ts'
+import { asBuffer, type ByteArena } from '../strings.ts'
+
+export interface JsonRowWriter {
+  /** Appends row `i` as one JSON value, without a newline. */
+  writeRow(batch: Batch, i: number, arena: ByteArena): void
+  /** Appends rows [from, to), each with a newline. */
+  writeLines(batch: Batch, from: number, to: number, arena: ByteArena): void
+}
+
+type WriteRow = (batch: Batch, i: number, arena: ByteArena) => void
+
+/** Makes a writer; `id` keeps the generated function's inline caches its own. */
+export function createJsonRowWriter(schema: Schema, id = 'json-writer'): JsonRowWriter {
+  const writeRow = schema.isOpaque ? writeOpaqueRow : generate(schema.fields, id)
+  return {
+    writeRow,
+    writeLines: (batch, from, to, arena) => {
+      for (let i = from; i < to; i++) {
+        writeRow(batch, i, arena)
+        arena.writeByte(0x0a)
+      }
+    },
+  }
+}
+
+const writeOpaqueRow: WriteRow = (batch, i, arena) =>
+  writeValue(arena, (batch.columns[0] as { readonly values: readonly unknown[] }).values[i])
+
+function generate(fields: readonly Field[], id: string): WriteRow {
+  const prefixes = fields.map((field, k) => Buffer.from(`${k === 0 ? '{' : ','}${JSON.stringify(field.name)}:`))
+  const helpers = { prefixes, writeBytes, writeText, writeNumber, writeInt64, writeValue }
+  const source = `'use strict' /* JSON writer ${JSON.stringify(id).replaceAll('*/', '')} */
+${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
+return function writeRow(batch, i, arena) {
+  const columns = batch.columns
+  let c
+  ${fields.map(fieldStatement).join('\n  ')}
+  arena.writeByte(125)
+}`
+  return new Function(...Object.keys(helpers), source)(...Object.values(helpers)) as WriteRow
+}
+
+function fieldStatement(field: Field, k: number): string {
+  const write = {
+    string: 'writeText(arena, c.bytes, c.starts[i], c.ends[i])',
+    boolean: `writeBytes(arena, c.values[i] === 1 ? 'true' : 'false')`,
+    int32: 'writeNumber(arena, c.values[i])',
+    float64: 'writeNumber(arena, c.values[i])',
+    timestamp: 'writeNumber(arena, c.values[i])',
+    int64: 'writeInt64(arena, c.values[i])',
+    opaque: 'writeValue(arena, c.values[i])',
+  }[field.kind]
+  return `c = columns[${k}]; arena.writeBytes(p${k}, 0, p${k}.length)
+  if (c.nulls !== null && c.nulls[i] === 1) writeBytes(arena, 'null'); else ${write}`
+}
+
+/** Appends ASCII text. */
+function writeBytes(arena: ByteArena, text: string): void {
+  arena.reserve(text.length)
+  arena.length += arena.bytes.latin1Write(text, arena.length)
+}
+
+function writeNumber(arena: ByteArena, value: number): void {
+  if (!Number.isFinite(value)) writeBytes(arena, `"${value}"`)
+  else writeBytes(arena, Object.is(value, -0) ? '-0' : String(value))
+}
+
+function writeInt64(arena: ByteArena, value: bigint): void {
+  const isSafe = value >= -9_007_199_254_740_991n && value <= 9_007_199_254_740_991n
+  writeBytes(arena, isSafe ? String(value) : `"${value}"`)
+}
+
+/** Appends UTF-8 bytes[start, end) as a JSON string; most need no escape and are copied while checked. */
+function writeText(arena: ByteArena, bytes: Uint8Array, start: number, end: number): void {
+  arena.reserve(end - start + 2)
+  const to = arena.bytes
+  let at = arena.length
+  to[at++] = 0x22
+  for (let i = start; i < end; i++) {
+    const c = bytes[i]!
+    if (c < 0x20 || c === 0x22 || c === 0x5c) {
+      arena.writeString(JSON.stringify(asBuffer(bytes).utf8Slice(start, end)))
+      return
+    }
+    to[at++] = c
+  }
+  to[at++] = 0x22
+  arena.length = at
+}
+
+function writeValue(arena: ByteArena, value: unknown): void {
+  const text = needsReplacer(value) ? JSON.stringify(value, replaceSpecial) : JSON.stringify(value)
+  // Functions and undefined have no JSON text.
+  arena.writeString(text ?? 'null')
+}
+
+/** A walk is quicker than a replacer, which makes JSON.stringify several times slower. */
+function needsReplacer(value: unknown, depth = 0): boolean {
+  if (typeof value === 'number') return !Number.isFinite(value)
+  if (typeof value === 'bigint') return true
+  if (value === null || typeof value !== 'object') return false
+  // Deep or cyclic: JSON.stringify itself says so.
+  if (depth > 64) return true
+  for (const key in value) if (needsReplacer((value as Record<string, unknown>)[key], depth + 1)) return true
+  return false
+}
+
+function replaceSpecial(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return Number.isSafeInteger(Number(value)) ? Number(value) : String(value)
+  return typeof value === 'number' && !Number.isFinite(value) ? String(value) : value
+}

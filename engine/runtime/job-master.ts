@@ -1,0 +1,672 @@
+/**
+ * Owns one job from start to end: takes it over, deploys it, triggers checkpoints, writes manifests,
+ * commits output, restarts after failures, and stops. Runs on the coordinator's thread.
+ *
+ * What to do is decided by pure code (coordinator.ts, recovery.ts, planner.ts, manifest-builder.ts);
+ * this class carries it out, one run (deployment) after the other.
+ *
+ * Invariants:
+ * - One run at a time. Messages of an earlier run's workers change nothing.
+ * - A manifest is written only by the newest generation; losing the race for its number ends the job.
+ * - After any failure of a run the next one starts from the newest manifest, never from memory.
+ */
+
+import { CommitQueue } from '../checkpoint/commits.ts'
+import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../checkpoint/coordinator.ts'
+import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
+import { collectGarbage, sweepLeftovers } from '../checkpoint/gc.ts'
+import { layout } from '../checkpoint/layout.ts'
+import { type Manifest, manifestName, type PendingCommit } from '../checkpoint/manifest.ts'
+import { createManifest } from '../checkpoint/manifest-store.ts'
+import { readOutbox } from '../checkpoint/outbox.ts'
+import { assignSplits, planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
+import { describeGraph, type JobGraph, type SourceNode } from '../contract/job-graph.ts'
+import type { WorkerContext } from '../contract/worker-context.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
+import type { Io } from '../core/io.ts'
+import { StringInterner } from '../core/strings.ts'
+import { type JobCounts, StatusBoard } from './job-status.ts'
+import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
+import { buildManifest } from './manifest-builder.ts'
+import { type ExecutionPlan, planChannels, planJob, ringCount } from './planner.ts'
+import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
+import type { RingMemoryBuffers } from './ring-memory.ts'
+import type { JobState, JobStatus } from './status.ts'
+
+const TICK_MS = 25
+
+/** A running worker, wherever it runs. */
+export interface WorkerHandle {
+  send(message: ToWorker): void
+  /** Ends the worker, at the latest after a short grace; resolves when nothing of it runs any more. */
+  terminate(): Promise<void>
+}
+
+export interface MasterEnvironment {
+  readonly io: Io
+  /** Starts worker `index`; `onExit` reports an end that nobody asked for. */
+  readonly spawn: (
+    index: number,
+    onMessage: (message: FromWorker) => void,
+    onExit: (failure: WorkerFailure) => void,
+  ) => WorkerHandle
+  /** Shared memory for the channels between workers, or null when they share a thread. */
+  readonly createRings: (channels: number, workers: number) => RingMemoryBuffers | null
+  /** Description of the state backend, with its version. */
+  readonly stateBackend: string
+  readonly jobId: string
+}
+
+type Goal = 'run' | 'finish' | 'stop' | 'cancel' | 'rescale'
+
+/** One deployment. */
+interface Run {
+  readonly number: number
+  readonly plan: ExecutionPlan
+  readonly restore: RestorePlan
+  readonly workers: readonly WorkerHandle[]
+  readonly coordinator: CheckpointCoordinator
+  readonly commits: CommitQueue
+  readonly ready: Set<number>
+  readonly ended: Set<number>
+  acks: Map<number, WorkerAck>
+  manifest: Manifest
+  collecting: boolean
+  over: boolean
+}
+
+interface Waiter<T> {
+  resolve(value: T): void
+  reject(error: unknown): void
+}
+
+export class JobMaster implements RunningJob {
+  readonly id: string
+  readonly done: Promise<JobResult>
+  private readonly graph: JobGraph
+  private readonly options: JobOptions
+  private readonly directory: string
+  private readonly environment: MasterEnvironment
+  private readonly board = new StatusBoard()
+  private readonly startedAtMs: number
+  private state: JobState = 'starting'
+  private goal: Goal = 'run'
+  private parallelism: number
+  private run: Run | null = null
+  private runs = 0
+  private restarts = 0
+  private cancelTick: (() => void) | null = null
+  private cancelRestart: (() => void) | null = null
+  private settle!: Waiter<JobResult>
+  private readonly savepointWaiters: Waiter<string>[] = []
+
+  constructor(graph: JobGraph, options: JobOptions, directory: string, environment: MasterEnvironment) {
+    this.graph = graph
+    this.options = options
+    this.directory = directory
+    this.environment = environment
+    this.parallelism = options.parallelism
+    this.id = environment.jobId
+    this.startedAtMs = environment.io.clock.nowMs()
+    this.done = new Promise((resolve, reject) => {
+      this.settle = { resolve, reject }
+    })
+    this.done.catch(() => {})
+  }
+
+  /** Starts the first run; rejects when the job cannot start at all. */
+  async start(): Promise<void> {
+    try {
+      await this.startRun(this.options.restore)
+    } catch (error) {
+      await this.abandonRun()
+      this.end('failed', error)
+      throw error
+    }
+    this.tick()
+  }
+
+  private get workerCount(): number {
+    return Math.max(1, this.options.workers)
+  }
+
+  // ---- starting a run ----
+
+  private async startRun(restore: string | null): Promise<void> {
+    const { io, stateBackend } = this.environment
+    const { options, graph, directory } = this
+    const workers = this.workerCount
+    const recovered = await takeOver(io.disk, {
+      directory,
+      restore,
+      jobName: options.name,
+      keyGroups: options.keyGroups,
+      workers,
+      stateBackend: options.stateBackend,
+      nowMs: io.clock.nowMs(),
+    })
+    for (const { path, reason } of recovered.quarantined) {
+      this.exception('recovery', new MillraceError('MANIFEST_QUARANTINED', `Set ${path} aside: ${reason}.`))
+    }
+    const plan = planJob(graph, { parallelism: this.parallelism, workers, keyGroups: options.keyGroups })
+    const parallelismOf = new Map(plan.vertices.flatMap((v) => v.nodes.map((node) => [node.id, v.parallelism])))
+    const restorePlan = planRestore(recovered.manifest, graph, (node) => parallelismOf.get(node.id)!, {
+      workers,
+      allowNonRestoredState: options.allowNonRestoredState,
+    })
+    const commits = await this.recoverSinks(recovered.manifest)
+    await sweepLeftovers(io.disk, directory, recovered.manifest)
+    const number = ++this.runs
+    const run: Run = {
+      number,
+      plan,
+      restore: restorePlan,
+      workers: Array.from({ length: workers }, (_, w) => this.spawn(number, w)),
+      coordinator: new CheckpointCoordinator({
+        workers,
+        intervalMs: options.checkpointIntervalMs,
+        timeoutMs: options.checkpointTimeoutMs,
+        lastAttempt: recovered.manifest.attempt,
+        nowMs: io.clock.nowMs(),
+      }),
+      commits,
+      ready: new Set(),
+      ended: new Set(),
+      acks: new Map(),
+      manifest: recovered.manifest,
+      collecting: false,
+      over: false,
+    }
+    this.run = run
+    this.board.begin(plan)
+    await this.deploy(run, recovered.storesDirectory)
+    this.emitStarted(recovered.restoredFrom, stateBackend)
+  }
+
+  private emitStarted(restoredFrom: string | null, stateBackend: string): void {
+    if (this.runs > 1) return
+    this.options.onEvent({ type: 'started', job: this.options.name, stateBackend, restoredFrom })
+  }
+
+  /** Opens every committer, checks the markers and applies what the manifest lists as pending. */
+  private async recoverSinks(manifest: Manifest): Promise<CommitQueue> {
+    const { io } = this.environment
+    const commits = new CommitQueue(io, (commit) => this.removeOutbox(commit))
+    const context = (sinkId: string) => ({
+      sinkId,
+      jobName: this.options.name,
+      io,
+      readOutbox: (segment: Parameters<typeof readOutbox>[2]) => readOutbox(io.disk, this.directory, segment),
+    })
+    const opening: Promise<void>[] = []
+    for (const node of this.graph.nodes) {
+      if (node.role !== 'sink' || node.sink.createCommitter === undefined) continue
+      opening.push(commits.add(node.uid, node.sink.kind, node.sink.createCommitter(context(node.uid))))
+    }
+    const letters = deadLetterCommitter(context(DEAD_LETTER_SINK), this.directory)
+    opening.push(commits.add(DEAD_LETTER_SINK, DEAD_LETTER_SINK, letters))
+    try {
+      await Promise.all(opening)
+      commits.verifyMarkers(manifest.sinks, manifest.pending, this.options.acceptDuplicates)
+      for (const commit of manifest.pending) commits.enqueue(commit).catch(() => {})
+      await commits.drained()
+    } catch (error) {
+      await Promise.allSettled(opening)
+      await commits.close()
+      throw error
+    }
+    return commits
+  }
+
+  private async removeOutbox(commit: PendingCommit): Promise<void> {
+    for (const committable of commit.committables) {
+      const file = (committable as { file?: unknown } | null)?.file
+      if (typeof file !== 'string' || !file.startsWith('outbox/')) continue
+      await this.environment.io.disk.remove(`${this.directory}/${file}`)
+    }
+  }
+
+  private spawn(number: number, worker: number): WorkerHandle {
+    const current = (): boolean => this.run !== null && this.run.number === number && !this.run.over
+    return this.environment.spawn(
+      worker,
+      (message) => {
+        if (current()) this.receive(this.run!, message)
+      },
+      (failure) => {
+        if (current()) this.failRun(failure)
+      },
+    )
+  }
+
+  private async deploy(run: Run, storesDirectory: string): Promise<void> {
+    const { options, graph, directory } = this
+    const workers = this.workerCount
+    const splits: Record<string, ReturnType<typeof assignSplits>> = {}
+    const context = this.enumeratorContext()
+    for (const vertex of run.plan.vertices) {
+      const node = vertex.nodes[0]!
+      if (node.role !== 'source') continue
+      const discovered = await (node as SourceNode).source.splits({ worker: context })
+      splits[node.uid] = assignSplits(run.manifest, node.uid, discovered, vertex.parallelism)
+    }
+    const rings = this.environment.createRings(ringCount(planChannels(run.plan)), workers)
+    run.workers.forEach((worker, workerIndex) => {
+      worker.send({
+        type: 'deploy',
+        deployment: {
+          jobName: options.name,
+          generation: run.manifest.generation,
+          run: run.number,
+          workerIndex,
+          workers,
+          parallelism: this.parallelism,
+          keyGroups: options.keyGroups,
+          stateBackend: options.stateBackend,
+          stateMemoryBytes: options.stateMemoryBytes,
+          checkpointDirectory: directory,
+          graph: describeGraph(graph),
+          rings,
+          splits,
+          operatorStates: run.restore.operatorStates,
+          operatorIds: run.restore.operatorIds,
+          tables: run.restore.tables,
+          stores: run.manifest.stores,
+          storesDirectory,
+          storesMatchWorkers: run.restore.storesMatchWorkers,
+        },
+      })
+    })
+  }
+
+  private enumeratorContext(): WorkerContext {
+    const { io } = this.environment
+    let ids = 0
+    return {
+      workerIndex: -1,
+      io,
+      interner: new StringInterner(),
+      nowMs: () => io.clock.nowMs(),
+      uniqueId: (prefix) => `${prefix} master.${ids++}`,
+    }
+  }
+
+  // ---- messages of workers ----
+
+  private receive(run: Run, message: FromWorker): void {
+    const now = this.environment.io.clock.nowMs()
+    switch (message.type) {
+      case 'ready':
+        run.ready.add(message.worker)
+        if (run.ready.size < run.workers.length) return
+        for (const worker of run.workers) worker.send({ type: 'start' })
+        if (this.state !== 'stopping') this.state = 'running'
+        if (this.goal === 'stop') this.requestFinal()
+        return
+      case 'ack':
+        if (message.ack.generation !== run.manifest.generation) return
+        run.acks.set(message.ack.worker, message.ack)
+        this.act(run, run.coordinator.acked(message.ack.worker, message.ack.attempt))
+        return
+      case 'declined':
+        this.act(run, run.coordinator.declined(message.attempt, message.reason))
+        return
+      case 'abortDone':
+        this.act(run, run.coordinator.abortDone(message.worker, message.attempt, now))
+        return
+      case 'ended':
+        run.ended.add(message.worker)
+        if (run.ended.size < run.workers.length || this.goal !== 'run') return
+        this.goal = 'finish'
+        this.act(run, run.coordinator.request('final', now))
+        return
+      case 'failed':
+        this.failRun(message.failure)
+        return
+      case 'sinkMessage': {
+        const node = this.graph.nodes.find((candidate) => candidate.uid === message.sink)
+        if (node?.role === 'sink') node.sink.onMessage?.(message.message)
+        return
+      }
+      case 'status':
+        this.board.report(message.worker, message.subtasks, message.splits)
+        return
+      case 'closed':
+    }
+  }
+
+  // ---- checkpoints ----
+
+  private tick(): void {
+    if (this.isOver) return
+    this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
+    const run = this.run
+    if (run === null || run.over || run.collecting || run.ready.size < run.workers.length) return
+    this.act(run, run.coordinator.tick(this.environment.io.clock.nowMs()))
+  }
+
+  private get isOver(): boolean {
+    return this.state === 'finished' || this.state === 'failed' || this.state === 'cancelled'
+  }
+
+  private act(run: Run, decision: Decision): void {
+    switch (decision.do) {
+      case 'nothing':
+        return
+      case 'trigger':
+        run.acks = new Map()
+        this.board.checkpointStarted({
+          id: decision.attempt,
+          kind: decision.kind,
+          status: 'in-progress',
+          epoch: null,
+          manifest: null,
+          triggeredAtMs: this.environment.io.clock.nowMs(),
+          durationMs: null,
+          alignmentMsMax: null,
+          stateBytes: null,
+          newBytes: null,
+          failure: null,
+        })
+        for (const worker of run.workers) {
+          worker.send({ type: 'trigger', attempt: decision.attempt, last: decision.kind === 'final' })
+        }
+        return
+      case 'abort':
+        this.checkpointFailed(decision.attempt, decision.reason)
+        for (const worker of run.workers) worker.send({ type: 'abort', attempt: decision.attempt })
+        return
+      case 'complete':
+        this.complete(run, decision.attempt, decision.kind).catch((error) => this.failRun(failureOf(error)))
+    }
+  }
+
+  private checkpointFailed(id: number, reason: string): void {
+    this.board.checkpointEnded(id, { status: 'failed', failure: reason })
+    this.options.onEvent({ type: 'checkpoint-failed', id, reason })
+  }
+
+  /** All acks are in: writes the manifest, the only commit point, then has the sinks apply the output. */
+  private async complete(run: Run, attempt: number, kind: CheckpointKind): Promise<void> {
+    const { io } = this.environment
+    const { manifest, commits } = buildManifest({
+      last: run.manifest,
+      kind,
+      attempt,
+      nowMs: io.clock.nowMs(),
+      jobName: this.options.name,
+      stateBackend: this.options.stateBackend,
+      workers: this.workerCount,
+      graph: this.graph,
+      plan: run.plan,
+      operatorIds: run.restore.operatorIds,
+      acks: [...run.acks.values()],
+      pending: run.commits.pending,
+      sinks: run.commits.markers,
+    })
+    let created: boolean
+    try {
+      created = await createManifest(io.disk, this.directory, manifest)
+    } catch (error) {
+      if (run.over) return
+      run.coordinator.completionFailed(attempt, io.clock.nowMs())
+      this.checkpointFailed(attempt, messageOf(error))
+      return
+    }
+    if (run.over) return
+    if (!created) {
+      throw new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${this.directory}.`, {
+        domain: 'external',
+        hint: 'Only one process may run a job; this one stops.',
+      })
+    }
+    run.manifest = manifest
+    run.coordinator.completed(attempt, commits.length > 0, io.clock.nowMs())
+    for (const worker of run.workers) worker.send({ type: 'completed', attempt })
+    this.reportCompleted(run, manifest)
+    const applied = Promise.all(commits.map((commit) => run.commits.enqueue(commit)))
+    await applied
+    if (run.over) return
+    if (commits.length > 0) run.coordinator.committed()
+    if (kind === 'savepoint') {
+      const path = layout.manifest(this.directory, manifestName(manifest.number))
+      for (const waiter of this.savepointWaiters.splice(0)) waiter.resolve(path)
+    }
+    if (kind === 'final') await this.finishRun(run)
+    else await this.collect(run)
+  }
+
+  private reportCompleted(run: Run, manifest: Manifest): void {
+    const acks = [...run.acks.values()]
+    const started = this.board.checkpoints.find((entry) => entry.id === manifest.attempt)
+    const durationMs = this.environment.io.clock.nowMs() - (started?.triggeredAtMs ?? manifest.createdAtMs)
+    const stateBytes = manifest.stores.reduce((sum, store) => sum + store.files.reduce((s, f) => s + f.size, 0), 0)
+    this.board.checkpointEnded(manifest.attempt, {
+      status: 'completed',
+      epoch: manifest.epoch,
+      manifest: manifest.number,
+      durationMs,
+      alignmentMsMax: acks.reduce((max, ack) => ack.captures.reduce((m, c) => Math.max(m, c.alignmentMs), max), 0),
+      stateBytes,
+      newBytes: acks.reduce((sum, ack) => sum + ack.newBytes, 0),
+    })
+    this.options.onEvent({ type: 'checkpoint', id: manifest.attempt, epoch: manifest.epoch, durationMs, stateBytes })
+  }
+
+  /** Removes what is no longer needed, while no checkpoint is under way. */
+  private async collect(run: Run): Promise<void> {
+    if (run.collecting || run.coordinator.current.phase !== 'idle') return
+    run.collecting = true
+    try {
+      await collectGarbage(this.environment.io.disk, this.directory)
+    } catch (error) {
+      this.exception('garbage collection', error)
+    } finally {
+      run.collecting = false
+    }
+  }
+
+  // ---- the end of a run ----
+
+  /** The final checkpoint is committed. */
+  private async finishRun(run: Run): Promise<void> {
+    await run.commits.drained()
+    await this.collect(run)
+    await this.abandonRun()
+    if (this.goal === 'rescale') {
+      this.goal = 'run'
+      this.state = 'starting'
+      await this.startRun('latest').catch((error) => this.failRun(failureOf(error)))
+      return
+    }
+    this.end('finished', null)
+  }
+
+  /** Ends workers and committers of the current run. */
+  private async abandonRun(): Promise<void> {
+    const run = this.run
+    if (run === null || run.over) return
+    run.over = true
+    await Promise.allSettled(run.workers.map((worker) => worker.terminate()))
+    await run.commits.close().catch(() => {})
+  }
+
+  private failRun(failure: WorkerFailure): void {
+    if (this.isOver || this.state === 'restarting') return
+    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
+    this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
+    const { attempts, delayMs } = this.options.restart
+    const cause = new MillraceError(failure.code ?? 'TASK_FAILED', `${failure.where}: ${failure.message}`)
+    if (failure.stack !== null) cause.stack = failure.stack
+    const gives = !failure.restartable || this.restarts >= attempts || this.goal === 'cancel'
+    this.state = 'restarting'
+    for (const waiter of this.savepointWaiters.splice(0)) waiter.reject(cause)
+    this.abandonRun().then(() => {
+      if (gives || this.goal === 'cancel') {
+        this.end('failed', cause)
+        return
+      }
+      this.restarts++
+      this.options.onEvent({ type: 'restart', attempt: this.restarts, cause: failure.message })
+      this.cancelRestart = this.environment.io.timers.schedule(delayMs, () => this.restart())
+    })
+  }
+
+  private restart(): void {
+    if (this.isOver) return
+    const stopping = this.goal === 'stop'
+    this.goal = stopping ? 'stop' : 'run'
+    this.state = stopping ? 'stopping' : 'starting'
+    this.startRun('latest').catch((error) => this.failRun(failureOf(error)))
+  }
+
+  private end(state: JobState, error: unknown): void {
+    if (this.isOver) return
+    const counts = this.board.counts()
+    this.state = state
+    this.cancelTick?.()
+    this.cancelRestart?.()
+    const result = this.result(counts)
+    this.options.onEvent({ type: 'finished', state, ...counts, checkpoints: this.board.completed })
+    for (const waiter of this.savepointWaiters.splice(0)) {
+      waiter.reject(new MillraceError('JOB_ENDED', 'The job ended before its savepoint was complete.'))
+    }
+    if (error === null) this.settle.resolve(result)
+    else this.settle.reject(error)
+  }
+
+  private result(counts: JobCounts): JobResult {
+    const durationMs = this.environment.io.clock.nowMs() - this.startedAtMs
+    return { state: this.state, ...counts, checkpoints: this.board.completed, durationMs }
+  }
+
+  private exception(where: string, error: unknown): void {
+    const failure = failureOf(error)
+    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure, where })
+    this.options.onEvent({ type: 'exception', where, message: failure.message, stack: failure.stack })
+  }
+
+  // ---- what the outside may ask ----
+
+  status(): JobStatus {
+    const { options, board } = this
+    return {
+      id: this.id,
+      name: options.name,
+      state: this.state,
+      startedAtMs: this.startedAtMs,
+      restarts: this.restarts,
+      stateBackend: this.environment.stateBackend,
+      checkpointDirectory: options.checkpointDirectory,
+      checkpointIntervalMs: options.checkpointIntervalMs,
+      workers: this.workerCount,
+      parallelism: this.parallelism,
+      vertices: board.vertices,
+      edges: board.edges,
+      subtasks: board.subtasks,
+      splitWatermarks: board.splits,
+      checkpoints: board.checkpoints,
+      checkpointsCompleted: board.completed,
+      checkpointsFailed: board.failed,
+      exceptions: board.exceptions,
+      sinks: this.sinkStatus(),
+    }
+  }
+
+  private sinkStatus(): JobStatus['sinks'] {
+    const markers = new Map(this.run?.commits.markers.map(({ id, marker }) => [id, marker]))
+    return this.graph.nodes.flatMap((node) =>
+      node.role === 'sink'
+        ? [
+            {
+              id: node.uid,
+              kind: node.sink.kind,
+              guarantee: node.sink.guarantee,
+              markerEpoch: markers.get(node.uid) ?? null,
+            },
+          ]
+        : [],
+    )
+  }
+
+  savepoint(): Promise<string> {
+    const run = this.running()
+    return new Promise((resolve, reject) => {
+      this.savepointWaiters.push({ resolve, reject })
+      this.act(run, run.coordinator.request('savepoint', this.environment.io.clock.nowMs()))
+    })
+  }
+
+  async stop(): Promise<void> {
+    if (this.isOver) return
+    if (this.goal === 'run') {
+      this.goal = 'stop'
+      if (this.state === 'running' || this.state === 'starting') {
+        this.state = 'stopping'
+        this.requestFinal()
+      }
+    }
+    await this.done.catch(() => {})
+  }
+
+  private requestFinal(): void {
+    const run = this.run
+    // While workers are still deploying, the last one to be ready asks again.
+    if (run === null || run.over || run.ready.size < run.workers.length) return
+    this.act(run, run.coordinator.request('final', this.environment.io.clock.nowMs()))
+  }
+
+  async cancel(): Promise<void> {
+    if (this.isOver) return
+    this.goal = 'cancel'
+    this.state = 'stopping'
+    await this.abandonRun()
+    this.end('cancelled', null)
+  }
+
+  async rescale(parallelism: number): Promise<void> {
+    const run = this.running()
+    if (!Number.isInteger(parallelism) || parallelism < 1 || parallelism > this.options.keyGroups) {
+      throw new MillraceError('PARALLELISM_INVALID', `Parallelism ${parallelism} is not possible.`, {
+        hint: `Choose a whole number from 1 to ${this.options.keyGroups}.`,
+      })
+    }
+    this.goal = 'rescale'
+    this.parallelism = parallelism
+    this.act(run, run.coordinator.request('final', this.environment.io.clock.nowMs()))
+  }
+
+  private running(): Run {
+    if (this.state === 'running' && this.goal === 'run' && this.run !== null) return this.run
+    throw new MillraceError('JOB_NOT_RUNNING', `The job is ${this.state}.`, {
+      hint: 'Try again once it runs.',
+      retryable: true,
+    })
+  }
+}
+
+function failureOf(error: unknown): WorkerFailure {
+  const code = error instanceof MillraceError ? error.code : null
+  return {
+    where: 'coordinator',
+    code,
+    message: messageOf(error),
+    stack: error instanceof Error ? (error.stack ?? null) : null,
+    restartable: code === null || !FINAL_CODES.has(code),
+  }
+}
+
+/** Coordinator errors that a restart cannot mend. */
+const FINAL_CODES: ReadonlySet<string> = new Set([
+  'JOB_TAKEN_OVER',
+  'SINK_AHEAD',
+  'SINK_BEHIND',
+  'SINK_MISSING',
+  'SINK_FENCED',
+  'STATE_NOT_RESTORED',
+  'KEY_GROUPS_CHANGED',
+  'STATE_BACKEND_CHANGED',
+  'CHECKPOINT_DIRECTORY_NOT_EMPTY',
+  'CHECKPOINT_NOT_FOUND',
+  'PARALLELISM_TOO_HIGH',
+])

@@ -1,0 +1,95 @@
+/**
+ * Gathers what workers, coordinator and commits report into one `JobStatus`.
+ */
+import type { ExecutionPlan } from './planner.ts'
+import type {
+  CheckpointStatus,
+  EdgeStatus,
+  ExceptionStatus,
+  SplitWatermark,
+  SubtaskStatus,
+  VertexStatus,
+} from './status.ts'
+
+const CHECKPOINTS_KEPT = 100
+const EXCEPTIONS_KEPT = 50
+
+export interface JobCounts {
+  readonly recordsIn: number
+  readonly recordsOut: number
+  readonly late: number
+  readonly deadLettered: number
+}
+
+/** The changing part of a job's status; the job master owns one. */
+export class StatusBoard {
+  vertices: readonly VertexStatus[] = []
+  edges: readonly EdgeStatus[] = []
+  checkpoints: CheckpointStatus[] = []
+  exceptions: ExceptionStatus[] = []
+  completed = 0
+  failed = 0
+  private subtasksByWorker = new Map<number, readonly SubtaskStatus[]>()
+  private splitsByWorker = new Map<number, readonly SplitWatermark[]>()
+
+  /** A new run: what the old one's workers said no longer holds. */
+  begin(plan: ExecutionPlan): void {
+    this.subtasksByWorker = new Map()
+    this.splitsByWorker = new Map()
+    this.vertices = plan.vertices.map(({ id, uid, name, parallelism, nodes, role }) => ({
+      id,
+      uid,
+      name,
+      parallelism,
+      operators: nodes.map((node) => node.name),
+      role,
+    }))
+    this.edges = plan.edges.map(({ from, to, partitioning }) => ({ from, to, partitioning }))
+  }
+
+  report(worker: number, subtasks: readonly SubtaskStatus[], splits: readonly SplitWatermark[]): void {
+    this.subtasksByWorker.set(worker, subtasks)
+    this.splitsByWorker.set(worker, splits)
+  }
+
+  get subtasks(): SubtaskStatus[] {
+    return [...this.subtasksByWorker.values()].flat().sort((a, b) => a.vertex - b.vertex || a.subtask - b.subtask)
+  }
+
+  get splits(): SplitWatermark[] {
+    return [...this.splitsByWorker.values()].flat()
+  }
+
+  checkpointStarted(checkpoint: CheckpointStatus): void {
+    this.checkpoints.push(checkpoint)
+    if (this.checkpoints.length > CHECKPOINTS_KEPT) this.checkpoints.shift()
+  }
+
+  checkpointEnded(id: number, change: Partial<CheckpointStatus>): void {
+    if (change.status === 'completed') this.completed++
+    if (change.status === 'failed') this.failed++
+    this.checkpoints = this.checkpoints.map((entry) => (entry.id === id ? { ...entry, ...change } : entry))
+  }
+
+  exception(exception: ExceptionStatus): void {
+    this.exceptions.push(exception)
+    if (this.exceptions.length > EXCEPTIONS_KEPT) this.exceptions.shift()
+  }
+
+  /** Sums over the subtasks: input at sources, output at sinks. */
+  counts(): JobCounts {
+    const roles = new Map(this.vertices.map((vertex) => [vertex.id, vertex]))
+    const sinks = new Set(this.vertices.filter((v) => !this.edges.some((e) => e.from === v.id)).map((v) => v.id))
+    let recordsIn = 0
+    let recordsOut = 0
+    let late = 0
+    let deadLettered = 0
+    for (const subtask of this.subtasks) {
+      if (roles.get(subtask.vertex)?.role === 'source') recordsIn += subtask.recordsIn
+      if (sinks.has(subtask.vertex)) recordsOut += subtask.recordsOut
+      late += subtask.lateDropped
+      deadLettered += subtask.deadLettered
+    }
+    return { recordsIn, recordsOut, late, deadLettered }
+  }
+}

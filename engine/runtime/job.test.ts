@@ -1,0 +1,179 @@
+/**
+ * Whole runs of the runtime on a small job: on the calling thread and on worker threads, with failures,
+ * restarts, stops and rescales, against a model.
+ */
+import assert from 'node:assert/strict'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
+import { launchJob } from './launcher.ts'
+import type { JobOptions } from './launcher-types.ts'
+import type { JobEvent } from './status.ts'
+
+const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 5_000, keys: 500 }
+
+function optionsOf(overrides: Partial<JobOptions>): JobOptions {
+  return {
+    name: 'fixture',
+    parallelism: 1,
+    workers: 0,
+    moduleUrl: null,
+    checkpointIntervalMs: null,
+    checkpointTimeoutMs: 10_000,
+    checkpointDirectory: null,
+    stateBackend: 'memory',
+    restore: null,
+    allowNonRestoredState: false,
+    acceptDuplicates: false,
+    restart: { attempts: 0, delayMs: 0 },
+    keyGroups: 128,
+    stateMemoryBytes: 64 << 20,
+    config: {},
+    onEvent: () => {},
+    ...overrides,
+  }
+}
+
+async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-job-'))
+  try {
+    await body(directory)
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+function assertExact(delivered: Delivered, options: FixtureOptions): void {
+  const totals = expectedTotals(options)
+  assert.equal(delivered.rows.length, totals.size, 'each key once')
+  for (const row of delivered.rows) {
+    assert.deepEqual({ count: row.count, sum: row.sum }, totals.get(row.name), `totals of ${row.name}`)
+  }
+}
+
+for (const stateBackend of ['memory', 'rocksdb'] as const) {
+  describe(`a job on ${stateBackend}`, () => {
+    for (const parallelism of [1, 3]) {
+      test(`runs to the end with parallelism ${parallelism} on the calling thread`, async () => {
+        const delivered: Delivered = { rows: [], marker: 0 }
+        const job = await launchJob(fixtureGraph(SMALL, delivered), optionsOf({ parallelism, stateBackend }))
+        const result = await job.done
+        assert.equal(result.state, 'finished')
+        assert.equal(result.recordsIn, SMALL.splits * SMALL.rowsPerSplit)
+        assertExact(delivered, SMALL)
+      })
+    }
+
+    test('runs on worker threads', async () => {
+      const delivered: Delivered = { rows: [], marker: 0 }
+      const job = await launchJob(
+        fixtureGraph(SMALL, delivered),
+        optionsOf({
+          parallelism: 3,
+          workers: 2,
+          stateBackend,
+          moduleUrl: new URL('./job.fixture.ts', import.meta.url).href,
+          config: { fixture: JSON.stringify(SMALL) },
+          checkpointIntervalMs: 20,
+        }),
+      )
+      const result = await job.done
+      assert.equal(result.recordsIn, SMALL.splits * SMALL.rowsPerSplit)
+      assertExact(delivered, SMALL)
+    })
+
+    test('goes on from the last checkpoint after failures', async () => {
+      const delivered: Delivered = { rows: [], marker: 0 }
+      let failures = 0
+      const events: JobEvent[] = []
+      const failing: FixtureOptions = {
+        ...SMALL,
+        pauseMs: 1,
+        onPoll(split, row) {
+          if (failures < 3 && split === 1 && row === 1_000 * (failures + 1)) {
+            failures++
+            throw new Error(`planned failure ${failures}`)
+          }
+        },
+      }
+      const job = await launchJob(
+        fixtureGraph(failing, delivered),
+        optionsOf({
+          parallelism: 2,
+          stateBackend,
+          checkpointIntervalMs: 10,
+          restart: { attempts: 5, delayMs: 1 },
+          onEvent: (event) => events.push(event),
+        }),
+      )
+      await job.done
+      assert.equal(events.filter((event) => event.type === 'restart').length, 3)
+      assert.ok(events.some((event) => event.type === 'checkpoint'))
+      assertExact(delivered, SMALL)
+    })
+
+    test('stops with a checkpoint and continues at other parallelisms', async () => {
+      await withDirectory(async (directory) => {
+        const delivered: Delivered = { rows: [], marker: 0 }
+        const slow: FixtureOptions = { ...SMALL, pauseMs: 8 }
+        const graph = fixtureGraph(slow, delivered)
+        for (const parallelism of [2, 3, 1]) {
+          const job = await launchJob(
+            graph,
+            optionsOf({
+              parallelism,
+              stateBackend,
+              checkpointDirectory: directory,
+              checkpointIntervalMs: 15,
+              restore: parallelism === 2 ? null : 'latest',
+            }),
+          )
+          await new Promise((resolve) => setTimeout(resolve, 60))
+          assert.equal(delivered.rows.length, 0)
+          await job.stop()
+          assert.equal((await job.done).state, 'finished')
+        }
+        const job = await launchJob(
+          fixtureGraph(SMALL, delivered),
+          optionsOf({ parallelism: 4, stateBackend, checkpointDirectory: directory, restore: 'latest' }),
+        )
+        await job.done
+        assertExact(delivered, SMALL)
+      })
+    })
+  })
+}
+
+test('refuses a directory that holds checkpoints, and a second owner', async () => {
+  await withDirectory(async (checkpointDirectory) => {
+    const delivered: Delivered = { rows: [], marker: 0 }
+    const slow: FixtureOptions = { ...SMALL, pauseMs: 5 }
+    const first = await launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory }))
+    await assert.rejects(launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory })), {
+      code: 'LOCK_HELD',
+      message: new RegExp(`process ${process.pid}`),
+    })
+    await first.stop()
+    await assert.rejects(launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory })), {
+      code: 'CHECKPOINT_DIRECTORY_NOT_EMPTY',
+    })
+  })
+})
+
+test('fails with the cause when restarts are used up', async () => {
+  const failing: FixtureOptions = {
+    ...SMALL,
+    onPoll() {
+      throw new Error('always')
+    },
+  }
+  const job = await launchJob(
+    fixtureGraph(failing, { rows: [], marker: 0 }),
+    optionsOf({ restart: { attempts: 2, delayMs: 1 } }),
+  )
+  await assert.rejects(job.done, /numbers.*always/)
+  assert.equal(job.status().restarts, 2)
+  assert.equal(job.status().state, 'failed')
+})

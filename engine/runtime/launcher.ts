@@ -1,0 +1,176 @@
+/**
+ * Starts a job in this process: on worker threads, or on the calling thread when `workers` is 0.
+ *
+ * Called by the API's `execute` and the command line. The checkpoint directory is locked for the life of
+ * the job; without one a temporary directory serves restarts within the process and is removed at the
+ * end.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdir } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join, resolve } from 'node:path'
+import { Worker } from 'node:worker_threads'
+import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
+import { layout } from '../checkpoint/layout.ts'
+import type { JobGraph } from '../contract/job-graph.ts'
+import { MillraceError } from '../core/errors.ts'
+import { LocalChannelPool } from './channel-hub.ts'
+import { JobMaster, type MasterEnvironment, type WorkerHandle } from './job-master.ts'
+import type { JobOptions, RunningJob } from './launcher-types.ts'
+import { nodeIo } from './node-io.ts'
+import type { FromWorker, WorkerFailure } from './protocol.ts'
+import { createRingMemory } from './ring-memory.ts'
+import { keyedStoreFactory } from './store-factories.ts'
+import type { WorkerBootstrap } from './worker-attach.ts'
+import { WorkerRuntime } from './worker-runtime.ts'
+
+export type { WorkerBootstrap } from './worker-attach.ts'
+export { attachWorker, workerBootstrap } from './worker-attach.ts'
+
+/** A worker that does not answer is ended after this long. */
+const CLOSE_GRACE_MS = 3_000
+
+/**
+ * Starts a job; resolves once it is deployed. Rejects with a `MillraceError` when it cannot start:
+ * `LOCK_HELD`, `MODULE_REQUIRED`, and what recovery.ts and commits.ts name.
+ */
+export async function launchJob(graph: JobGraph, options: JobOptions): Promise<RunningJob> {
+  if (options.workers > 0 && options.moduleUrl === null) {
+    throw new MillraceError('MODULE_REQUIRED', 'Worker threads need a module to import.', {
+      hint: 'Pass { module: import.meta.url } to execute, or run without worker threads.',
+    })
+  }
+  const factory = await keyedStoreFactory(options.stateBackend)
+  const isTemporary = options.checkpointDirectory === null
+  const directory = isTemporary ? mkdtempSync(join(tmpdir(), 'millrace-')) : resolve(options.checkpointDirectory ?? '')
+  await mkdir(directory, { recursive: true })
+  let lock: FileLock | null = null
+  const release = (): void => {
+    lock?.release()
+    if (isTemporary) rmSync(directory, { recursive: true, force: true })
+  }
+  try {
+    lock = acquireFileLock(layout.lock(directory))
+    const placement = options.workers > 0 ? threads(options) : callingThread(graph)
+    const master = new JobMaster(graph, options, directory, {
+      io: nodeIo,
+      stateBackend: factory.description,
+      jobId: randomUUID().replaceAll('-', '').slice(0, 16),
+      ...placement,
+    })
+    master.done.then(release, release)
+    await master.start()
+    return master
+  } catch (error) {
+    release()
+    throw error
+  }
+}
+
+type Placement = Pick<MasterEnvironment, 'spawn' | 'createRings'>
+
+/** Ends a worker politely, then by force. */
+function closing(send: () => void, closed: Promise<void>, force: () => Promise<unknown>): Promise<void> {
+  send()
+  let timer: NodeJS.Timeout | undefined
+  const grace = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, CLOSE_GRACE_MS)
+  })
+  return Promise.race([closed, grace])
+    .then(force)
+    .then(() => clearTimeout(timer))
+}
+
+function threads(options: JobOptions): Placement {
+  return {
+    createRings: (channels, workers) => (channels === 0 ? null : createRingMemory(channels, workers)),
+    spawn: (index, onMessage, onExit) => spawnThread(options, index, onMessage, onExit),
+  }
+}
+
+function spawnThread(
+  options: JobOptions,
+  index: number,
+  onMessage: (message: FromWorker) => void,
+  onExit: (failure: WorkerFailure) => void,
+): WorkerHandle {
+  const bootstrap: WorkerBootstrap = {
+    moduleUrl: options.moduleUrl!,
+    workerIndex: index,
+    jobName: options.name,
+    config: options.config,
+  }
+  const worker = new Worker(new URL('./worker-entry.ts', import.meta.url), {
+    workerData: { millrace: bootstrap },
+    name: `millrace worker ${index}`,
+  })
+  let ending = false
+  const failure = (message: string, stack: string | null): WorkerFailure => ({
+    where: `worker ${index}`,
+    code: 'WORKER_LOST',
+    message,
+    stack,
+    restartable: true,
+  })
+  const closed = new Promise<void>((resolve) => {
+    worker.on('message', (message: FromWorker) => {
+      if (message.type === 'closed') resolve()
+      else onMessage(message)
+    })
+    worker.on('exit', (code) => {
+      resolve()
+      if (!ending) onExit(failure(`The worker thread ended by itself with code ${code}.`, null))
+    })
+  })
+  worker.on('error', (error: unknown) => {
+    const message = error instanceof Error ? error.message : String(error)
+    if (!ending) onExit(failure(message, error instanceof Error ? (error.stack ?? null) : null))
+  })
+  return {
+    send: (message) => worker.postMessage(message),
+    terminate() {
+      ending = true
+      return closing(
+        () => worker.postMessage({ type: 'close' }),
+        closed,
+        () => worker.terminate(),
+      )
+    },
+  }
+}
+
+/** All subtasks on the calling thread: for tests, services and prompts. */
+function callingThread(graph: JobGraph): Placement {
+  let pool = new LocalChannelPool(1)
+  return {
+    createRings(_channels, workers) {
+      pool = new LocalChannelPool(workers)
+      return null
+    },
+    spawn(_index, onMessage) {
+      let closed: () => void = () => {}
+      const closing = new Promise<void>((resolve) => {
+        closed = resolve
+      })
+      const runtime = new WorkerRuntime({
+        io: nodeIo,
+        graph,
+        storeFactory: keyedStoreFactory,
+        createHub: (deployment, wake) => pool.hub(deployment.workerIndex, wake),
+        send(message) {
+          if (message.type === 'closed') closed()
+          else setImmediate(onMessage, message)
+        },
+        defer: setImmediate,
+      })
+      return {
+        send: (message) => setImmediate(() => runtime.receive(message)),
+        terminate() {
+          runtime.receive({ type: 'close' })
+          return closing
+        },
+      }
+    },
+  }
+}
