@@ -173,7 +173,9 @@ async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manife
   for (const commit of manifest.pending) {
     for (const committable of commit.committables) {
       const file = (committable as { file?: string } | null)?.file
-      if (typeof file === 'string' && file.startsWith('outbox/')) await disk.link(`${from}/${file}`, `${to}/${file}`)
+      if (typeof file !== 'string' || !file.startsWith('outbox/')) continue
+      // Output that is applied already has been deleted; the sink's marker says so.
+      if ((await disk.size(`${from}/${file}`)) !== null) await disk.link(`${from}/${file}`, `${to}/${file}`)
     }
   }
   await disk.syncDirectory(layout.shared(to))

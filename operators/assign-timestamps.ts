@@ -1,0 +1,59 @@
+/**
+ * Event times and watermarks assigned in the middle of a stream.
+ *
+ * Watermarks from upstream end here, except the last one of bounded input. Only the engine sends
+ * watermarks on, so it asks `currentWatermark` after each call.
+ */
+import type { WatermarkGenerator, WatermarkPlan } from '../engine/contract/graph.ts'
+import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import { type Batch, sliceBatch, withEventTime } from '../engine/core/batch.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
+import { WATERMARK_MAX } from '../engine/core/time.ts'
+import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
+
+/** An operator that decides the watermark of its output. */
+export interface WatermarkingOperator extends Operator {
+  /** The watermark downstream may see now; never regresses. */
+  currentWatermark(): number
+}
+
+export function assignTimestampsOperator(plan: WatermarkPlan): WatermarkingOperator {
+  return new AssignTimestampsOperator(plan)
+}
+
+class AssignTimestampsOperator implements WatermarkingOperator {
+  private readonly generator: WatermarkGenerator
+  private readonly assign: ((batch: Batch) => Float64Array) | null
+  private ended = false
+
+  constructor(plan: WatermarkPlan) {
+    this.generator = plan.createGenerator()
+    this.assign = plan.createAssigner === null ? null : plan.createAssigner()
+  }
+
+  open(context: OperatorContext): void {
+    if (context.restored.length > 0) this.generator.restore(lowestRestoredWatermark(context.restored))
+  }
+
+  process(batch: Batch, from: number, output: Output): number {
+    if (output.blocked) return from
+    const rows = sliceBatch(batch, from, batch.length)
+    const eventTime = this.assign === null ? rows.eventTime : this.assign(rows)
+    this.generator.onBatch(eventTime, rows.length)
+    output.emit(withEventTime(rows, eventTime))
+    return batch.length
+  }
+
+  advanceWatermark(watermark: number): boolean {
+    if (watermark === WATERMARK_MAX) this.ended = true
+    return true
+  }
+
+  currentWatermark(): number {
+    return this.ended ? WATERMARK_MAX : this.generator.current()
+  }
+
+  snapshot(): JsonValue {
+    return { watermark: watermarkToJson(this.generator.current()) }
+  }
+}

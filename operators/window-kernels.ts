@@ -1,0 +1,181 @@
+/**
+ * Window kernels that call user functions: aggregate, reduce, and process over all elements.
+ *
+ * Values are objects, one a key and window. Results that are the accumulator itself are copied when the
+ * accumulator lives on (allowed lateness), because later rows may change it.
+ */
+import type {
+  AggregateFunction,
+  OutputTag,
+  ProcessWindowContext,
+  ProcessWindowFunction,
+  ReduceFunction,
+} from '../engine/contract/functions.ts'
+import type { ValueCodec, ValueLayout } from '../engine/contract/keyed-state.ts'
+import type { OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { Batch, KeyColumn } from '../engine/core/batch.ts'
+import { decodeKey } from '../engine/core/keys.ts'
+import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
+import { RowCollector, SideCollectors } from './collector.ts'
+import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
+import type { FiringWindow, MutableWindowValues, WindowKernel, WindowValues } from './window-aggregate.ts'
+
+/** Any aggregation, however its types are called. */
+type AnyAggregate = AggregateFunction<unknown, unknown, unknown>
+type AnyProcess = ProcessWindowFunction<unknown, unknown, unknown>
+
+/** How a kernel keeps and finishes the value of a key and window. */
+interface Accumulation {
+  readonly signature: string
+  add(row: unknown, accumulated: unknown): unknown
+  /** The elements that a ProcessWindowFunction sees, or the one result without it. */
+  results(accumulated: unknown): Iterable<unknown>
+}
+
+export interface WindowFunctionOptions {
+  /** Of the stored values: accumulators, reduced rows, or arrays of rows. */
+  readonly codec: ValueCodec
+  /** What the last function returns; opaque values without one. */
+  readonly outputSchema?: Schema
+}
+
+/** An AggregateFunction, its result passed to `process` when given. */
+export function aggregateKernel<In, Acc, Mid, Out, K>(
+  aggregate: AggregateFunction<In, Acc, Mid>,
+  options: WindowFunctionOptions,
+  process: ProcessWindowFunction<Mid, Out, K> | null = null,
+): WindowKernel {
+  const fn = aggregate as AnyAggregate
+  const accumulation: Accumulation = {
+    signature: 'aggregate',
+    add: (row, accumulated) => fn.add(row, accumulated === undefined ? fn.createAccumulator() : accumulated),
+    results: (accumulated) => [fn.getResult(accumulated)],
+  }
+  return new FunctionKernel(accumulation, options, process as AnyProcess | null)
+}
+
+/** A ReduceFunction over rows, its result passed to `process` when given. */
+export function reduceKernel<T, Out = T, K = unknown>(
+  reduce: ReduceFunction<T>,
+  options: WindowFunctionOptions,
+  process: ProcessWindowFunction<T, Out, K> | null = null,
+): WindowKernel {
+  const fn = reduce as ReduceFunction<unknown>
+  const accumulation: Accumulation = {
+    signature: 'reduce',
+    add: (row, accumulated) => (accumulated === undefined ? row : fn(accumulated, row)),
+    results: (accumulated) => [accumulated],
+  }
+  return new FunctionKernel(accumulation, options, process as AnyProcess | null)
+}
+
+/** A ProcessWindowFunction over all rows of a key and window, kept in arrival order. */
+export function processKernel<In, Out, K>(
+  process: ProcessWindowFunction<In, Out, K>,
+  options: WindowFunctionOptions,
+): WindowKernel {
+  const accumulation: Accumulation = {
+    signature: 'process',
+    add: (row, accumulated) => {
+      if (accumulated === undefined) return [row]
+      ;(accumulated as unknown[]).push(row)
+      return accumulated
+    },
+    results: (accumulated) => accumulated as unknown[],
+  }
+  return new FunctionKernel(accumulation, options, process as AnyProcess)
+}
+
+class FunctionKernel implements WindowKernel {
+  readonly signature: string
+  readonly layout: ValueLayout
+  private readonly accumulation: Accumulation
+  private readonly process: AnyProcess | null
+  private readonly codec: ValueCodec
+  private readonly collector: RowCollector
+  private readonly sides = new SideCollectors()
+  private rows!: RowSource
+  private name = ''
+  private valuesLiveOn = false
+
+  constructor(accumulation: Accumulation, options: WindowFunctionOptions, process: AnyProcess | null) {
+    this.accumulation = accumulation
+    this.signature = accumulation.signature
+    this.codec = options.codec
+    this.layout = { kind: 'object', codec: options.codec }
+    this.process = process
+    this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
+  }
+
+  open(context: OperatorContext, latenessMs: number): void {
+    this.rows = new RowSource(context)
+    this.name = context.name
+    this.valuesLiveOn = latenessMs > 0
+  }
+
+  accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void {
+    const read = this.rows.readerOf(batch)
+    const { objects } = values
+    const { accumulation } = this
+    try {
+      for (let j = 0; j < count; j++) {
+        const slot = slots[j]
+        const accumulated = accumulation.add(read(batch, rows[j]), objects[slot])
+        if (isPromise(accumulated)) throw asyncFunctionError(this.name)
+        objects[slot] = accumulated
+      }
+    } catch (error) {
+      throw userFunctionError(error, this.name)
+    }
+  }
+
+  fire(
+    keys: KeyColumn,
+    keyRow: number,
+    values: WindowValues,
+    at: number,
+    window: FiringWindow,
+    watermark: number,
+    output: Output,
+  ): void {
+    try {
+      const elements = this.accumulation.results(this.valuesLiveOn ? this.copyOf(values.objects[at]) : values.objects[at])
+      if (this.process === null) {
+        for (const result of elements) {
+          if (isPromise(result)) throw asyncFunctionError(this.name)
+          this.collector.add(result, window.maxTimestamp, output)
+        }
+        return
+      }
+      const key = decodeKey(keys.bytes, keys.starts[keyRow], keys.ends[keyRow])
+      const context = this.contextOf(key, window, watermark, output)
+      const returned: unknown = this.process(context, elements, (result) => {
+        this.collector.add(result, window.maxTimestamp, output)
+      })
+      if (isPromise(returned)) throw asyncFunctionError(this.name)
+    } catch (error) {
+      throw userFunctionError(error, this.name)
+    }
+  }
+
+  /** A value of its own for a result that may be, or hold, the accumulator. */
+  private copyOf(value: unknown): unknown {
+    if (value === null || typeof value !== 'object') return value
+    const encoded = this.codec.encode(value)
+    return this.codec.decode(encoded, 0, encoded.length)
+  }
+
+  private contextOf(key: unknown, window: FiringWindow, watermark: number, output: Output): ProcessWindowContext<unknown> {
+    return {
+      key,
+      window,
+      currentWatermark: watermark,
+      output: <X>(tag: OutputTag<X>, value: X) => this.sides.add(tag.id, value, window.maxTimestamp, output),
+    }
+  }
+
+  flush(output: Output): void {
+    this.collector.flush(output)
+    this.sides.flush(output)
+  }
+}
