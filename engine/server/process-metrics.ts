@@ -4,7 +4,7 @@
  * server.ts owns one sampler from start to close. The loop lag is that of the last complete window
  * of `windowMs`, so that several scrapers see the same figure and none of them resets it.
  */
-import { type IntervalHistogram, monitorEventLoopDelay } from 'node:perf_hooks'
+import { type Histogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import type { Exposition } from './exposition.ts'
 
 const resolutionMs = 10
@@ -21,7 +21,7 @@ function lagMs(intervalNs: number): number {
   return Number.isFinite(intervalNs) ? Math.max(0, intervalNs / 1e6 - resolutionMs) : 0
 }
 
-function lagOf(histogram: IntervalHistogram): EventLoopLag {
+function lagOf(histogram: Histogram): EventLoopLag {
   if (histogram.count === 0) return { p50Ms: 0, p99Ms: 0, maxMs: 0 }
   return {
     p50Ms: lagMs(histogram.percentile(50)),

@@ -1,0 +1,112 @@
+/**
+ * Finds the files of a files source and cuts them into splits. Called on the coordinator's thread.
+ *
+ * A JSON lines file is cut into ranges of about `splitBytes` that begin right after a newline, so that
+ * each record lies in one range. A file that is one JSON array is a single split.
+ */
+import { open, readdir, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import type { SplitState } from '../../engine/contract/source.ts'
+import { MillraceError } from '../../engine/core/errors.ts'
+
+/** Position of a split. `offset` is where to read on; records of [offset, end) are still to come. */
+export interface FilePosition {
+  readonly path: string
+  readonly form: 'lines' | 'array'
+  readonly offset: number
+  readonly end: number
+}
+
+const PROBE_BYTES = 64 * 1_024
+
+/** The files that a path names: itself, the visible files of a directory, or the matches of `*`. Sorted. */
+export async function findFiles(path: string): Promise<string[]> {
+  if (path.includes('*')) {
+    const parents = dirname(path).includes('*') ? await findDirectories(dirname(path)) : [dirname(path)]
+    const matches = matcher(basename(path))
+    const found: string[] = []
+    for (const parent of parents) {
+      for (const entry of await readdir(parent, { withFileTypes: true })) {
+        if (entry.isFile() && matches(entry.name)) found.push(join(parent, entry.name))
+      }
+    }
+    if (found.length === 0) throw notFound(path, null)
+    return found.sort()
+  }
+  const info = await stat(path).catch((error: unknown) => {
+    throw notFound(path, error)
+  })
+  if (!info.isDirectory()) return [path]
+  const entries = await readdir(path, { withFileTypes: true })
+  return entries
+    .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
+    .map((entry) => join(path, entry.name))
+    .sort()
+}
+
+async function findDirectories(path: string): Promise<string[]> {
+  if (!path.includes('*')) return [path]
+  const matches = matcher(basename(path))
+  const found: string[] = []
+  for (const parent of await findDirectories(dirname(path))) {
+    const entries = await readdir(parent, { withFileTypes: true }).catch(() => [])
+    for (const entry of entries) if (entry.isDirectory() && matches(entry.name)) found.push(join(parent, entry.name))
+  }
+  return found
+}
+
+/** `*` stands for any characters but a leading dot. */
+function matcher(pattern: string): (name: string) => boolean {
+  const parts = pattern.split('*').map((part) => part.replaceAll(/[\\^$.|?+()[\]{}]/g, '\\$&'))
+  const expression = new RegExp(`^${parts.join('.*')}$`, 's')
+  return (name) => expression.test(name) && (!name.startsWith('.') || pattern.startsWith('.'))
+}
+
+function notFound(path: string, cause: unknown): MillraceError {
+  return new MillraceError('FILE_NOT_FOUND', `There is no readable file ${path}.`, {
+    hint: 'Check the path of filesSource; relative paths start at the working directory.',
+    cause,
+  })
+}
+
+/** The splits of one file; none for an empty file. */
+export async function splitFile(path: string, splitBytes: number): Promise<SplitState[]> {
+  const handle = await open(path, 'r')
+  try {
+    const size = (await handle.stat()).size
+    const probe = Buffer.alloc(Math.min(size, PROBE_BYTES))
+    await handle.read(probe, 0, probe.length, 0)
+    if (isArray(probe)) return [split({ path, form: 'array', offset: 0, end: size })]
+    const splits: SplitState[] = []
+    let from = 0
+    while (from < size) {
+      let to = from + splitBytes
+      if (to >= size) to = size
+      else {
+        // The byte before `to` counts: a range may end right behind a newline.
+        to--
+        for (;;) {
+          const { bytesRead } = await handle.read(probe, 0, probe.length, to)
+          const newline = probe.subarray(0, bytesRead).indexOf(0x0a)
+          to += newline >= 0 ? newline + 1 : bytesRead
+          if (newline >= 0 || bytesRead === 0) break
+        }
+      }
+      splits.push(split({ path, form: 'lines', offset: from, end: to }))
+      from = to
+    }
+    return splits
+  } finally {
+    await handle.close()
+  }
+}
+
+function split(position: FilePosition): SplitState {
+  return { id: `${position.path}@${position.offset}`, position: { ...position } }
+}
+
+function isArray(probe: Uint8Array): boolean {
+  let i = probe[0] === 0xef && probe[1] === 0xbb && probe[2] === 0xbf ? 3 : 0
+  while (i < probe.length && (probe[i] === 0x20 || (probe[i]! >= 0x09 && probe[i]! <= 0x0d))) i++
+  return probe[i] === 0x5b
+}

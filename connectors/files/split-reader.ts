@@ -1,0 +1,201 @@
+/**
+ * Reads one split of a file: chunks with one read ahead, records straight into columns.
+ *
+ * Two windows take turns. While rows are decoded from one, the other is filled behind a headroom into
+ * which the unfinished record at the end of the first is copied, so that a record is always contiguous.
+ *
+ * Invariants:
+ * - `offset` is the file position right after the last record returned or rejected.
+ * - A window is read into again only after all its records were taken and `take` was called once more.
+ * - Memory stays bounded: of a record above `recordBytesMax` only the first 1 MiB is kept.
+ */
+import type { FileHandle } from 'node:fs/promises'
+import type { Batch } from '../../engine/core/batch.ts'
+import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
+import { MillraceError } from '../../engine/core/errors.ts'
+import type { JsonDecoder } from '../../engine/core/json/json-decoder.ts'
+import { ArrayScanner, trimEnd, trimStart } from './array-scanner.ts'
+import type { FilePosition } from './file-splits.ts'
+
+const CHUNK_BYTES = 256 * 1_024
+const HEADROOM_BYTES = 64 * 1_024
+const PADDING_BYTES = 16
+export const DEAD_LETTER_BYTES_MAX = 1_024 * 1_024
+
+export type RejectRecord = (reason: string, offset: number, bytes: Uint8Array) => void
+
+export type Take = { readonly kind: 'batch'; readonly batch: Batch; readonly offsets: Float64Array } | 'starved' | 'done'
+
+interface Chunk {
+  window: Buffer
+  length: number
+}
+
+export class SplitReader {
+  offset: number
+  private readonly position: FilePosition
+  private readonly handle: FileHandle
+  private readonly decoder: JsonDecoder
+  private readonly recordBytesMax: number
+  private readonly reject: RejectRecord
+  private readonly changed: () => void
+  private window = Buffer.alloc(0)
+  private spare: Buffer | null = null
+  /** window[at, filled) is not yet decoded; window[at] is the byte `offset` of the file. */
+  private at = 0
+  private filled = 0
+  private ready: Chunk | null = null
+  private reading = false
+  private readOffset: number
+  private error: unknown = null
+  /** Kept start of a record that is too long, and the bytes of it seen so far. */
+  private oversize: Uint8Array | null = null
+  private oversizeBytes = 0
+  private readonly scanner: ArrayScanner
+  /** Array form: bytes before this were scanned already. */
+  private scanned = 0
+  private readonly starts = new Int32Array(BATCH_ROWS_MAX)
+  private readonly ends = new Int32Array(BATCH_ROWS_MAX)
+  private readonly offsets = new Float64Array(BATCH_ROWS_MAX)
+
+  constructor(position: FilePosition, handle: FileHandle, decoder: JsonDecoder, recordBytesMax: number, reject: RejectRecord, changed: () => void) {
+    this.position = position
+    this.handle = handle
+    this.decoder = decoder
+    this.recordBytesMax = recordBytesMax
+    this.reject = reject
+    this.changed = changed
+    this.offset = position.offset
+    this.readOffset = position.offset
+    this.scanner = new ArrayScanner(position.offset > 0)
+    this.readAhead()
+  }
+
+  /** Up to `rowsMax` rows; 'starved' while the next chunk is on its way, 'done' at the split's end. */
+  take(rowsMax: number): Take {
+    for (;;) {
+      const taken = this.position.form === 'lines' ? this.takeLines(rowsMax) : this.takeElements(rowsMax)
+      if (taken !== null) return taken
+      if (this.offset >= this.position.end) return 'done'
+      if (!this.advance()) {
+        if (this.error !== null) throw this.error
+        return 'starved'
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.handle.close()
+  }
+
+  private get atEnd(): boolean {
+    return this.readOffset >= this.position.end && this.ready === null && !this.reading
+  }
+
+  private readAhead(): void {
+    if (this.reading || this.ready !== null || this.readOffset >= this.position.end) return
+    const window = this.spare ?? Buffer.alloc(HEADROOM_BYTES + CHUNK_BYTES + PADDING_BYTES)
+    this.spare = null
+    this.reading = true
+    const wanted = Math.min(CHUNK_BYTES, this.position.end - this.readOffset)
+    this.handle.read(window, HEADROOM_BYTES, wanted, this.readOffset).then(
+      ({ bytesRead }) => {
+        this.reading = false
+        if (bytesRead === 0) this.error = truncated(this.position.path, this.readOffset)
+        else {
+          this.readOffset += bytesRead
+          this.ready = { window, length: bytesRead }
+        }
+        this.changed()
+      },
+      (error: unknown) => {
+        this.reading = false
+        this.error = new MillraceError('FILE_READ_FAILED', `Reading ${this.position.path} failed.`, { domain: 'external', retryable: true, cause: error })
+        this.changed()
+      },
+    )
+  }
+
+  /** Makes the chunk that is ready current, the unfinished record before it. False when there is none. */
+  private advance(): boolean {
+    const chunk = this.ready
+    if (chunk === null) return false
+    this.ready = null
+    const old = this.window
+    const rest = this.filled - this.at
+    const scannedRest = this.scanned - this.at
+    if (rest <= HEADROOM_BYTES) {
+      this.window = chunk.window
+      old.copy(this.window, HEADROOM_BYTES - rest, this.at, this.filled)
+      this.at = HEADROOM_BYTES - rest
+      this.filled = HEADROOM_BYTES + chunk.length
+      if (old.length === HEADROOM_BYTES + CHUNK_BYTES + PADDING_BYTES) this.spare = old
+    } else {
+      const capacity = this.at + rest + chunk.length + PADDING_BYTES
+      // Doubling keeps the copying of a long record linear.
+      const grown = capacity <= old.length ? old : Buffer.alloc(2 * (rest + chunk.length) + PADDING_BYTES)
+      if (grown !== old) {
+        old.copy(grown, 0, this.at, this.filled)
+        this.filled = rest
+        this.at = 0
+      }
+      chunk.window.copy(grown, this.filled, HEADROOM_BYTES, HEADROOM_BYTES + chunk.length)
+      this.filled += chunk.length
+      this.window = grown
+      this.spare = chunk.window
+    }
+    this.scanned = this.at + scannedRest
+    this.readAhead()
+    return true
+  }
+
+  /** Null when the window holds no complete line. */
+  private takeLines(rowsMax: number): Take | null {
+    if (this.at === this.filled) return null
+    let limit = this.window.lastIndexOf(0x0a, this.filled - 1) + 1
+    if (limit <= this.at) {
+      if (!this.atEnd) {
+        this.keepOversize(this.filled)
+        return null
+      }
+      // The last line of a file may lack its newline; the padding has room for one.
+      this.window[this.filled] = 0x0a
+      limit = this.filled + 1
+    }
+    if (this.oversize !== null) {
+      const end = this.window.indexOf(0x0a, this.at)
+      this.keepOversize(end)
+      this.rejectOversize()
+      this.moveTo(Math.min(end + 1, this.filled))
+      if (this.at === this.filled) return null
+      if (end + 1 === limit) return this.takeLines(rowsMax)
+    }
+    const base = this.offset - this.at
+    const batch = this.decoder.decodeLines(this.window, this.at, limit, rowsMax, (reason, start, end) =>
+      this.rejectRange(reason, base, start, end),
+    )
+    this.moveTo(Math.min(this.decoder.next, this.filled))
+    return batch.length === 0 ? this.takeLines(rowsMax) : this.taken(batch, base)
+  }
+
+  /** Null when the window holds no complete element. */
+  private takeElements(rowsMax: number): Take | null {
+    if (this.scanner.state === 'before') {
+      const bracket = this.window.indexOf(0x5b, this.at)
+      if (bracket < 0 || bracket >= this.filled) return null
+      this.moveTo(bracket + 1)
+      this.scanned = this.at
+      this.scanner.state = 'inside'
+    }
+    let count = 0
+    while (count < Math.min(rowsMax, BATCH_ROWS_MAX) && this.scanner.state === 'inside') {
+      const next = this.scanner.next(this.window, this.scanned, this.filled)
+      if (next < 0) {
+        this.scanned = this.filled
+        break
+      }
+      this.takeElement(count === 0 ? this.at : this.scanned, this.scanner.end, next, count) && count++
+    }
+    return count > 0 ? this.decodeElements(count) : this.finishArray()
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * The environment: where a program begins, sets its job's options and runs it.
+ *
+ * Invariant: it touches nothing outside itself before `execute`.
+ */
+import { collectSink } from '../../connectors/collect/collect-sink.ts'
+import { collectionSource } from '../../connectors/collection/collection-source.ts'
+import { printSink } from '../../connectors/print/print-sink.ts'
+import type { JobGraph } from '../contract/job-graph.ts'
+import type { Source } from '../contract/source.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Schema } from '../core/schema.ts'
+import { type Duration, toMs } from '../core/time.ts'
+import type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
+import { CheckpointConfig } from './checkpoint-config.ts'
+import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
+import {
+  type ExecuteOptions,
+  executeProgram,
+  executionMode,
+  inheritedConfig,
+  type Program,
+  startEmbedded,
+} from './execution.ts'
+import { checkParallelism, GraphBuilder } from './graph-builder.ts'
+import type { JobSettings } from './job-settings.ts'
+import type { WatermarkStrategy } from './watermark-strategy.ts'
+
+/** Name of a job whose program gives none. */
+const NAME_DEFAULT = 'Millrace job'
+
+export class StreamExecutionEnvironment {
+  /** The `--set KEY=VALUE` pairs. */
+  readonly config: Readonly<Record<string, string | undefined>>
+  private readonly configPairs: Readonly<Record<string, string>>
+  private builder = new GraphBuilder()
+  private readonly checkpointConfig = new CheckpointConfig()
+  private parallelism: number | null = null
+  private restart: RestartStrategy | null = null
+  private stateBackend: StateBackendName | null = null
+
+  private constructor(config: Readonly<Record<string, string>>) {
+    this.config = config
+    this.configPairs = config
+  }
+
+  /** A new environment; its `config` comes from the command line where there is one. */
+  static getExecutionEnvironment(): StreamExecutionEnvironment {
+    return new StreamExecutionEnvironment(inheritedConfig())
+  }
+
+  /** A new environment with a given `config`, whatever the command line says. */
+  static createEnvironment(config: Readonly<Record<string, string>> = {}): StreamExecutionEnvironment {
+    return new StreamExecutionEnvironment(config)
+  }
+
+  /** Default number of subtasks of an operator. `--parallelism` overrides it. */
+  setParallelism(parallelism: number): this {
+    this.parallelism = checkParallelism(parallelism)
+    return this
+  }
+
+  /** Takes a checkpoint every `interval`. */
+  enableCheckpointing(interval: Duration | number): this {
+    this.checkpointConfig.setCheckpointInterval(toMs(interval))
+    return this
+  }
+
+  getCheckpointConfig(): CheckpointConfig {
+    return this.checkpointConfig
+  }
+
+  /** Without one, a job with checkpoints restarts up to 10 times, 1 s apart, and one without never. */
+  setRestartStrategy(strategy: RestartStrategy): this {
+    this.restart = strategy
+    return this
+  }
+
+  /** Where keyed state is kept: `memory` unless told. Throws `STATE_BACKEND_UNKNOWN`. */
+  setStateBackend(backend: StateBackendName): this {
+    if (backend !== 'memory' && backend !== 'rocksdb') {
+      throw new MillraceError('STATE_BACKEND_UNKNOWN', `There is no state backend ${JSON.stringify(backend)}.`, {
+        hint: 'Use "memory" or "rocksdb".',
+      })
+    }
+    this.stateBackend = backend
+    return this
+  }
+
+  /** Begins a stream. Without a strategy event times are the source's own, and there are no watermarks. */
+  fromSource<T>(
+    source: Source<T>,
+    watermarks?: WatermarkStrategy<NoInfer<T>>,
+    name = `Source: ${source.kind}`,
+  ): SingleOutputStreamOperator<T> {
+    const node = this.builder.add({
+      name,
+      outputSchema: source.schema,
+      inputs: [],
+      body: { role: 'source', source: source as Source, watermarks: watermarks?.toPlan(source.schema) ?? null },
+    })
+    return new SingleOutputStreamOperator<T>(this.home(), node, source.schema)
+  }
+
+  /** Flink's older name: begin a stream, and call `assignTimestampsAndWatermarks` on it. */
+  addSource<T>(source: Source<T>, name?: string): SingleOutputStreamOperator<T> {
+    return name === undefined ? this.fromSource(source) : this.fromSource(source, undefined, name)
+  }
+
+  /** A bounded stream of these elements, in order, read by one subtask. */
+  fromElements<T>(...elements: readonly T[]): SingleOutputStreamOperator<T> {
+    return this.fromCollection(elements)
+  }
+
+  /** A bounded stream of these elements, in order, read by one subtask. `schema` gives them columns. */
+  fromCollection<T>(
+    elements: readonly T[],
+    options?: { readonly schema: Schema<NoInfer<T>> },
+  ): SingleOutputStreamOperator<T> {
+    const source = collectionSource<T>(elements, options as { readonly schema: Schema<T> } | undefined)
+    return this.fromSource(source, undefined, 'Source: Collection').setParallelism(1)
+  }
+
+  /**
+   * Runs the job and waits for its end; rejects with the cause when it fails. At the top level of the
+   * program that Node was started with, worker threads import that program again, and stop here.
+   */
+  execute(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<JobResult> {
+    // Before any await: the mode is read from the stack.
+    const mode = executionMode()
+    return this.run(name, (program) => executeProgram(program, this.configPairs, mode, options))
+  }
+
+  /** Starts the job without waiting for its end. Subtasks run on the calling thread unless `module` is given. */
+  executeAsync(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<RunningJob> {
+    return this.run(name, (program) => startEmbedded(program, this.configPairs, options))
+  }
+
+  private async run<R>(name: string, start: (program: Program) => Promise<R>): Promise<R> {
+    const program: Program = { name, graph: this.getGraph(), settings: this.getSettings() }
+    // What comes after belongs to another job.
+    this.builder = new GraphBuilder()
+    return start(program)
+  }
+
+  /** The graph of what was declared so far. Throws as `GraphBuilder.build`. */
+  getGraph(): JobGraph {
+    return this.builder.build()
+  }
+
+  getSettings(): JobSettings {
+    return {
+      parallelism: this.parallelism,
+      checkpointIntervalMs: this.checkpointConfig.checkpointIntervalMs,
+      checkpointTimeoutMs: this.checkpointConfig.checkpointTimeoutMs,
+      checkpointDirectory: this.checkpointConfig.checkpointStorage,
+      stateBackend: this.stateBackend,
+      restart: this.restart,
+    }
+  }
+
+  private home(): StreamHome {
+    return { builder: this.builder, printSink, collect: (stream) => this.collect(stream) }
+  }
+
+  private async collect<T>(stream: DataStream<T>): Promise<T[]> {
+    const sink = collectSink<T>()
+    new DataStreamSink(stream.addNode('Collect', stream.schema, { role: 'sink', sink })).setParallelism(1)
+    await this.run('Collect', async (program) => (await startEmbedded(program, this.configPairs)).done)
+    return sink.rows()
+  }
+}

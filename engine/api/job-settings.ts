@@ -1,0 +1,64 @@
+/**
+ * What an environment asks for, and how the command line overrides it: the way to `JobOptions`.
+ *
+ * Order of precedence: flags, then the program's settings, then defaults.
+ */
+import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
+import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
+import type { RunFlags } from './run-flags.ts'
+
+/** Null means that the program did not say. */
+export interface JobSettings {
+  readonly parallelism: number | null
+  readonly checkpointIntervalMs: number | null
+  readonly checkpointTimeoutMs: number
+  readonly checkpointDirectory: string | null
+  readonly stateBackend: StateBackendName | null
+  readonly restart: RestartStrategy | null
+}
+
+/** How a job is placed: worker threads that import `moduleUrl`, or the calling thread. */
+export interface Placement {
+  readonly workers: number
+  readonly moduleUrl: string | null
+}
+
+const STATE_MEMORY_BYTES = 512 * 1_048_576
+
+/** With checkpoints a failure restarts the job ten times, without them it ends the job. */
+const RESTART_DEFAULT: RestartStrategy = { attempts: 10, delayMs: 1_000 }
+const RESTART_NEVER: RestartStrategy = { attempts: 0, delayMs: 0 }
+
+/** Placement of a job whose module worker threads may import; `cores` is the default of `--workers`. */
+export function threadsPlacement(flags: RunFlags, moduleUrl: string, cores: number): Placement {
+  const workers = flags.workers ?? cores
+  return { workers, moduleUrl: workers === 0 ? null : moduleUrl }
+}
+
+export function toJobOptions(
+  name: string,
+  settings: JobSettings,
+  flags: RunFlags,
+  placement: Placement,
+  onEvent: JobOptions['onEvent'],
+): JobOptions {
+  const checkpointIntervalMs = flags.checkpointIntervalMs ?? settings.checkpointIntervalMs
+  return {
+    name,
+    parallelism: flags.parallelism ?? settings.parallelism ?? Math.max(1, placement.workers),
+    workers: placement.workers,
+    moduleUrl: placement.moduleUrl,
+    checkpointIntervalMs,
+    checkpointTimeoutMs: settings.checkpointTimeoutMs,
+    checkpointDirectory: flags.checkpointDirectory ?? settings.checkpointDirectory,
+    stateBackend: flags.stateBackend ?? settings.stateBackend ?? 'memory',
+    restore: flags.restore,
+    allowNonRestoredState: flags.allowNonRestoredState,
+    acceptDuplicates: flags.acceptDuplicates,
+    restart: settings.restart ?? (checkpointIntervalMs === null ? RESTART_NEVER : RESTART_DEFAULT),
+    keyGroups: DEFAULT_KEY_GROUPS,
+    stateMemoryBytes: STATE_MEMORY_BYTES,
+    config: flags.config,
+    onEvent,
+  }
+}

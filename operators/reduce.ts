@@ -1,0 +1,90 @@
+/**
+ * Keyed rolling reduce: each row updates its key's value, and every update is emitted.
+ *
+ * Results carry the event time of the row that made them. State is one object a key. An emitted row
+ * without a schema is the very object that state holds, so it is copied where a reduce function may
+ * change it: the first of a key, and whenever the function returned the object it was given.
+ */
+import type { ReduceFunction } from '../engine/contract/functions.ts'
+import type { StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import { BATCH_ROWS_MAX, type Batch } from '../engine/core/batch.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
+import { RowCollector } from './collector.ts'
+import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
+
+export interface ReduceOptions {
+  /** Of the reduced rows. */
+  readonly codec: ValueCodec
+  /** Schema of rows and results alike; opaque values without one. */
+  readonly outputSchema?: Schema
+}
+
+export function reduceOperator<T>(reduce: ReduceFunction<T>, options: ReduceOptions): Operator {
+  return new ReduceOperator(reduce as ReduceFunction<unknown>, options)
+}
+
+class ReduceOperator implements Operator {
+  private readonly reduce: ReduceFunction<unknown>
+  private readonly codec: ValueCodec
+  private readonly collector: RowCollector
+  private readonly copies: boolean
+  private readonly slots = new Int32Array(BATCH_ROWS_MAX)
+  private name = ''
+  private rows!: RowSource
+  private table!: StateTable
+
+  constructor(reduce: ReduceFunction<unknown>, options: ReduceOptions) {
+    this.reduce = reduce
+    this.codec = options.codec
+    this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
+    this.copies = (options.outputSchema ?? OPAQUE_SCHEMA).isOpaque
+  }
+
+  open(context: OperatorContext): void {
+    this.name = context.name
+    this.rows = new RowSource(context)
+    this.table = context.keyed.table({ name: 'reduced', version: 1, layout: { kind: 'object', codec: this.codec } })
+  }
+
+  process(batch: Batch, from: number, output: Output): number {
+    const { keys, length } = batch
+    if (keys === null) {
+      throw new MillraceError('STATE_NOT_KEYED', 'A reduce operator got rows without keys.', { domain: 'internal' })
+    }
+    if (output.blocked) return from
+    const read = this.rows.readerOf(batch)
+    const { reduce, collector, slots } = this
+    const segment = this.table.segment(0)
+    const rows = new Int32Array(length - from)
+    for (let j = 0; j < rows.length; j++) rows[j] = from + j
+    segment.upsert(keys, rows, rows.length, slots)
+    const { objects } = segment
+    try {
+      for (let j = 0; j < rows.length; j++) {
+        const before = objects[slots[j]]
+        const row = read(batch, from + j)
+        const after = before === undefined ? row : reduce(before, row)
+        if (isPromise(after)) throw asyncFunctionError(this.name)
+        objects[slots[j]] = after
+        const isShared = this.copies && (before === undefined || after === before)
+        collector.add(isShared ? this.copyOf(after) : after, batch.eventTime[from + j], output)
+      }
+    } catch (error) {
+      throw userFunctionError(error, this.name)
+    }
+    collector.flush(output)
+    return length
+  }
+
+  private copyOf(value: unknown): unknown {
+    if (value === null || typeof value !== 'object') return value
+    const encoded = this.codec.encode(value)
+    return this.codec.decode(encoded, 0, encoded.length)
+  }
+
+  advanceWatermark(): boolean {
+    return true
+  }
+}
