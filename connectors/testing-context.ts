@@ -110,7 +110,12 @@ export interface ReadResult {
 /** Opens a reader on `splits` (all of the source's by default) and reads until the end or `rowsWanted` rows. */
 export async function readRows<T>(
   source: Source<T>,
-  options: { splits?: readonly SplitState[]; rowsWanted?: number; rowsMax?: number; onBatch?: (batch: Batch, reader: SourceReader) => void } = {},
+  options: {
+    splits?: readonly SplitState[]
+    rowsWanted?: number
+    rowsMax?: number
+    onBatch?: (batch: Batch, reader: SourceReader) => void
+  } = {},
 ): Promise<ReadResult> {
   const context = new TestReaderContext()
   const splits = options.splits ?? (await source.splits({ worker: context.worker }))
@@ -120,19 +125,22 @@ export async function readRows<T>(
   const rows: unknown[] = []
   const eventTimes: number[] = []
   let ended = false
-  await reader.open(splits)
-  while (rows.length < wanted && !ended) {
-    const polled = reader.poll(Math.min(options.rowsMax ?? 2_048, wanted - rows.length))
-    if (polled.kind === 'pending') await context.woke()
-    else if (polled.kind === 'end') ended = true
-    else {
-      for (let i = 0; i < polled.batch.length; i++) rows.push(read(polled.batch, i))
-      eventTimes.push(...polled.batch.eventTime)
-      options.onBatch?.(polled.batch, reader)
+  try {
+    await reader.open(splits)
+    while (rows.length < wanted && !ended) {
+      const polled = reader.poll(Math.min(options.rowsMax ?? 2_048, wanted - rows.length))
+      if (polled.kind === 'pending') await context.woke()
+      else if (polled.kind === 'end') ended = true
+      else {
+        for (let i = 0; i < polled.batch.length; i++) rows.push(read(polled.batch, i))
+        eventTimes.push(...polled.batch.eventTime)
+        options.onBatch?.(polled.batch, reader)
+      }
     }
+  } finally {
+    await reader.close()
   }
   const positions = JSON.parse(JSON.stringify(reader.snapshot())) as SplitState[]
-  await reader.close()
   return { rows, eventTimes, letters: context.letters, ended, positions }
 }
 
@@ -213,7 +221,8 @@ export async function testWriterContext(
     worker: testWorker(),
     schema,
     scratchDirectory,
-    createOutbox: () => new FileOutbox(checkpointDirectory, `${options.sinkId ?? 'sink'}-${subtask}-${attempt}-${outboxes++}`),
+    createOutbox: () =>
+      new FileOutbox(checkpointDirectory, `${options.sinkId ?? 'sink'}-${subtask}-${attempt}-${outboxes++}`),
     wake: () => {
       for (const waiter of waiters) waiter()
       waiters = []

@@ -4,9 +4,10 @@
  * A flight becomes a learning event: the session is its origin airport, the client its destination, and
  * it succeeded when it was at most 15 minutes late.
  */
-import { readFileSync } from 'node:fs'
+import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
-import { type RowOf, schema, t } from 'millrace'
+import { join } from 'node:path'
+import { MillraceError, type RowOf, schema, t } from 'millrace'
 
 const fields = {
   eventId: t.string(),
@@ -47,9 +48,18 @@ export function learningEventOf(flight: Flight, index: number): LearningEvent {
   }
 }
 
+/** The data files are not among the package's exports, so its directory is looked for. */
+function findPackage(name: string): string {
+  const candidates = createRequire(import.meta.url).resolve.paths(name) ?? []
+  const found = candidates.map((path) => join(path, name)).find((path) => existsSync(path))
+  if (found !== undefined) return found
+  throw new MillraceError('PACKAGE_MISSING', `The package ${name} is not installed.`, { hint: `Run npm install ${name}.` })
+}
+
 /** Path of the 20,000 flights that the package vega-datasets ships. */
 export function flightsPath(): string {
-  return createRequire(import.meta.url).resolve('vega-datasets/data/flights-20k.json')
+  const directory = findPackage('vega-datasets')
+  return join(directory, 'data', 'flights-20k.json')
 }
 
 export function flightEvents(path: string = flightsPath()): LearningEvent[] {

@@ -4,9 +4,10 @@
  * Watermarks from upstream end here, except the last one of bounded input. Only the engine sends
  * watermarks on, so it asks `currentWatermark` after each call.
  */
-import type { WatermarkGenerator, WatermarkPlan } from '../engine/core/graph.ts'
+
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { type Batch, sliceBatch, withEventTime } from '../engine/core/batch.ts'
+import type { WatermarkGenerator, WatermarkPlan } from '../engine/core/graph.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MAX } from '../engine/core/time.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'

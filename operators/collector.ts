@@ -6,8 +6,8 @@
  * call before they return.
  */
 import type { Output } from '../engine/contract/operator.ts'
-import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { BatchBuilder } from '../engine/core/rows.ts'
+import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 
 /** Collects rows for the main output, or for the side output `tag`. */
 export class RowCollector {
@@ -19,10 +19,15 @@ export class RowCollector {
     this.tag = tag
   }
 
-  /** Throws `ROW_INVALID` when the row does not fit the schema. */
-  add(row: unknown, eventTime: number, output: Output): void {
+  /**
+   * Appends a row and returns whether a full batch left, so that the output may be blocked now. Throws
+   * `ROW_INVALID` when the row does not fit the schema.
+   */
+  add(row: unknown, eventTime: number, output: Output): boolean {
     this.builder.append(row, eventTime)
-    if (this.builder.isFull) this.flush(output)
+    if (!this.builder.isFull) return false
+    this.flush(output)
+    return true
   }
 
   flush(output: Output): void {

@@ -36,13 +36,17 @@ class FlatMapOperator implements Operator {
     const read = this.rows.readerOf(batch)
     const { collector, fn, name } = this
     let time = Number.NaN
+    let emitted = true
     const collect = (result: unknown): void => {
       if (isPromise(result)) throw asyncFunctionError(name)
-      collector.add(result, time, output)
+      if (collector.add(result, time, output)) emitted = true
     }
     let i = from
     try {
-      for (; i < batch.length && !output.blocked; i++) {
+      for (; i < batch.length; i++) {
+        // The output can only become blocked by a batch that left.
+        if (emitted && output.blocked) break
+        emitted = false
         time = batch.eventTime[i]
         const results: unknown = fn(read(batch, i), collect)
         if (results === undefined) continue

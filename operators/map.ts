@@ -1,7 +1,8 @@
 /**
  * One result for each row.
  *
- * Rows keep their event time. Resumable between rows: it stops after a batch that blocked the output.
+ * Rows keep their event time. The results of a batch fit one batch, so a batch is taken as a whole or, when
+ * the output is blocked, not at all.
  */
 import type { MapFunction } from '../engine/contract/functions.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
@@ -32,12 +33,12 @@ class MapOperator implements Operator {
   }
 
   process(batch: Batch, from: number, output: Output): number {
+    if (output.blocked) return from
     const read = this.rows.readerOf(batch)
     const { eventTime } = batch
     const fn = this.fn
-    let i = from
     try {
-      for (; i < batch.length && !output.blocked; i++) {
+      for (let i = from; i < batch.length; i++) {
         const result = fn(read(batch, i))
         if (isPromise(result)) throw asyncFunctionError(this.name)
         this.collector.add(result, eventTime[i], output)
@@ -46,7 +47,7 @@ class MapOperator implements Operator {
       throw userFunctionError(error, this.name)
     }
     this.collector.flush(output)
-    return i
+    return batch.length
   }
 
   advanceWatermark(): boolean {

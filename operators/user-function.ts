@@ -63,7 +63,11 @@ export function isPromise(value: unknown): boolean {
 
 /** `ASYNC_FUNCTION`: a synchronous operator got a promise. */
 export function asyncFunctionError(operatorName: string): MillraceError {
-  return new MillraceError('ASYNC_FUNCTION', `The function of operator ${JSON.stringify(operatorName)} returned a promise.`, {
-    hint: 'Use the async operator (AsyncDataStream) for functions that wait, or return the value itself.',
-  })
+  return new MillraceError(
+    'ASYNC_FUNCTION',
+    `The function of operator ${JSON.stringify(operatorName)} returned a promise.`,
+    {
+      hint: 'Use the async operator (AsyncDataStream) for functions that wait, or return the value itself.',
+    },
+  )
 }

@@ -309,7 +309,10 @@ class WindowOperator implements Operator {
     this.nextDue = Number.POSITIVE_INFINITY
     for (const window of this.table.namespaces()) {
       const maxTimestamp = this.assigner.endOf(window) - 1
-      this.nextDue = Math.min(this.nextDue, maxTimestamp > this.watermark ? maxTimestamp : maxTimestamp + this.latenessMs)
+      this.nextDue = Math.min(
+        this.nextDue,
+        maxTimestamp > this.watermark ? maxTimestamp : maxTimestamp + this.latenessMs,
+      )
     }
   }
 

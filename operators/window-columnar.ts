@@ -282,7 +282,13 @@ class ResultBuilder {
     if (count === 0) return
     this.count = 0
     const key: Column = this.keysAreStrings
-      ? { kind: 'string', bytes: this.keyBytes.view(), starts: this.keyStarts, ends: this.keyEnds, nulls: this.keyNulls }
+      ? {
+          kind: 'string',
+          bytes: this.keyBytes.view(),
+          starts: this.keyStarts,
+          ends: this.keyEnds,
+          nulls: this.keyNulls,
+        }
       : { kind: 'opaque', values: this.keyValues, nulls: null }
     const columns: Column[] = [
       key,

@@ -139,7 +139,9 @@ class FunctionKernel implements WindowKernel {
     output: Output,
   ): void {
     try {
-      const elements = this.accumulation.results(this.valuesLiveOn ? this.copyOf(values.objects[at]) : values.objects[at])
+      const elements = this.accumulation.results(
+        this.valuesLiveOn ? this.copyOf(values.objects[at]) : values.objects[at],
+      )
       if (this.process === null) {
         for (const result of elements) {
           if (isPromise(result)) throw asyncFunctionError(this.name)
@@ -165,7 +167,12 @@ class FunctionKernel implements WindowKernel {
     return this.codec.decode(encoded, 0, encoded.length)
   }
 
-  private contextOf(key: unknown, window: FiringWindow, watermark: number, output: Output): ProcessWindowContext<unknown> {
+  private contextOf(
+    key: unknown,
+    window: FiringWindow,
+    watermark: number,
+    output: Output,
+  ): ProcessWindowContext<unknown> {
     return {
       key,
       window,

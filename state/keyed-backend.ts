@@ -141,12 +141,19 @@ export class KeyedBackend implements KeyedState {
   /** Appends all changes since the last cut: the synchronous part of a checkpoint. */
   captureDirty(into: WriteBatchBuilder): void {
     assert(!this.checkpointing, 'the last checkpoint is settled before the next cut')
-    this.restoredRows = null
+    this.forgetRestoredRows()
     this.checkpointing = true
     for (const table of this.tables.values()) {
       table.captureDeletions(into, true)
       for (const segment of table.segments.values()) segment.captureChanges(into, true)
     }
+  }
+
+  /** Rows of tables that nobody declared so far stay in the store; a late declaration reads them there. */
+  private forgetRestoredRows(): void {
+    if (this.restoredRows === null) return
+    this.restoredNamespaces = new Map([...this.restoredRows].map(([id, rows]) => [id, rows.namespaceSet()]))
+    this.restoredRows = null
   }
 
   /** The store holds what the last cut captured. */

@@ -24,6 +24,10 @@ export class RestoredRows {
     this.values.endRow()
   }
 
+  namespaceSet(): Set<number> {
+    return new Set(this.namespaces)
+  }
+
   loadInto(table: Table): void {
     for (let row = 0; row < this.keys.count; row++) {
       const from = this.keys.offsets[row]

@@ -64,8 +64,7 @@ export function jobPath(id) {
   return `/api/jobs/${encodeURIComponent(id)}`
 }
 
-async function readStream(id, onStatus) {
-  const abort = new AbortController()
+async function readStream(id, abort, onStatus) {
   let timer = setTimeout(() => abort.abort(), silenceMsMax)
   try {
     const response = await request(`${jobPath(id)}/events`, abort.signal)
@@ -92,7 +91,7 @@ async function readStream(id, onStatus) {
 
 /**
  * Follows the job that `pick(jobs)` names, for ever. `on.connection` gets `{ kind }`: `live`, `lost`
- * (with `retryAtMs`), `no-job` or `needs-token`; `on.jobs` the list; `on.status` each status.
+ * (with `retryAtMs`), `no-job` or `needs-token` (with `isRefused`); `on.jobs` the list; `on.status` each status.
  * The returned function tries again at once, for a new token or another job.
  */
 export function follow(pick, on) {
@@ -113,34 +112,38 @@ export function follow(pick, on) {
     const id = pick(jobs)
     if (id === null) {
       on.connection({ kind: 'no-job' })
+      await pause(pausesMs[1])
       return
     }
-    const switched = new Promise((resolve) => {
-      stopStream = resolve
-    })
-    let isCurrent = true
-    const stream = readStream(id, (status) => {
-      if (!isCurrent) return
-      failures = 0
-      on.status(status)
-      on.connection({ kind: 'live' })
-    })
-    try {
-      await Promise.race([stream, switched])
-    } finally {
-      isCurrent = false
-      stream.catch(() => {})
+    let isSwitching = false
+    const abort = new AbortController()
+    stopStream = () => {
+      isSwitching = true
+      abort.abort()
     }
+    try {
+      await readStream(id, abort, (status) => {
+        failures = 0
+        on.status(status)
+        on.connection({ kind: 'live' })
+      })
+    } catch (error) {
+      if (!isSwitching) throw error
+    }
+    if (!isSwitching) await pause(pausesMs[1])
   }
   const loop = async () => {
     for (;;) {
       try {
         await once()
-        await pause(pausesMs[1])
       } catch (error) {
         const ms = pausesMs[Math.min(failures++, pausesMs.length - 1)]
         const isLocked = error instanceof NeedsToken
-        on.connection(isLocked ? { kind: 'needs-token' } : { kind: 'lost', retryAtMs: Date.now() + ms })
+        on.connection(
+          isLocked
+            ? { kind: 'needs-token', isRefused: Boolean(storedToken()) }
+            : { kind: 'lost', retryAtMs: Date.now() + ms },
+        )
         await pause(isLocked ? 2 ** 30 : ms)
       }
     }

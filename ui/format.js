@@ -86,12 +86,20 @@ function iso(ms) {
 
 /** 2025-01-31 12:34:56, in UTC. */
 export function formatTime(ms) {
-  return iso(ms)?.replace('T', ' ').replace(/\.\d+Z$/, '') ?? unknown
+  return (
+    iso(ms)
+      ?.replace('T', ' ')
+      .replace(/\.\d+Z$/, '') ?? unknown
+  )
 }
 
 /** 12:34:56, in UTC. */
 export function formatClock(ms) {
-  return iso(ms)?.replace(/^.*T/, '').replace(/\.\d+Z$/, '') ?? unknown
+  return (
+    iso(ms)
+      ?.replace(/^.*T/, '')
+      .replace(/\.\d+Z$/, '') ?? unknown
+  )
 }
 
 /** At most `length` characters, the last of them an ellipsis where something was cut. */

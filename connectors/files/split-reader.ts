@@ -24,7 +24,10 @@ export const DEAD_LETTER_BYTES_MAX = 1_024 * 1_024
 
 export type RejectRecord = (reason: string, offset: number, bytes: Uint8Array) => void
 
-export type Take = { readonly kind: 'batch'; readonly batch: Batch; readonly offsets: Float64Array } | 'starved' | 'done'
+export type Take =
+  | { readonly kind: 'batch'; readonly batch: Batch; readonly offsets: Float64Array }
+  | 'starved'
+  | 'done'
 
 interface Chunk {
   window: Buffer
@@ -39,11 +42,13 @@ export class SplitReader {
   private readonly recordBytesMax: number
   private readonly reject: RejectRecord
   private readonly changed: () => void
-  private window = Buffer.alloc(0)
+  private window: Buffer = Buffer.alloc(0)
   private spare: Buffer | null = null
-  /** window[at, filled) is not yet decoded; window[at] is the byte `offset` of the file. */
+  /** window[at, filled) is not yet decoded. */
   private at = 0
   private filled = 0
+  /** File position of window[0]. */
+  private base: number
   private ready: Chunk | null = null
   private reading = false
   private readOffset: number
@@ -58,7 +63,14 @@ export class SplitReader {
   private readonly ends = new Int32Array(BATCH_ROWS_MAX)
   private readonly offsets = new Float64Array(BATCH_ROWS_MAX)
 
-  constructor(position: FilePosition, handle: FileHandle, decoder: JsonDecoder, recordBytesMax: number, reject: RejectRecord, changed: () => void) {
+  constructor(
+    position: FilePosition,
+    handle: FileHandle,
+    decoder: JsonDecoder,
+    recordBytesMax: number,
+    reject: RejectRecord,
+    changed: () => void,
+  ) {
     this.position = position
     this.handle = handle
     this.decoder = decoder
@@ -67,6 +79,7 @@ export class SplitReader {
     this.changed = changed
     this.offset = position.offset
     this.readOffset = position.offset
+    this.base = position.offset
     this.scanner = new ArrayScanner(position.offset > 0)
     this.readAhead()
   }
@@ -110,7 +123,11 @@ export class SplitReader {
       },
       (error: unknown) => {
         this.reading = false
-        this.error = new MillraceError('FILE_READ_FAILED', `Reading ${this.position.path} failed.`, { domain: 'external', retryable: true, cause: error })
+        this.error = new MillraceError('FILE_READ_FAILED', `Reading ${this.position.path} failed.`, {
+          domain: 'external',
+          retryable: true,
+          cause: error,
+        })
         this.changed()
       },
     )
@@ -124,6 +141,7 @@ export class SplitReader {
     const old = this.window
     const rest = this.filled - this.at
     const scannedRest = this.scanned - this.at
+    const fileAt = this.base + this.at
     if (rest <= HEADROOM_BYTES) {
       this.window = chunk.window
       old.copy(this.window, HEADROOM_BYTES - rest, this.at, this.filled)
@@ -144,38 +162,40 @@ export class SplitReader {
       this.window = grown
       this.spare = chunk.window
     }
-    this.scanned = this.at + scannedRest
+    this.base = fileAt - this.at
+    this.scanned = Math.max(this.at, this.at + scannedRest)
     this.readAhead()
     return true
   }
 
   /** Null when the window holds no complete line. */
   private takeLines(rowsMax: number): Take | null {
-    if (this.at === this.filled) return null
-    let limit = this.window.lastIndexOf(0x0a, this.filled - 1) + 1
-    if (limit <= this.at) {
-      if (!this.atEnd) {
-        this.keepOversize(this.filled)
-        return null
+    while (this.at < this.filled) {
+      let limit = this.window.lastIndexOf(0x0a, this.filled - 1) + 1
+      if (limit <= this.at) {
+        if (!this.atEnd) {
+          this.keepOversize(this.filled)
+          return null
+        }
+        // The last line of a file may lack its newline; the padding has room for one.
+        this.window[this.filled] = 0x0a
+        limit = this.filled + 1
       }
-      // The last line of a file may lack its newline; the padding has room for one.
-      this.window[this.filled] = 0x0a
-      limit = this.filled + 1
+      if (this.oversize !== null) {
+        const end = this.window.indexOf(0x0a, this.at)
+        this.keepOversize(end)
+        this.rejectOversize()
+        this.moveTo(Math.min(end + 1, this.filled))
+        continue
+      }
+      const base = this.base
+      const batch = this.decoder.decodeLines(this.window, this.at, limit, rowsMax, (reason, start, end) =>
+        this.rejectBytes(reason, base + start, this.window.subarray(start, end), end - start),
+      )
+      this.moveTo(Math.min(this.decoder.next, this.filled))
+      if (batch.length > 0) return this.taken(batch)
     }
-    if (this.oversize !== null) {
-      const end = this.window.indexOf(0x0a, this.at)
-      this.keepOversize(end)
-      this.rejectOversize()
-      this.moveTo(Math.min(end + 1, this.filled))
-      if (this.at === this.filled) return null
-      if (end + 1 === limit) return this.takeLines(rowsMax)
-    }
-    const base = this.offset - this.at
-    const batch = this.decoder.decodeLines(this.window, this.at, limit, rowsMax, (reason, start, end) =>
-      this.rejectRange(reason, base, start, end),
-    )
-    this.moveTo(Math.min(this.decoder.next, this.filled))
-    return batch.length === 0 ? this.takeLines(rowsMax) : this.taken(batch, base)
+    return null
   }
 
   /** Null when the window holds no complete element. */
@@ -189,13 +209,111 @@ export class SplitReader {
     }
     let count = 0
     while (count < Math.min(rowsMax, BATCH_ROWS_MAX) && this.scanner.state === 'inside') {
+      const first = this.scanner.isFirst
       const next = this.scanner.next(this.window, this.scanned, this.filled)
-      if (next < 0) {
-        this.scanned = this.filled
-        break
-      }
-      this.takeElement(count === 0 ? this.at : this.scanned, this.scanner.end, next, count) && count++
+      this.scanned = next < 0 ? this.filled : next
+      if (next < 0) break
+      count += this.addElement(this.scanner.end, count, first)
+      this.at = next
     }
-    return count > 0 ? this.decodeElements(count) : this.finishArray()
+    const base = this.base
+    const batch = this.decoder.decodeRanges(
+      this.window,
+      this.starts,
+      this.ends,
+      0,
+      count,
+      count,
+      (reason, start, end) => this.rejectBytes(reason, base + start, this.window.subarray(start, end), end - start),
+    )
+    if (this.scanner.state === 'after') this.finishArray()
+    else if (count === 0 && this.atEnd) this.rejectUnclosed()
+    else if (this.oversize === null) this.offset = this.base + this.at
+    if (count === 0 && this.at < this.filled) this.keepOversize(this.filled)
+    return batch.length > 0 ? this.taken(batch) : count > 0 ? this.takeElements(rowsMax) : null
   }
+
+  /** Notes the element window[at, end) as range `index`; returns 1, or 0 when it is not one to decode. */
+  private addElement(end: number, index: number, isFirst: boolean): number {
+    if (this.oversize !== null) {
+      this.keepOversize(end)
+      this.rejectOversize()
+      return 0
+    }
+    const start = trimStart(this.window, this.at, end)
+    const trimmed = trimEnd(this.window, start, end)
+    if (start === trimmed) {
+      const isEmptyArray = isFirst && this.scanner.state === 'after'
+      if (!isEmptyArray) this.rejectBytes('An element of the array is empty.', this.base + start, new Uint8Array(0), 0)
+      return 0
+    }
+    this.starts[index] = start
+    this.ends[index] = trimmed
+    // The byte behind was scanned already; a zero there lets the decoder take its quick path.
+    this.window[trimmed] = 0
+    return 1
+  }
+
+  /** Behind the closing bracket only white space may follow. */
+  private finishArray(): void {
+    const start = trimStart(this.window, this.at, this.filled)
+    if (start < this.filled) {
+      const rest = this.window.subarray(start, this.filled)
+      this.rejectBytes('Data after the end of the array.', this.base + start, rest, rest.length)
+    }
+    this.at = this.filled
+    this.offset = this.position.end
+  }
+
+  private rejectUnclosed(): void {
+    const rest = this.window.subarray(this.at, this.filled)
+    this.rejectBytes('The file ends before the array is closed.', this.base + this.at, rest, rest.length)
+    this.at = this.filled
+    this.offset = this.position.end
+  }
+
+  private taken(batch: Batch): Take {
+    const { recordStarts } = this.decoder
+    for (let i = 0; i < batch.length; i++) this.offsets[i] = this.base + recordStarts[i]!
+    return { kind: 'batch', batch, offsets: this.offsets.subarray(0, batch.length) }
+  }
+
+  private moveTo(at: number): void {
+    this.at = at
+    this.offset = this.base + at
+  }
+
+  /** When the unfinished record is too long, keeps its first bytes and drops window[at, end). */
+  private keepOversize(end: number): void {
+    if (this.oversize === null) {
+      if (end - this.at <= this.recordBytesMax) return
+      this.oversize = Uint8Array.prototype.slice.call(
+        this.window,
+        this.at,
+        Math.min(end, this.at + DEAD_LETTER_BYTES_MAX),
+      )
+      this.oversizeBytes = 0
+    }
+    this.oversizeBytes += end - this.at
+    this.at = end
+  }
+
+  private rejectOversize(): void {
+    const reason = `The record has ${this.oversizeBytes} bytes, more than the ${this.recordBytesMax} allowed.`
+    this.rejectBytes(reason, this.offset, this.oversize!, this.oversizeBytes)
+    this.oversize = null
+  }
+
+  private rejectBytes(reason: string, offset: number, bytes: Uint8Array, length: number): void {
+    const kept = Math.min(bytes.length, DEAD_LETTER_BYTES_MAX)
+    const note = length > kept ? ` Only the first ${kept} of ${length} bytes are kept.` : ''
+    this.reject(`${reason}${note}`, offset, Uint8Array.prototype.slice.call(bytes, 0, kept))
+  }
+}
+
+function truncated(path: string, at: number): MillraceError {
+  return new MillraceError('FILE_TRUNCATED', `${path} ended at byte ${at}, earlier than when the job started.`, {
+    domain: 'external',
+    hint: 'Files must not change while a bounded job reads them.',
+  })
 }

@@ -4,24 +4,26 @@
  */
 import type { BuiltInAggregate } from '../contract/functions.ts'
 
-/** A built-in aggregate; `F` is the field that it needs, `R` what it results in. */
-export type TypedAggregate<F extends string = string, R = unknown> = BuiltInAggregate & {
-  /** Type only; never set. */
-  readonly needs?: F
-  /** Type only; never set. */
-  readonly result?: R
+/** A built-in aggregate that needs the field `F`. */
+export type FieldAggregate<F extends string> = {
+  readonly kind: 'sum' | 'min' | 'max' | 'avg'
+  readonly field: F
+}
+
+export interface CountAggregate {
+  readonly kind: 'count'
 }
 
 /** Rows of the window. */
-export const count = (): TypedAggregate<never, number> => ({ kind: 'count' })
+export const count = (): CountAggregate => ({ kind: 'count' })
 /** Sum of the values that are not NULL; NULL when there are none. */
-export const sum = <F extends string>(field: F): TypedAggregate<F, number> => ({ kind: 'sum', field })
+export const sum = <F extends string>(field: F): FieldAggregate<F> => ({ kind: 'sum', field })
 /** Smallest value that is not NULL; NULL when there are none. */
-export const min = <F extends string>(field: F): TypedAggregate<F, number> => ({ kind: 'min', field })
+export const min = <F extends string>(field: F): FieldAggregate<F> => ({ kind: 'min', field })
 /** Greatest value that is not NULL; NULL when there are none. */
-export const max = <F extends string>(field: F): TypedAggregate<F, number> => ({ kind: 'max', field })
+export const max = <F extends string>(field: F): FieldAggregate<F> => ({ kind: 'max', field })
 /** Mean of the values that are not NULL; NULL when there are none. */
-export const avg = <F extends string>(field: F): TypedAggregate<F, number> => ({ kind: 'avg', field })
+export const avg = <F extends string>(field: F): FieldAggregate<F> => ({ kind: 'avg', field })
 
 /** Names of fields that hold numbers, NULL allowed. */
 export type NumericField<T> = {
@@ -29,10 +31,18 @@ export type NumericField<T> = {
 }[keyof T & string]
 
 /** Result columns by name, over rows of `T`. */
-export type AggregateRecord<T> = Readonly<Record<string, TypedAggregate<NumericField<T>, unknown>>>
+export type AggregateRecord<T> = Readonly<Record<string, CountAggregate | FieldAggregate<NumericField<T>>>>
 
-/** Row of results of an aggregate record. */
-export type AggregateRow<A> = { [N in keyof A]: A[N] extends TypedAggregate<string, infer R> ? R : never }
+/** Results of an aggregate record over rows of `T`: numbers, NULL only where the field may be NULL. */
+export type AggregateRow<T, A> = {
+  [N in keyof A]: A[N] extends FieldAggregate<infer F>
+    ? F extends keyof T
+      ? null extends T[F]
+        ? number | null
+        : number
+      : never
+    : number
+}
 
 export function isAggregateRecord(value: object): value is Readonly<Record<string, BuiltInAggregate>> {
   const prototype = Object.getPrototypeOf(value) as unknown

@@ -6,7 +6,6 @@
  * others and two extend the first.
  */
 import type {
-  AggregateFunction,
   FilterFunction,
   FlatMapFunction,
   KeyedProcessFunction,
@@ -31,7 +30,7 @@ import {
   type Upstream,
 } from './graph-builder.ts'
 import { type KeyField, keysFactory } from './key-selectors.ts'
-import { makeOperator } from './operators.ts'
+import { makeOperator, type OperatorFactory } from './operators.ts'
 import { type KeyedProcessFunctionOrFactory, processFunctionFactory } from './process-functions.ts'
 import type { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
 import { WatermarkStrategy } from './watermark-strategy.ts'
@@ -76,7 +75,7 @@ export class DataStream<T> {
   map<R>(fn: MapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   map<R>(fn: MapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.step('Map', output, makeOperator.map(fn, this.schema, output))
+    return this.step('Map', output, makeOperator.map(fn, output))
   }
 
   /** Any number of results for each element: return them, or pass each to `collect`. */
@@ -84,30 +83,32 @@ export class DataStream<T> {
   flatMap<R>(fn: FlatMapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   flatMap<R>(fn: FlatMapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.step('Flat Map', output, makeOperator.flatMap(fn, this.schema, output))
+    return this.step('Flat Map', output, makeOperator.flatMap(fn, output))
   }
 
   /** Keeps the elements for which `predicate` is true. */
   filter<S extends T>(predicate: (value: T) => value is S): SingleOutputStreamOperator<S>
   filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T>
   filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T> {
-    return this.step('Filter', this.schema, makeOperator.filter(predicate, this.schema))
+    return this.step('Filter', this.schema, makeOperator.filter(predicate))
   }
 
   /** Brings elements with the same value of a field together. */
-  keyBy<F extends KeyField<T>>(field: F): KeyedStream<T, T[F] & Key>
+  keyBy<F extends KeyField<T>>(field: F): KeyedStream<T, Extract<T[F], Key>>
   /** Brings elements with the same key together. Keys are compared by value; arrays are composite keys. */
   keyBy<K extends Key>(selector: KeySelector<T, K>): KeyedStream<T, K>
   keyBy(selector: string | KeySelector<T, Key>): KeyedStream<T, Key> {
     const createKeys = keysFactory(this.schema, selector)
-    return new KeyedStream<T, Key>(this.home, this.through('hash', createKeys), this.schema)
+    const field = this.schema.isOpaque ? undefined : this.schema.fields.find((known) => known.name === selector)
+    const keyKind = field?.kind === 'string' ? 'string' : 'opaque'
+    return new KeyedStream<T, Key>(this.home, this.through('hash', createKeys), this.schema, keyKind)
   }
 
   /** This stream and others of the same schema as one. Elements of different streams mix in any order. */
   union(...others: readonly DataStream<T>[]): DataStream<T> {
     const all: Upstream[] = [...this.upstreams]
     for (const other of others) {
-      if (other.home !== this.home) {
+      if (other.home.builder !== this.home.builder) {
         throw new MillraceError('UNION_INVALID', 'Streams of different environments cannot be united.')
       }
       if (describeSchema(other.schema) !== describeSchema(this.schema)) {
@@ -119,7 +120,7 @@ export class DataStream<T> {
       }
       all.push(...other.upstreams)
     }
-    if (new Set(all.map((up) => up.from)).size !== all.length && others.includes(this)) {
+    if (all.some((a, i) => all.findIndex((b) => b.from === a.from && b.sideTag === a.sideTag) !== i)) {
       throw new MillraceError('UNION_INVALID', 'A stream cannot be united with itself.', {
         hint: 'Use flatMap to repeat elements.',
       })
@@ -203,11 +204,7 @@ export class DataStream<T> {
     return new SingleOutputStreamOperator<R>(this.home, this.addNode(name, output, body), output)
   }
 
-  private step<R>(
-    name: string,
-    output: Schema<R>,
-    create: ReturnType<typeof makeOperator.filter>,
-  ): SingleOutputStreamOperator<R> {
+  private step<R>(name: string, output: Schema<R>, create: OperatorFactory): SingleOutputStreamOperator<R> {
     return this.add(name, output, { role: 'operator', isKeyed: false, create })
   }
 }
@@ -256,8 +253,16 @@ export class SingleOutputStreamOperator<T> extends DataStream<T> {
 
 /** A stream whose elements with the same key meet in one subtask. Keys end with the next operator. */
 export class KeyedStream<T, K extends Key> extends DataStream<T> {
+  /** @internal Kind of a column that holds the key. */
+  readonly keyKind: 'string' | 'opaque'
   /** Type only; never set. */
   declare readonly key?: K
+
+  /** @internal */
+  constructor(home: StreamHome, upstreams: readonly Upstream[], schema: Schema<T>, keyKind: 'string' | 'opaque') {
+    super(home, upstreams, schema)
+    this.keyKind = keyKind
+  }
 
   /** Groups elements of a key by event time. */
   window(assigner: WindowAssigner): WindowedStream<T, K> {
@@ -267,12 +272,6 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
   /** Emits the running reduction of each key after every element. */
   reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T> {
     return this.addKeyed('Reduce', this.schema, makeOperator.reduce(fn, this.schema))
-  }
-
-  /** Emits the running result of each key after every element. */
-  aggregate<Acc, R>(fn: AggregateFunction<T, Acc, R>): SingleOutputStreamOperator<R> {
-    const output = OPAQUE_SCHEMA as Schema<R>
-    return this.addKeyed('Aggregate', output, makeOperator.keyedAggregate(fn, this.schema))
   }
 
   /**
@@ -286,16 +285,19 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
       R
     >
     const output = OPAQUE_SCHEMA as Schema<R>
-    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(create, this.schema))
+    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(create))
   }
 
   /** @internal */
   addKeyed<R>(
     name: string,
     output: Schema<R>,
-    create: ReturnType<typeof makeOperator.filter>,
+    create: OperatorFactory,
+    side: { readonly tag: string; readonly schema: Schema } | null = null,
   ): SingleOutputStreamOperator<R> {
-    return this.add(name, output, { role: 'operator', isKeyed: true, create })
+    const node = this.addNode(name, output, { role: 'operator', isKeyed: true, create })
+    if (side !== null) node.sideSchemas.set(side.tag, side.schema)
+    return new SingleOutputStreamOperator<R>(this.home, node, output)
   }
 }
 

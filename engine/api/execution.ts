@@ -66,7 +66,13 @@ export function inheritedConfig(): Readonly<Record<string, string>> {
   const bootstrap = workerBootstrap()
   if (bootstrap !== null) return bootstrap.config
   const mode = executionMode()
-  return mode.kind === 'program' ? parseRunFlags(mode.args.filter((arg) => arg !== '--help')).config : {}
+  if (mode.kind !== 'program') return {}
+  try {
+    return parseRunFlags(mode.args).config
+  } catch {
+    // Wrong flags are reported by `execute`, where the process can still end with the right exit code.
+    return {}
+  }
 }
 
 /** Starts a job and returns without waiting for its end. Never resolves in a worker thread. */
@@ -100,15 +106,37 @@ export async function executeProgram(
   }
   const context = launchContext()
   context.launches++
-  const flags = parseRunFlags(options.args ?? mode.args)
   // Workers of a second job would stop at the first `execute` of the file: it gets no threads.
-  const isFirst = context.launches === 1
-  const placement = isFirst
-    ? threadsPlacement(flags, mode.moduleUrl, availableParallelism())
-    : { workers: 0, moduleUrl: null }
-  const { runProgram } = await import('../../cli/run-program.ts')
-  const notice = isFirst ? null : 'A second execute in one file runs on the main thread; use one file a job.'
-  return runProgram({ ...program, flags: { ...flags, config: { ...config, ...flags.config } }, placement, notice })
+  const result = runFromFile(program, config, mode, options, context.launches === 1)
+  context.running.push(result)
+  return result
+}
+
+async function runFromFile(
+  program: Program,
+  config: Readonly<Record<string, string>>,
+  mode: { readonly moduleUrl: string; readonly args: readonly string[] },
+  options: ExecuteOptions,
+  isFirst: boolean,
+): Promise<JobResult> {
+  // Loaded lazily and only here: a job inside a service needs no dashboard and no signal handlers.
+  const { exitOnUsageError, runProgram } = await import('../../cli/run-program.ts')
+  try {
+    const flags = parseRunFlags(options.args ?? mode.args)
+    const placement = isFirst
+      ? threadsPlacement(flags, mode.moduleUrl, availableParallelism())
+      : { workers: 0, moduleUrl: null }
+    const notice = isFirst ? null : 'a second execute in one file runs on the main thread; use one file a job'
+    return await runProgram({
+      ...program,
+      flags: { ...flags, config: { ...config, ...flags.config } },
+      placement,
+      notice,
+    })
+  } catch (error) {
+    await exitOnUsageError(error)
+    throw error
+  }
 }
 
 /** Runs a `job(...)` as the process's program; resolves to the exit code. Prints errors itself. */
@@ -118,13 +146,12 @@ export async function runAsProgram(options: {
   readonly args: readonly string[]
   readonly moduleUrl: string
 }): Promise<number> {
-  const { exitCodeOf } = await import('../../cli/run-program.ts')
+  const { exitCodeOf, runProgram } = await import('../../cli/run-program.ts')
   return exitCodeOf(async () => {
     launchContext().launches++
     const flags = parseRunFlags(options.args)
     const { graph, settings } = options.build(flags.config)
     const placement = threadsPlacement(flags, options.moduleUrl, availableParallelism())
-    const { runProgram } = await import('../../cli/run-program.ts')
     await runProgram({ name: options.name, graph, settings, flags, placement, notice: null })
   })
 }

@@ -24,7 +24,9 @@ export class JobDefinition {
 
   constructor(name: string, define: (env: StreamExecutionEnvironment) => void) {
     if (name.trim() === '') {
-      throw new MillraceError('JOB_NAME_INVALID', 'A job needs a name.', { hint: 'Write job("my job", env => { ... }).' })
+      throw new MillraceError('JOB_NAME_INVALID', 'A job needs a name.', {
+        hint: 'Write job("my job", env => { ... }).',
+      })
     }
     this.name = name
     this.define = define

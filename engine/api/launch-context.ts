@@ -11,12 +11,14 @@ const SLOT = Symbol.for('millrace.launch')
 export interface LaunchContext {
   /** Jobs that this thread was asked to start as its own program, so far. */
   launches: number
+  /** Those of them that called `execute`; each settles with its job. */
+  readonly running: Promise<unknown>[]
   /** Flags of `millrace run`, with the module it runs; null when the command line does not run this process. */
   cli: { readonly args: readonly string[]; readonly moduleUrl: string } | null
 }
 
 export function launchContext(): LaunchContext {
   const holder = globalThis as { [SLOT]?: LaunchContext }
-  holder[SLOT] ??= { launches: 0, cli: null }
+  holder[SLOT] ??= { launches: 0, running: [], cli: null }
   return holder[SLOT]
 }

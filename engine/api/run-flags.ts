@@ -20,6 +20,7 @@ export interface RunFlags {
   readonly config: Readonly<Record<string, string>>
   readonly json: boolean
   readonly check: boolean
+  readonly help: boolean
 }
 
 /** A flag as `parseArgs` and `--help` know it. */
@@ -158,6 +159,7 @@ export function runFlagsOf(flags: ParsedFlags): RunFlags {
     config: configOf(flags.texts('set')),
     json: flags.has('json'),
     check: flags.has('check'),
+    help: flags.has('help'),
   }
 }
 

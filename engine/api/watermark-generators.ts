@@ -3,7 +3,7 @@
  *
  * Invariant: the watermark never regresses, whatever order event times come in.
  */
-import { type WatermarkGenerator } from '../core/graph.ts'
+import type { WatermarkGenerator } from '../core/graph.ts'
 import { WATERMARK_MIN } from '../core/time.ts'
 
 /**

@@ -5,7 +5,7 @@
  * `T` appears in the position of an argument only: a strategy for any row fits every stream, and a
  * strategy that reads a field fits exactly the streams whose rows have it.
  */
-import type { Batch } from '../core/batch.ts'
+import type { Batch, Float64Column, Int32Column } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
 import { rowReader } from '../core/rows.ts'
@@ -150,11 +150,9 @@ function fieldAssigner(schema: Schema, name: string): CreateAssigner {
 }
 
 function columnTimes(batch: Batch, index: number): Float64Array {
-  const column = batch.columns[index]!
-  const values = column.values as Float64Array | Int32Array
+  const { values, nulls } = batch.columns[index] as Float64Column | Int32Column
   const times = new Float64Array(batch.length)
   times.set(values.subarray(0, batch.length))
-  const { nulls } = column
   if (nulls !== null) for (let i = 0; i < batch.length; i++) if (nulls[i] === 1) times[i] = Number.NaN
   return times
 }

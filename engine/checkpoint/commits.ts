@@ -64,9 +64,10 @@ export class CommitQueue {
     pending: readonly PendingCommit[],
     acceptDuplicates: boolean,
   ): void {
-    for (const sink of expected) {
-      const entry = this.entries.get(sink.id)
-      if (entry === undefined) continue
+    const known = new Map(expected.map((sink) => [sink.id, sink.marker]))
+    for (const entry of this.entries.values()) {
+      // A sink that the checkpoint does not know is new to it: nothing of this job may be in it yet.
+      const sink = { id: entry.id, marker: known.get(entry.id) ?? 0 }
       const epochs = pending.filter((commit) => commit.sink === sink.id).map((commit) => commit.epoch)
       const newest = Math.max(sink.marker, ...epochs)
       if (entry.marker > newest && !acceptDuplicates) {
@@ -125,6 +126,8 @@ export class CommitQueue {
         return
       } catch (error) {
         const final = error instanceof MillraceError && !error.retryable
+        // The code says that another owner took over: a restart would only take the sink back.
+        if (error instanceof MillraceError && error.code === 'SINK_FENCED') throw error
         if (final || attempt >= RETRY_DELAYS_MS.length) {
           throw new MillraceError(
             'COMMIT_FAILED',
@@ -148,8 +151,9 @@ export class CommitQueue {
 
   async close(): Promise<void> {
     await this.tail.catch(() => {})
-    for (const { committer } of this.entries.values()) await committer.close()
+    const closing = [...this.entries.values()].map(({ committer }) => committer.close())
     this.entries.clear()
+    await Promise.allSettled(closing)
   }
 }
 

@@ -51,6 +51,8 @@ export class CheckpointCoordinator {
   private lastAttempt: number
   private lastEndedAtMs: number
   private requested: CheckpointKind | null = null
+  /** The final checkpoint exists: none follows. */
+  private finished = false
   private pendingEpochs = 0
 
   constructor(options: CoordinatorOptions) {
@@ -70,8 +72,13 @@ export class CheckpointCoordinator {
 
   /** Asks for a savepoint or the final checkpoint as soon as possible; `final` wins. */
   request(kind: CheckpointKind, nowMs: number): Decision {
-    if (this.requested !== 'final') this.requested = kind
+    this.want(kind)
     return this.tick(nowMs)
+  }
+
+  /** As `request`, but leaves the start to a later `tick`; `final` is never replaced by another kind. */
+  want(kind: CheckpointKind): void {
+    if (this.requested !== 'final') this.requested = kind
   }
 
   /** Time passed, or something that held a checkpoint back ended. */
@@ -81,7 +88,7 @@ export class CheckpointCoordinator {
         `Workers ${[...this.state.missing].join(', ')} did not ack within ${this.options.timeoutMs} ms.`,
       )
     }
-    if (this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
+    if (this.finished || this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
     const due = this.options.intervalMs !== null && nowMs - this.lastEndedAtMs >= this.options.intervalMs
     const kind = this.requested ?? (due ? 'checkpoint' : null)
     if (kind === null) return NOTHING
@@ -113,7 +120,7 @@ export class CheckpointCoordinator {
   private abort(reason: string): Decision {
     if (this.state.phase !== 'collecting') return NOTHING
     const { attempt, kind } = this.state
-    if (kind !== 'checkpoint') this.requested = kind
+    if (kind !== 'checkpoint') this.want(kind)
     this.state = { phase: 'aborting', attempt, missing: this.everyWorker() }
     return { do: 'abort', attempt, reason }
   }
@@ -131,6 +138,7 @@ export class CheckpointCoordinator {
   /** The manifest exists; `hasOutput` says whether its epoch now waits for a commit. */
   completed(attempt: number, hasOutput: boolean, nowMs: number): void {
     if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
+    this.finished = this.state.kind === 'final'
     this.state = { phase: 'idle' }
     this.lastEndedAtMs = nowMs
     if (hasOutput) this.pendingEpochs++
@@ -139,7 +147,7 @@ export class CheckpointCoordinator {
   /** The manifest could not be written; the attempt's output joins the next one. */
   completionFailed(attempt: number, nowMs: number): void {
     if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
-    if (this.state.kind !== 'checkpoint') this.requested = this.state.kind
+    if (this.state.kind !== 'checkpoint') this.want(this.state.kind)
     this.state = { phase: 'idle' }
     this.lastEndedAtMs = nowMs
   }

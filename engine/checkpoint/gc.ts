@@ -29,11 +29,12 @@ export async function collectGarbage(disk: Disk, directory: string): Promise<voi
     if (!isSavepoint) checkpoints++
     retained.push(manifest)
   }
+  // Before the sweep: an old manifest that a power cut brings back must find its files.
+  await disk.syncDirectory(layout.manifests(directory))
   const live = new Set(retained.flatMap((m) => m.stores.flatMap((store) => store.files.map((file) => file.sha256))))
   for (const name of await disk.list(layout.shared(directory))) {
     if (!live.has(name)) await disk.remove(layout.sharedFile(directory, name))
   }
-  await disk.syncDirectory(layout.manifests(directory))
 }
 
 /** At a start: files of earlier runs that no manifest names. */

@@ -21,6 +21,8 @@ const FLUSH_BYTES = 256 * 1_024
 class Segment {
   records = 0
   bytes = 0
+  /** Handed to the disk, but not yet taken by it. */
+  inFlight = 0
   buffered = new ByteArena(64 * 1_024)
   private crc = 0
   private readonly disk: Disk
@@ -46,6 +48,7 @@ class Segment {
     if (this.buffered.length === 0) return this.tail
     const full = this.buffered
     this.buffered = new ByteArena(64 * 1_024)
+    this.inFlight += full.length
     this.tail = this.tail.then(() => this.write(full.view()))
     // Whoever awaits the tail sees the error; without this an unawaited flush would be unhandled.
     this.tail.catch(() => {})
@@ -55,6 +58,7 @@ class Segment {
   private async write(bytes: Uint8Array): Promise<void> {
     this.file ??= await this.disk.create(`${layout.outbox(this.directory)}/${this.name}`)
     await this.file.append(bytes)
+    this.inFlight -= bytes.length
     this.crc = crc32(bytes, this.crc)
     this.bytes += bytes.length
   }
@@ -62,9 +66,13 @@ class Segment {
   async seal(): Promise<OutboxSegment | null> {
     await this.flush()
     if (this.file === null) return null
-    await this.file.sync()
-    await this.file.close()
+    const file = this.file
     this.file = null
+    try {
+      await file.sync()
+    } finally {
+      await file.close()
+    }
     await this.disk.syncDirectory(layout.outbox(this.directory))
     return { file: `outbox/${this.name}`, records: this.records, bytes: this.bytes, crc32: this.crc >>> 0 }
   }
@@ -96,7 +104,7 @@ export function createOutbox(options: OutboxOptions): OutboxWriter {
       if (segment.buffered.length >= FLUSH_BYTES) segment.flush().catch(options.onError)
     },
     get bufferedBytes() {
-      return segment.buffered.length
+      return segment.buffered.length + segment.inFlight
     },
     flush: () => segment.flush(),
     seal() {

@@ -51,6 +51,8 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   for (const folder of [layout.manifests, layout.shared, layout.outbox, layout.deadLetters, layout.live]) {
     await disk.makeDirectory(folder(directory))
   }
+  // Without this a power cut could take a new folder away with everything that was made durable in it.
+  await disk.syncDirectory(directory)
   const numbers = await manifestNumbers(disk, directory)
   if (options.restore === null && numbers.length > 0) {
     throw new MillraceError('CHECKPOINT_DIRECTORY_NOT_EMPTY', `${directory} already holds checkpoints.`, {

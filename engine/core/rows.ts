@@ -5,6 +5,7 @@
  * referring to a batch's buffers: a lambda may keep, spread or serialise its row. `BatchBuilder`
  * goes the other way and checks each value against its column.
  */
+import { assert } from './assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type Nulls } from './batch.ts'
 import { MillraceError } from './errors.ts'
 import type { Field, Schema } from './schema.ts'
@@ -29,7 +30,7 @@ export function rowReader(schema: Schema, interner: StringInterner, id: string):
     if (field.kind === 'string') declarations.push(`s${k}, e${k}`)
     properties.push(`${JSON.stringify(field.name)}: ${readExpression(field, k)}`)
   })
-  const source = `/* row reader ${JSON.stringify(id)} */
+  const source = `/* row reader ${JSON.stringify(id).replaceAll('*/', '* /')} */
     let bound = null, c, ${declarations.join(', ')}
     return function readRow(batch, i) {
       if (batch !== bound) { bound = batch; ${binds.join(' ')} }
@@ -75,6 +76,7 @@ export class BatchBuilder {
   /** Appends one row; the builder must not be full. Throws `ROW_INVALID` naming the field. */
   append(row: unknown, eventTime: number): void {
     const at = this.length
+    assert(at < BATCH_ROWS_MAX, 'a batch builder is built before it overflows')
     if (this.schema.isOpaque) {
       this.columns[0]!.append(row, at)
     } else {
@@ -132,7 +134,13 @@ function columnBuilder(field: Field): ColumnBuilder {
       return fixedBuilder(field, (v) => (typeof v === 'number' && (v | 0) === v ? v : undefined))
     case 'int64':
       return fixedBuilder(field, (v) =>
-        typeof v === 'bigint' ? v : typeof v === 'number' && Number.isSafeInteger(v) ? BigInt(v) : undefined,
+        typeof v === 'bigint'
+          ? BigInt.asIntN(64, v) === v
+            ? v
+            : undefined
+          : typeof v === 'number' && Number.isSafeInteger(v)
+            ? BigInt(v)
+            : undefined,
       )
     case 'float64':
     case 'timestamp':
@@ -143,10 +151,14 @@ function columnBuilder(field: Field): ColumnBuilder {
 function opaqueBuilder(): ColumnBuilder {
   const values: unknown[] = []
   return {
-    append: (value) => {
-      values.push(value)
+    append: (value, row) => {
+      values[row] = value
     },
-    build: () => ({ kind: 'opaque', values, nulls: null }),
+    build: (length) => {
+      // A row that another column refused may have left its value behind.
+      values.length = length
+      return { kind: 'opaque', values, nulls: null }
+    },
   }
 }
 
@@ -155,6 +167,10 @@ class NullTracker {
   mark(row: number): void {
     this.nulls ??= new Uint8Array(BATCH_ROWS_MAX)
     this.nulls[row] = 1
+  }
+  /** Forgets the mark that a refused row may have left. */
+  clear(row: number): void {
+    if (this.nulls !== null) this.nulls[row] = 0
   }
   build(length: number): Nulls {
     return this.nulls === null ? null : this.nulls.slice(0, length)
@@ -169,6 +185,7 @@ function stringBuilder(field: Field): ColumnBuilder {
   return {
     append: (value, row) => {
       starts[row] = arena.length
+      nulls.clear(row)
       if (typeof value === 'string') arena.writeString(value)
       else if ((value === null || value === undefined) && field.nullable) nulls.mark(row)
       else throw typeError(field, value)
@@ -205,6 +222,7 @@ function fixedBuilder(field: Field, convert: (value: unknown) => number | bigint
   return {
     append: (value, row) => {
       const converted = convert(value)
+      nulls.clear(row)
       if (converted !== undefined) values[row] = converted as never
       else if ((value === null || value === undefined) && field.nullable) nulls.mark(row)
       else throw typeError(field, value)

@@ -65,7 +65,8 @@ class Link implements Output {
   }
 
   emitSide(tag: string, batch: Batch): void {
-    this.router.emitSide(tag, batch)
+    // A node whose side outputs are read ends its chain, so nobody reads those of an earlier link.
+    if (this.next === null) this.router.emitSide(tag, batch)
   }
 
   accept(batch: Batch): void {
@@ -201,7 +202,10 @@ export class Chain {
       return true
     }
     if (!link.operator.advanceWatermark(this.watermark, link)) return false
-    const endsHere = makesWatermarks(link.operator) && this.watermark !== WATERMARK_MAX
+    const isLast = this.watermark === WATERMARK_MAX
+    // The last one went on from here: the operator's own must neither repeat it nor fall behind it.
+    if (isLast) link.ownWatermark = WATERMARK_MAX
+    const endsHere = makesWatermarks(link.operator) && !isLast
     this.watermarkAt = endsHere ? -1 : this.watermarkAt + 1
     return true
   }

@@ -37,7 +37,8 @@ export interface ChannelReader {
 
 /** A bounded queue inside one thread. Control messages need no credit. */
 export class LocalChannel implements ChannelWriter, ChannelReader {
-  private readonly queue: Message[] = []
+  /** Popped places are undefined, so that their batches can be collected. */
+  private readonly queue: (Message | undefined)[] = []
   private head = 0
   private batches = 0
   private readonly capacity: number
@@ -80,7 +81,7 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
   pop(): void {
     const message = this.queue[this.head]
     assert(message !== undefined, 'pop follows a successful peek')
-    this.head++
+    this.queue[this.head++] = undefined
     if (this.head > 64 && this.head * 2 > this.queue.length) {
       this.queue.splice(0, this.head)
       this.head = 0

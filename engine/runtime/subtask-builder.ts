@@ -16,7 +16,7 @@ import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { Chain, type ChainLinkOptions } from './chain.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import { type EdgeOutputOptions, OutputRouter } from './output-router.ts'
-import { type ExecutionPlan, type PlannedChannel, type PlannedVertex, workerOf } from './planner.ts'
+import { type ExecutionPlan, type PlannedChannel, type PlannedEdge, type PlannedVertex, workerOf } from './planner.ts'
 import type { Deployment, FromWorker, OperatorCapture, SinkCommittable, SubtaskCapture } from './protocol.ts'
 import { SinkOperator } from './sink-operator.ts'
 import { SourceDriver } from './source-driver.ts'
@@ -140,9 +140,12 @@ export class HostedSubtask {
 
   async close(): Promise<void> {
     const closing: Promise<void>[] = []
-    for (const { operator } of this.operators) operator.close?.()
-    if (this.subtask.source !== null) closing.push(this.subtask.source.close())
-    if (this.sink !== null) closing.push(this.sink.operator.writer.close())
+    // Started one by one within async functions: what throws must not keep the others open.
+    for (const { operator } of this.operators) closing.push((async () => operator.close?.())())
+    const { source } = this.subtask
+    if (source !== null) closing.push((async () => source.close())())
+    const writer = this.sink?.operator.writer
+    if (writer !== undefined) closing.push((async () => writer.close())())
     if (this.deadLetters !== null) closing.push(this.deadLetters.close())
     await Promise.allSettled(closing)
   }
@@ -152,19 +155,22 @@ function committableOf(sink: string, committable: JsonValue | null): SinkCommitt
   return committable === null ? null : { sink, committable }
 }
 
-/** Builds and opens every subtask of this worker. */
-export async function buildSubtasks(options: BuildOptions): Promise<HostedSubtask[]> {
-  const hosted: HostedSubtask[] = []
+/** Builds and opens every subtask of this worker; each is in `hosted` before anything of it is opened. */
+export async function buildSubtasks(hosted: HostedSubtask[], options: BuildOptions): Promise<void> {
   for (const vertex of options.plan.vertices) {
     for (let subtask = 0; subtask < vertex.parallelism; subtask++) {
       if (workerOf(subtask, options.plan.workers) !== options.worker.workerIndex) continue
-      hosted.push(await buildSubtask(options, vertex, subtask))
+      await buildSubtask(hosted, options, vertex, subtask)
     }
   }
-  return hosted
 }
 
-async function buildSubtask(options: BuildOptions, vertex: PlannedVertex, index: number): Promise<HostedSubtask> {
+async function buildSubtask(
+  all: HostedSubtask[],
+  options: BuildOptions,
+  vertex: PlannedVertex,
+  index: number,
+): Promise<void> {
   const router = new OutputRouter(outputsOf(options, vertex, index))
   const label = `${vertex.name} #${index}`
   const operators: HostedOperator[] = []
@@ -187,18 +193,13 @@ async function buildSubtask(options: BuildOptions, vertex: PlannedVertex, index:
     links.push({ operator, keys })
   })
   const chain = new Chain(links, router)
-  operators.forEach((hosted, k) => {
-    hosted.operator.open(operatorContext(options, vertex, index, hosted, (timeMs) => chain.schedule(k, timeMs)))
-  })
   const openedSink = sink as { id: string; operator: SinkOperator } | null
-  await openedSink?.operator.writer.open()
   const first = vertex.nodes[0]!
   const deadLetters =
     first.role === 'source'
       ? deadLetterWriter(outboxOf(options, DEAD_LETTER_SINK, `${vertex.id}-${index}`, label))
       : null
   const source = first.role === 'source' ? createSource(options, first, vertex, index, deadLetters!, label) : null
-  await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
   const hosted = new HostedSubtask({
     vertex,
     index,
@@ -219,7 +220,12 @@ async function buildSubtask(options: BuildOptions, vertex: PlannedVertex, index:
       ended: options.ended,
     },
   })
-  return hosted
+  all.push(hosted)
+  operators.forEach((opened, k) => {
+    opened.operator.open(operatorContext(options, vertex, index, opened, (timeMs) => chain.schedule(k, timeMs)))
+  })
+  await openedSink?.operator.writer.open()
+  await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
 }
 
 function operatorContext(
@@ -251,8 +257,8 @@ function operatorContext(
 /** The node whose rows arrive at position `k` of a vertex. */
 function inputSchemaEdge(options: BuildOptions, vertex: PlannedVertex, k: number) {
   if (k > 0) return vertex.nodes[k - 1]!.outputSchema
-  const edge = options.plan.edges.find((candidate) => candidate.to === vertex.id)!
-  return options.plan.vertices[edge.from]!.nodes.at(-1)!.outputSchema
+  const planned = options.plan.edges.find((candidate) => candidate.to === vertex.id)!
+  return channelSchema(options.plan, planned)
 }
 
 function outboxOf(options: BuildOptions, sink: string, part: string, label: string) {
@@ -335,8 +341,12 @@ function inputsOf(options: BuildOptions, vertex: PlannedVertex, index: number) {
   const { plan, channels, hub } = options
   return channels.flatMap((channel, c) => {
     if (channel.edge.to !== vertex.id || channel.toSubtask !== index) return []
-    const { edge, from } = channel.edge
-    const main = plan.vertices[from]!.nodes.at(-1)!.outputSchema
-    return [hub.reader(c, channel, edge.sideTag === null ? main : (edge.sideSchema ?? OPAQUE_SCHEMA))]
+    return [hub.reader(c, channel, channelSchema(plan, channel.edge))]
   })
+}
+
+/** Schema of the rows on an edge: of the side output that it reads, or of the main one. */
+function channelSchema(plan: ExecutionPlan, { edge, from }: PlannedEdge): GraphNodeSchema {
+  if (edge.sideTag !== null) return edge.sideSchema ?? OPAQUE_SCHEMA
+  return plan.vertices[from]!.nodes.at(-1)!.outputSchema
 }

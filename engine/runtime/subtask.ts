@@ -157,12 +157,18 @@ export class Subtask {
     if (this.source !== null) return this.source.currentWatermark()
     let minimum = WATERMARK_MAX
     let active = false
+    let idle = false
     for (const input of this.inputs) {
-      if (input.idle) continue
+      if (input.idle) {
+        idle = true
+        continue
+      }
       active = true
       if (input.watermark < minimum) minimum = input.watermark
     }
-    return active ? minimum : WATERMARK_MIN
+    // An idle input may still bring records: as long as there is one, this is not the end.
+    if (!active || (idle && minimum === WATERMARK_MAX)) return WATERMARK_MIN
+    return minimum
   }
 
   private cutDue(): boolean {
@@ -219,6 +225,13 @@ export class Subtask {
     this.router.control({ kind: idle ? 'idle' : 'active' })
   }
 
+  /** Idle: some input is, and the others are idle or at their end. */
+  private updateIdle(): void {
+    const inputs = this.inputs
+    const resting = inputs.every((input) => input.idle || input.watermark === WATERMARK_MAX)
+    this.setIdle(resting && inputs.some((input) => input.idle))
+  }
+
   /** Takes the next message from an input that is not held back by alignment, in turn. */
   private takeInput(): boolean {
     const count = this.inputs.length
@@ -238,17 +251,18 @@ export class Subtask {
         case 'watermark':
           assert(message.value >= input.watermark, 'watermarks do not regress on a channel')
           input.watermark = message.value
+          if (message.value === WATERMARK_MAX) this.updateIdle()
           break
         case 'barrier':
           this.takeBarrier(input, message.attempt)
           break
         case 'idle':
           input.idle = true
-          this.setIdle(this.inputs.every((other) => other.idle))
+          this.updateIdle()
           break
         case 'active':
           input.idle = false
-          this.setIdle(false)
+          this.updateIdle()
           break
       }
       input.reader.pop()

@@ -264,7 +264,8 @@ function pick<A extends Float64Array | Int32Array | Uint8Array | BigInt64Array>(
   rows: Int32Array | null,
   count: number,
 ): A {
-  const out = from.slice(0, count) as A
+  // Not `from.slice`: a Buffer's slice shares memory.
+  const out = (from instanceof Uint8Array ? new Uint8Array(from.subarray(0, count)) : from.slice(0, count)) as A
   if (rows !== null) for (let i = 0; i < count; i++) out[i] = from[rows[i]!]!
   return out
 }

@@ -10,6 +10,7 @@
  * - Output sealed by an attempt that never completed is acked again with the next attempt: no sealed
  *   record is dropped, none is listed by two manifests as new.
  * - After `abort` has answered, nothing of the attempt is under way.
+ * - Output that could not be sealed is lost to later attempts, so the job goes back to its last manifest.
  */
 
 import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
@@ -40,6 +41,8 @@ export interface WorkerCheckpointOptions {
   readonly store: KeyedStore | null
   readonly builder: WriteBatchBuilder | null
   readonly send: (message: FromWorker) => void
+  /** Fails the job, with restart. */
+  readonly fail: (error: unknown) => void
 }
 
 interface Cut {
@@ -48,15 +51,17 @@ interface Cut {
   /** Whose changes are in the builder. */
   readonly states: CheckpointedState[]
   readonly sealing: Promise<SinkCommittable | null>[]
-  finishing: Promise<void> | null
+  isWhole: boolean
 }
 
 export class WorkerCheckpoints {
   private readonly options: WorkerCheckpointOptions
   private cut: Cut | null = null
+  /** The end of the newest cut that all subtasks took; it outlasts `cut`, which ends with the imaging. */
+  private finishing: Promise<void> = Promise.resolve()
   /** Sealed output by attempt, kept until that attempt or a later one completes. */
   private sealed: { attempt: number; committable: SinkCommittable }[] = []
-  /** Hash and size of files by name: a store never changes a file that it has finished. */
+  /** Hash and size of files by name: a store never changes a file that it has finished. It may be gone from shared/. */
   private readonly known = new Map<string, ManifestFile>()
 
   constructor(options: WorkerCheckpointOptions) {
@@ -75,7 +80,7 @@ export class WorkerCheckpoints {
     states: readonly CheckpointedState[],
     sealing: readonly Promise<SinkCommittable | null>[],
   ): void {
-    this.cut ??= { attempt, captures: [], states: [], sealing: [], finishing: null }
+    this.cut ??= { attempt, captures: [], states: [], sealing: [], isWhole: false }
     assert(this.cut.attempt === attempt, 'one attempt at a time in a worker')
     this.cut.captures.push(capture)
     this.cut.states.push(...states)
@@ -84,7 +89,14 @@ export class WorkerCheckpoints {
       promise.catch(() => {})
       this.cut.sealing.push(promise)
     }
-    if (this.cut.captures.length === this.options.subtasks) this.cut.finishing = this.finish(this.cut)
+    if (this.cut.captures.length < this.options.subtasks) return
+    this.cut.isWhole = true
+    this.finishing = this.finish(this.cut)
+  }
+
+  /** A worker without subtasks has nothing to cut: acks at once. */
+  acknowledgeEmpty(attempt: number): void {
+    this.finishing = this.finish({ attempt, captures: [], states: [], sealing: [], isWhole: true })
   }
 
   private async finish(cut: Cut): Promise<void> {
@@ -120,7 +132,10 @@ export class WorkerCheckpoints {
       }
     }
     const failed = settled.find((result) => result.status === 'rejected')
-    if (failed !== undefined) throw failed.reason
+    if (failed === undefined) return
+    // Its records are in no segment any more, and the state that follows has their effect.
+    this.options.fail(failed.reason)
+    throw failed.reason
   }
 
   private async imageStore(cut: Cut): Promise<{ files: ManifestFile[]; newBytes: number } | null> {
@@ -152,13 +167,14 @@ export class WorkerCheckpoints {
       if (file === undefined || file.size !== size || !name.endsWith('.sst')) {
         const hashed = await disk.hash(`${image}/${name}`)
         file = { name, sha256: hashed.sha256, size: hashed.size }
-        const target = layout.sharedFile(directory, file.sha256)
-        if ((await disk.size(target)) === null) {
-          await disk.syncFile(`${image}/${name}`)
-          await disk.link(`${image}/${name}`, target)
-          newBytes += file.size
-        }
         this.known.set(name, file)
+      }
+      // Looked at each time: what only an aborted attempt had linked may have been collected since.
+      const target = layout.sharedFile(directory, file.sha256)
+      if ((await disk.size(target)) === null) {
+        await disk.syncFile(`${image}/${name}`)
+        await disk.link(`${image}/${name}`, target)
+        newBytes += file.size
       }
       shared.push(file)
     }
@@ -181,13 +197,11 @@ export class WorkerCheckpoints {
   async abort(attempt: number): Promise<void> {
     const { worker, send } = this.options
     const cut = this.cut
-    if (cut !== null && cut.attempt <= attempt) {
-      if (cut.finishing !== null) await cut.finishing
-      else {
-        this.release(cut, false)
-        await this.keepSealed(cut).catch(() => {})
-      }
+    if (cut !== null && cut.attempt <= attempt && !cut.isWhole) {
+      this.release(cut, false)
+      await this.keepSealed(cut).catch(() => {})
     }
+    await this.finishing
     send({ type: 'abortDone', worker, attempt })
   }
 

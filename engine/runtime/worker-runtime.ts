@@ -46,7 +46,9 @@ export class WorkerRuntime {
   private phase: Phase = 'new'
   private hub: ChannelHub | null = null
   private state: WorkerState | null = null
-  private subtasks: readonly HostedSubtask[] = []
+  /** Grows while they are built, so that `close` reaches those of a deployment that failed half-way. */
+  private readonly subtasks: HostedSubtask[] = []
+  private deploying: Promise<void> = Promise.resolve()
   private checkpoints: WorkerCheckpoints | null = null
   private readonly context: { -readonly [K in keyof WorkerContext]: WorkerContext[K] }
   private turnNowMs = 0
@@ -71,7 +73,7 @@ export class WorkerRuntime {
   receive(message: ToWorker): void {
     switch (message.type) {
       case 'deploy':
-        this.deploy(message.deployment).catch((error) => this.fail(error, 'deployment'))
+        this.deploying = this.deploy(message.deployment).catch((error) => this.fail(error, 'deployment'))
         return
       case 'start':
         if (this.phase !== 'ready') return
@@ -82,6 +84,7 @@ export class WorkerRuntime {
       case 'trigger':
         for (const hosted of this.subtasks)
           if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt, message.last)
+        if (this.subtasks.length === 0) this.checkpoints?.acknowledgeEmpty(message.attempt)
         this.wake()
         return
       case 'abort':
@@ -108,7 +111,7 @@ export class WorkerRuntime {
     await io.disk.makeDirectory(liveDirectory)
     this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
     this.hub = this.environment.createHub(deployment, () => this.wake())
-    this.subtasks = await buildSubtasks({
+    await buildSubtasks(this.subtasks, {
       plan,
       channels: planChannels(plan),
       deployment,
@@ -131,6 +134,7 @@ export class WorkerRuntime {
       store: this.state.store,
       builder: this.state.builder,
       send,
+      fail: (error) => this.fail(error, 'sealing output'),
     })
     if (this.phase !== 'deploying') return
     this.phase = 'ready'
@@ -239,6 +243,8 @@ export class WorkerRuntime {
     if (this.phase === 'closed') return
     this.phase = 'closed'
     this.cancelTick?.()
+    // What a deployment under way opens must be closed too.
+    await this.deploying
     this.hub?.close()
     // Every part is closed even when another one fails to.
     await Promise.allSettled(this.subtasks.map((hosted) => hosted.close()))

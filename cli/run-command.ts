@@ -1,0 +1,101 @@
+/**
+ * `millrace run JOB.ts`: loads the job's module and runs the job in it, as `node JOB.ts` would.
+ *
+ * The module may export `job(...)` or call `execute` at its top level; in the second case importing it
+ * already ran the job.
+ */
+import { existsSync, realpathSync, statSync } from 'node:fs'
+import { resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { launchContext } from '../engine/api/launch-context.ts'
+import { closest, type ParsedFlags, runFlagsOf, usageError } from '../engine/api/run-flags.ts'
+import { printFailure } from './failure.ts'
+
+/** What `job(...)` makes. Told by its shape, because the job may use its own copy of this package. */
+interface StartableJob {
+  start(args: readonly string[], moduleUrl: string): Promise<number | null>
+}
+
+function isJob(value: unknown): value is StartableJob {
+  const candidate = value as { start?: unknown; build?: unknown } | null | undefined
+  return typeof candidate?.start === 'function' && typeof candidate.build === 'function'
+}
+
+function jobFile(positionals: readonly string[]): string {
+  const [file, stray] = positionals
+  if (file === undefined) throw usageError('Which job?', 'Write millrace run JOB.ts.')
+  if (stray !== undefined)
+    throw usageError(`"${stray}" is one job too many.`, 'Flags need two dashes: --parallelism 4.')
+  const path = resolve(file)
+  if (!existsSync(path) || statSync(path).isDirectory()) {
+    const near = existsSync(`${path}.ts`) ? `${file}.ts` : closest(file, ['JOB.ts'])
+    throw usageError(
+      `There is no file ${path}.`,
+      near !== null && near !== 'JOB.ts'
+        ? `Did you mean ${near}?`
+        : 'Give the path of the module that declares the job.',
+    )
+  }
+  return realpathSync(path)
+}
+
+/** Resolves to the exit code. `args` is everything after `run`. */
+export async function runCommandLine(flags: ParsedFlags, args: readonly string[]): Promise<number> {
+  const path = jobFile(flags.positionals)
+  // Checked before the job's code runs.
+  runFlagsOf(flags)
+  const moduleUrl = pathToFileURL(path).href
+  const jobArgs = withoutFile(args, flags.positionals[0]!)
+  const context = launchContext()
+  context.cli = { args: jobArgs, moduleUrl }
+  process.on('unhandledRejection', (error) => {
+    printFailure(error)
+    process.exit(1)
+  })
+  const module = (await import(moduleUrl)) as { readonly default?: unknown }
+  if (isJob(module.default)) return (await module.default.start(jobArgs, moduleUrl)) ?? 0
+  await someLaunch(path)
+  await Promise.all(context.running)
+  return 0
+}
+
+/** The arguments without the job's file: its first mention that is no flag's value stands where it was parsed. */
+function withoutFile(args: readonly string[], file: string): string[] {
+  const at = args.findIndex((arg, i) => arg === file && !isValueOfFlag(args[i - 1]))
+  return args.filter((_, i) => i !== at)
+}
+
+const SWITCHES = new Set(['--json', '--check', '--allow-non-restored-state', '--accept-duplicates', '--help'])
+
+function isValueOfFlag(before: string | undefined): boolean {
+  return before?.startsWith('--') === true && !before.includes('=') && !SWITCHES.has(before)
+}
+
+/** Resolves once the module has called `execute`; rejects when the process would end without it. */
+function someLaunch(path: string): Promise<void> {
+  const context = launchContext()
+  if (context.launches > 0) return Promise.resolve()
+  return new Promise((resolve, reject) => {
+    const timer = setInterval(() => {
+      if (context.launches > 0) done(resolve)
+    }, 10)
+    timer.unref()
+    const atEnd = (): void =>
+      done(() =>
+        context.launches > 0
+          ? resolve()
+          : reject(
+              usageError(
+                `${path} declares no job.`,
+                'Write "export default job(name, env => { ... })", or call env.execute(name) at its top level.',
+              ),
+            ),
+      )
+    const done = (act: () => void): void => {
+      clearInterval(timer)
+      process.off('beforeExit', atEnd)
+      act()
+    }
+    process.once('beforeExit', atEnd)
+  })
+}

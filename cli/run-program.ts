@@ -1,0 +1,138 @@
+/**
+ * Runs a job as the process's program: dashboard, output, token, signals, exit codes.
+ *
+ * Shared by `millrace run JOB.ts` and `node JOB.ts`, so that both do the same. It owns the process: on
+ * SIGINT and SIGTERM it takes a final checkpoint and exits with 130 or 143; a second signal exits at once.
+ */
+import type { JobSettings, Placement } from '../engine/api/job-settings.ts'
+import { toJobOptions } from '../engine/api/job-settings.ts'
+import type { RunFlags } from '../engine/api/run-flags.ts'
+import type { JobGraph } from '../engine/contract/job-graph.ts'
+import { launchJob } from '../engine/runtime/launcher.ts'
+import type { JobResult, RunningJob } from '../engine/runtime/launcher-types.ts'
+import { startServer } from '../engine/server/server.ts'
+import { checkProgram } from './check-program.ts'
+import { exitCodeForError, isUsageError, printFailure } from './failure.ts'
+import { runHelp } from './help.ts'
+import { humanOutput, jsonOutput, type RunOutput } from './output.ts'
+import { storeToken } from './rest-token.ts'
+
+export interface ProgramRun {
+  readonly name: string
+  readonly graph: JobGraph
+  readonly settings: JobSettings
+  readonly flags: RunFlags
+  readonly placement: Placement
+  /** A line to print first, or null. */
+  readonly notice: string | null
+}
+
+const EXIT_SIGINT = 130
+const EXIT_SIGTERM = 143
+
+/** Exits once stdout has taken what was written: a pipe would lose it otherwise. */
+export async function exitProcess(code: number): Promise<never> {
+  await new Promise<void>((resolve) => process.stdout.write('', () => resolve()))
+  process.exit(code)
+}
+
+/**
+ * Runs the job to its end; rejects with the cause when it fails. Where the flags ask for help or a check,
+ * it does that and ends the process.
+ */
+export async function runProgram(run: ProgramRun): Promise<JobResult> {
+  if (run.flags.help) {
+    process.stdout.write(`${runHelp()}\n`)
+    return exitProcess(0)
+  }
+  const output = run.flags.json ? jsonOutput(process) : humanOutput(process)
+  if (run.notice !== null) output.note(run.notice)
+  const options = toJobOptions(run.name, run.settings, run.flags, run.placement, (event) => output.onEvent(event))
+  if (run.flags.check) return exitProcess(await checkProgram(run.graph, options))
+
+  let running: RunningJob | null = null
+  const signals = catchSignals(output, () => running)
+  const server = await startServer({
+    port: run.flags.port ?? undefined,
+    jobs: () => (running === null ? [] : [running]),
+    logger: { info: () => {}, warn: (message) => output.note(message) },
+  })
+  let forgetToken = (): void => {}
+  try {
+    output.note(`dashboard ${server.url}`)
+    if (options.checkpointDirectory !== null) output.note(`checkpoints in ${options.checkpointDirectory}`)
+    running = await launchJob(run.graph, options)
+    forgetToken = storeToken(server.port, server.token, options.checkpointDirectory)
+    output.watch(() => running!.status())
+    const result = await running.done
+    await signals.settled()
+    return result
+  } catch (error) {
+    await signals.settled()
+    throw error
+  } finally {
+    output.close()
+    forgetToken()
+    signals.release()
+    await server.close()
+  }
+}
+
+interface Signals {
+  /** Never resolves once a signal ends the process. */
+  settled(): Promise<void>
+  release(): void
+}
+
+function catchSignals(output: RunOutput, running: () => RunningJob | null): Signals {
+  let ending: Promise<never> | null = null
+  const end = async (code: number): Promise<never> => {
+    const job = running()
+    if (job === null) return exitProcess(code)
+    output.note('stopping with a final checkpoint; again to stop at once')
+    try {
+      await job.stop()
+    } catch (error) {
+      output.close()
+      printFailure(error)
+      return exitProcess(exitCodeForError(error))
+    }
+    output.close()
+    return exitProcess(code)
+  }
+  const handler = (code: number) => () => {
+    if (ending !== null) process.exit(code)
+    ending = end(code)
+  }
+  const onInterrupt = handler(EXIT_SIGINT)
+  const onTerminate = handler(EXIT_SIGTERM)
+  process.on('SIGINT', onInterrupt)
+  process.on('SIGTERM', onTerminate)
+  return {
+    async settled() {
+      if (ending !== null) await ending
+    },
+    release() {
+      process.off('SIGINT', onInterrupt)
+      process.off('SIGTERM', onTerminate)
+    },
+  }
+}
+
+/** Runs `main` and turns its end into an exit code; errors are printed. */
+export async function exitCodeOf(main: () => Promise<unknown>): Promise<number> {
+  try {
+    await main()
+    return 0
+  } catch (error) {
+    printFailure(error)
+    return exitCodeForError(error)
+  }
+}
+
+/** Ends the process with 2 when `error` is one of usage; the job's own `catch` should not see those. */
+export async function exitOnUsageError(error: unknown): Promise<void> {
+  if (!isUsageError(error)) return
+  printFailure(error)
+  await exitProcess(exitCodeForError(error))
+}

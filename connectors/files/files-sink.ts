@@ -1,0 +1,279 @@
+/**
+ * Exactly-once sink of JSON lines files.
+ *
+ * Each writer writes a file in `<path>/.pending` and cuts it at every barrier. The committable names the
+ * file with its size and checksum. The committer renames the files of an epoch to
+ * `<prefix>-<epoch>-<subtask>.jsonl` and then replaces the marker file `.millrace-marker`, which holds the
+ * epoch. Both steps may be repeated: a file that is in place already with the right size is done.
+ * A reader that must not see half of an epoch reads only files with an epoch up to the marker's.
+ *
+ * Left-over pending files of earlier attempts are removed after a commit, when a newer attempt's file was
+ * committed: everything that a manifest still names from older attempts was committed before it.
+ */
+import { randomUUID } from 'node:crypto'
+import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, unlink } from 'node:fs/promises'
+import { join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import type {
+  Sink,
+  SinkCommitter,
+  SinkCommitterContext,
+  SinkWriter,
+  SinkWriterContext,
+} from '../../engine/contract/sink.ts'
+import type { Batch } from '../../engine/core/batch.ts'
+import { MillraceError } from '../../engine/core/errors.ts'
+import { createJsonRowWriter, type JsonRowWriter } from '../../engine/core/json/json-writer.ts'
+import type { JsonValue } from '../../engine/core/json-value.ts'
+import type { Schema } from '../../engine/core/schema.ts'
+import { ByteArena } from '../../engine/core/strings.ts'
+
+export interface FilesSinkOptions<T> {
+  /** Directory of the finished files; made when absent. One sink a directory. */
+  readonly path: string
+  readonly format?: 'json'
+  /** First part of file names, `part` by default. */
+  readonly prefix?: string
+  readonly schema?: Schema<T>
+}
+
+export const MARKER_FILE = '.millrace-marker'
+const PENDING_DIRECTORY = '.pending'
+/** A full buffer is handed to the disk; while that runs, a second one may fill. */
+const BUFFER_BYTES = 1_024 * 1_024
+const ROWS_BETWEEN_CHECKS = 64
+
+interface Committable {
+  readonly temp: string
+  readonly subtask: number
+  readonly attempt: number
+  readonly bytes: number
+  readonly crc32: number
+}
+
+/** Writes each row as a line of JSON, visible exactly once. */
+export function filesSink<T>(options: FilesSinkOptions<T>): Sink<T> {
+  return {
+    kind: 'files',
+    guarantee: 'exactly-once',
+    ...(options.schema === undefined ? {} : { schema: options.schema }),
+    createWriter: (context) => new FilesWriter(options.path, context),
+    createCommitter: (context) => new FilesCommitter(options.path, options.prefix ?? 'part', context),
+  }
+}
+
+/** The file being written. */
+interface Part {
+  readonly name: string
+  readonly handle: Promise<FileHandle>
+  bytes: number
+  crc32: number
+}
+
+class FilesWriter implements SinkWriter {
+  private readonly pending: string
+  private readonly context: SinkWriterContext
+  private readonly rows: JsonRowWriter
+  private filling = new ByteArena(BUFFER_BYTES + 64 * 1_024)
+  private idle: ByteArena | null = new ByteArena(BUFFER_BYTES + 64 * 1_024)
+  private part: Part | null = null
+  private blocked = false
+  /** Disk work in order; a failure makes all later work fail with it. */
+  private work: Promise<void> = Promise.resolve()
+
+  constructor(path: string, context: SinkWriterContext) {
+    this.pending = join(path, PENDING_DIRECTORY)
+    this.context = context
+    this.rows = createJsonRowWriter(context.schema, context.worker.uniqueId('files-sink'))
+  }
+
+  async open(): Promise<void> {
+    await mkdir(this.pending, { recursive: true })
+  }
+
+  write(batch: Batch, from: number): number {
+    let i = from
+    while (i < batch.length) {
+      if (this.filling.length >= BUFFER_BYTES && !this.handOff()) {
+        this.blocked = true
+        return i
+      }
+      const to = Math.min(batch.length, i + ROWS_BETWEEN_CHECKS)
+      this.rows.writeLines(batch, i, to, this.filling)
+      i = to
+    }
+    return i
+  }
+
+  prepareCommit(): Promise<JsonValue | null> {
+    if (this.filling.length > 0) this.handOff(true)
+    const part = this.part
+    this.part = null
+    const sealed = this.work.then(async (): Promise<JsonValue | null> => {
+      if (part === null) return null
+      const handle = await part.handle
+      await handle.sync()
+      await handle.close()
+      await syncDirectory(this.pending)
+      const { subtask, attempt } = this.context
+      return { temp: part.name, subtask, attempt, bytes: part.bytes, crc32: part.crc32 } satisfies Committable
+    })
+    this.work = sealed.then(() => {})
+    this.work.catch(() => {})
+    return sealed
+  }
+
+  async close(): Promise<void> {
+    await this.work.catch(() => {})
+    await this.part?.handle.then((handle) => handle.close()).catch(() => {})
+    this.part = null
+  }
+
+  /** Gives the full buffer to the disk. False when the other buffer is still being written, unless forced. */
+  private handOff(forced = false): boolean {
+    if (this.idle === null && !forced) return false
+    const full = this.filling
+    this.filling = this.idle ?? new ByteArena(BUFFER_BYTES + 64 * 1_024)
+    this.idle = null
+    this.part ??= this.newPart()
+    const part = this.part
+    const bytes = full.view()
+    part.bytes += bytes.length
+    part.crc32 = crc32(bytes, part.crc32)
+    this.work = this.work.then(async () => {
+      await (await part.handle).writeFile(bytes)
+      full.clear()
+      this.idle = full
+      if (this.blocked) {
+        this.blocked = false
+        this.context.wake()
+      }
+    })
+    this.work.catch((error: unknown) =>
+      this.context.fail(
+        new MillraceError('FILE_WRITE_FAILED', `Writing to ${this.pending} failed.`, {
+          domain: 'external',
+          retryable: true,
+          cause: error,
+        }),
+      ),
+    )
+    return true
+  }
+
+  private newPart(): Part {
+    const { sinkId, attempt, subtask } = this.context
+    const name = `${attempt}-${subtask}-${Buffer.from(sinkId).toString('hex').slice(0, 32)}-${randomUUID()}.inprogress`
+    const handle = open(join(this.pending, name), 'wx')
+    handle.catch(() => {})
+    return { name, handle, bytes: 0, crc32: 0 }
+  }
+}
+
+class FilesCommitter implements SinkCommitter {
+  private readonly path: string
+  private readonly prefix: string
+  private readonly context: SinkCommitterContext
+
+  constructor(path: string, prefix: string, context: SinkCommitterContext) {
+    this.path = path
+    this.prefix = prefix
+    this.context = context
+  }
+
+  async open(): Promise<void> {
+    await mkdir(join(this.path, PENDING_DIRECTORY), { recursive: true })
+  }
+
+  async readMarker(): Promise<number> {
+    let text: string
+    try {
+      text = await readFile(join(this.path, MARKER_FILE), 'utf8')
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0
+      throw error
+    }
+    const marker = JSON.parse(text) as { sink: string; epoch: number }
+    if (marker.sink !== this.context.sinkId) {
+      throw new MillraceError(
+        'SINK_DIRECTORY_TAKEN',
+        `${this.path} belongs to the sink ${JSON.stringify(marker.sink)}.`,
+        {
+          hint: 'Give each files sink its own directory.',
+        },
+      )
+    }
+    return marker.epoch
+  }
+
+  async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
+    if (epoch <= (await this.readMarker())) return
+    const parts = committables as unknown as readonly Committable[]
+    const perSubtask = new Map<number, number>()
+    for (const part of parts) {
+      const nth = perSubtask.get(part.subtask) ?? 0
+      perSubtask.set(part.subtask, nth + 1)
+      const suffix = nth === 0 ? '' : `-${nth}`
+      await this.finish(part, `${this.prefix}-${String(epoch).padStart(8, '0')}-${part.subtask}${suffix}.jsonl`)
+    }
+    await syncDirectory(this.path)
+    await this.writeMarker(epoch)
+    if (parts.length > 0) await this.sweep(Math.max(...parts.map((part) => part.attempt)))
+  }
+
+  async close(): Promise<void> {
+    // Nothing is held open between commits.
+  }
+
+  private async finish(part: Committable, name: string): Promise<void> {
+    const temp = join(this.path, PENDING_DIRECTORY, part.temp)
+    const final = join(this.path, name)
+    const size = await sizeOf(temp)
+    if (size === part.bytes) return rename(temp, final)
+    if (size === null && (await sizeOf(final)) === part.bytes) return
+    throw new MillraceError('SINK_PART_LOST', `${part.temp} has ${size ?? 'no'} bytes instead of ${part.bytes}.`, {
+      domain: 'external',
+      hint: `Nothing but Millrace may change files in ${this.path}/${PENDING_DIRECTORY}.`,
+    })
+  }
+
+  private async writeMarker(epoch: number): Promise<void> {
+    const temp = join(this.path, `${MARKER_FILE}.tmp`)
+    const handle = await open(temp, 'w')
+    try {
+      await handle.writeFile(JSON.stringify({ sink: this.context.sinkId, epoch }))
+      await handle.sync()
+    } finally {
+      await handle.close()
+    }
+    await rename(temp, join(this.path, MARKER_FILE))
+    await syncDirectory(this.path)
+  }
+
+  /** Removes pending files of attempts before `attempt`. */
+  private async sweep(attempt: number): Promise<void> {
+    const directory = join(this.path, PENDING_DIRECTORY)
+    for (const name of await readdir(directory)) {
+      const older = /^(\d+)-.*\.inprogress$/.exec(name)
+      if (older !== null && Number(older[1]) < attempt) await unlink(join(directory, name))
+    }
+  }
+}
+
+async function sizeOf(path: string): Promise<number | null> {
+  try {
+    return (await stat(path)).size
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw error
+  }
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const handle = await open(path, 'r')
+  try {
+    await handle.sync()
+  } finally {
+    await handle.close()
+  }
+}

@@ -1,0 +1,137 @@
+/**
+ * The print sink: each row as one line on standard output.
+ *
+ * Called by jobs. Writers format rows and post whole batches of lines; the coordinator's thread writes
+ * them, because a worker's own stdout is a pipe through that thread and loses its end when the process
+ * exits. Lines of one subtask keep their order; lines of several subtasks mix by batch.
+ *
+ * Guarantee: at-least-once. Rows after the last checkpoint are printed again after a restart.
+ */
+import type { Sink } from '../../engine/contract/sink.ts'
+import { rowReader } from '../../engine/core/rows.ts'
+
+/** The part of a writable stream that is used. */
+export interface LineStream {
+  write(text: string): boolean
+  once(event: 'drain' | 'close' | 'error', listener: () => void): unknown
+}
+
+export interface PrintSinkOptions<T> {
+  /** Put before each line, followed by `> `. */
+  readonly prefix?: string
+  /** The line of a row, without its end; JSON by default. */
+  readonly format?: (row: T) => string
+  /** `process.stdout` by default. */
+  readonly stream?: LineStream
+}
+
+export interface PrintSink<T> extends Sink<T> {
+  /** Resolves when the stream has taken all lines so far, or is closed. */
+  flushed(): Promise<void>
+}
+
+/** Makes the sink; a bare string is the prefix. */
+export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {}): PrintSink<T> {
+  const { prefix, format, stream } = typeof options === 'string' ? { prefix: options } : options
+  const start = prefix === undefined || prefix === '' ? '' : `${prefix}> `
+  const lineOf = (format as ((row: unknown) => string) | undefined) ?? jsonLine
+  const printer = new Printer(stream)
+  return {
+    kind: 'print',
+    guarantee: 'at-least-once',
+    createWriter(context) {
+      const read = rowReader(context.schema, context.worker.interner, context.worker.uniqueId('print'))
+      return {
+        open: async () => {},
+        write(batch, from) {
+          let text = ''
+          for (let i = from; i < batch.length; i++) text += `${start}${lineOf(read(batch, i))}\n`
+          if (text !== '') context.post(text)
+          return batch.length
+        },
+        // What was written is posted already.
+        prepareCommit: async () => null,
+        close: async () => {},
+      }
+    },
+    onMessage: (message) => printer.print(message as string),
+    flushed: () => printer.flushed(),
+  }
+}
+
+/** Writes in order, and holds text back while the stream is full. */
+class Printer {
+  private readonly stream: LineStream | undefined
+  private held: string[] = []
+  private state: 'open' | 'full' | 'gone' = 'open'
+  private waiters: (() => void)[] = []
+  private isListening = false
+
+  constructor(stream: LineStream | undefined) {
+    this.stream = stream
+  }
+
+  print(text: string): void {
+    switch (this.state) {
+      case 'open':
+        this.write(text)
+        return
+      case 'full':
+        this.held.push(text)
+        return
+      case 'gone':
+        // The reader left, as in `job | head`; the job goes on without printing.
+        return
+    }
+  }
+
+  flushed(): Promise<void> {
+    if (this.state !== 'full') return Promise.resolve()
+    return new Promise((resolve) => this.waiters.push(resolve))
+  }
+
+  private write(text: string): void {
+    const stream = this.stream ?? process.stdout
+    if (!this.isListening) {
+      this.isListening = true
+      stream.once('error', () => this.gone())
+      stream.once('close', () => this.gone())
+    }
+    if (stream.write(text)) return
+    this.state = 'full'
+    stream.once('drain', () => this.drain())
+  }
+
+  private drain(): void {
+    if (this.state !== 'full') return
+    this.state = 'open'
+    const text = this.held.join('')
+    this.held = []
+    if (text !== '') this.write(text)
+    if (this.state === 'open') this.wakeAll()
+  }
+
+  private gone(): void {
+    this.state = 'gone'
+    this.held = []
+    this.wakeAll()
+  }
+
+  private wakeAll(): void {
+    for (const waiter of this.waiters) waiter()
+    this.waiters = []
+  }
+}
+
+/** A row as JSON for people to read: bigints as digits, NaN and infinities as texts. */
+function jsonLine(row: unknown): string {
+  const text = JSON.stringify(row, (_key, value: unknown) => {
+    if (typeof value === 'bigint') return rawJson(value.toString())
+    if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
+    return value
+  }) as string | undefined
+  return text ?? String(row)
+}
+
+/** JSON.rawJSON writes a text as it is; TypeScript does not know it yet. */
+const rawJson = (JSON as unknown as { rawJSON(text: string): unknown }).rawJSON

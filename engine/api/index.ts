@@ -1,0 +1,46 @@
+/**
+ * The public DataStream API: everything that `import ... from 'millrace'` offers. A reviewed list;
+ * test/api-surface.txt must agree with it.
+ */
+export type {
+  AggregateFunction,
+  AggregatingState,
+  AggregatingStateDescriptor,
+  BuiltInAggregate,
+  FilterFunction,
+  FlatMapFunction,
+  KeyedProcessFunction,
+  KeySelector,
+  MapFunction,
+  OutputTag,
+  ProcessContext,
+  ProcessWindowContext,
+  ProcessWindowFunction,
+  ReduceFunction,
+  RuntimeContext,
+  TimerService,
+  TimeWindow,
+  ValueState,
+  ValueStateDescriptor,
+} from '../contract/functions.ts'
+export type { Sink } from '../contract/sink.ts'
+export type { Source } from '../contract/source.ts'
+export { MillraceError } from '../core/errors.ts'
+export type { Key } from '../core/keys.ts'
+export { type RowOf, type Schema, schema, t } from '../core/schema.ts'
+export { type Duration, days, hours, milliseconds, minutes, seconds, Time } from '../core/time.ts'
+export type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
+export type { JobEvent, JobStatus } from '../runtime/status.ts'
+export { avg, count, max, min, sum } from './aggregates.ts'
+export { CheckpointConfig } from './checkpoint-config.ts'
+export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
+export { StreamExecutionEnvironment } from './environment.ts'
+export type { ExecuteOptions } from './execution.ts'
+export type { SinkFunction } from './function-sink.ts'
+export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
+export { outputTag } from './output-tag.ts'
+export { RestartStrategies } from './restart-strategies.ts'
+export { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
+export { type TimestampAssigner, WatermarkStrategy } from './watermark-strategy.ts'
+export { TumblingEventTimeWindows, type WindowAssigner } from './window-assigners.ts'
+export { WindowedStream } from './windowed-stream.ts'

@@ -1,0 +1,118 @@
+/**
+ * From user functions to factories of operators: the one place where the API meets `operators/`.
+ *
+ * Each returns a function that makes a fresh operator for every subtask.
+ */
+import { assignTimestampsOperator } from '../../operators/assign-timestamps.ts'
+import { filterOperator } from '../../operators/filter.ts'
+import { flatMapOperator } from '../../operators/flat-map.ts'
+import { keyedProcessOperator } from '../../operators/keyed-process.ts'
+import { mapOperator } from '../../operators/map.ts'
+import { reduceOperator } from '../../operators/reduce.ts'
+import { windowOperator } from '../../operators/window-aggregate.ts'
+import { tumblingWindows } from '../../operators/window-assigner.ts'
+import { columnarKernel } from '../../operators/window-columnar.ts'
+import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
+import { objectCodec } from '../../state/value-codec.ts'
+import type {
+  AggregateFunction,
+  BuiltInAggregate,
+  FilterFunction,
+  FlatMapFunction,
+  KeyedProcessFunction,
+  MapFunction,
+  ProcessWindowFunction,
+  ReduceFunction,
+} from '../contract/functions.ts'
+import type { Operator } from '../contract/operator.ts'
+import type { WatermarkPlan } from '../core/graph.ts'
+import type { Schema } from '../core/schema.ts'
+import type { WindowAssigner } from './window-assigners.ts'
+
+export type OperatorFactory = () => Operator
+
+export interface WindowSettings {
+  readonly assigner: WindowAssigner
+  readonly allowedLatenessMs: number
+  readonly lateTag: string | null
+}
+
+/** What happens to the elements of a window. */
+export type WindowWork =
+  | {
+      readonly kind: 'aggregate'
+      readonly fn: AggregateFunction<unknown, unknown, unknown>
+      readonly process: ProcessWindowFunction<unknown, unknown, unknown> | null
+    }
+  | {
+      readonly kind: 'reduce'
+      readonly fn: ReduceFunction<unknown>
+      readonly process: ProcessWindowFunction<unknown, unknown, unknown> | null
+    }
+  | { readonly kind: 'process'; readonly fn: ProcessWindowFunction<unknown, unknown, unknown> }
+  | {
+      readonly kind: 'columnar'
+      readonly aggregates: Readonly<Record<string, BuiltInAggregate>>
+      readonly inputSchema: Schema
+      readonly keyKind: 'string' | 'opaque'
+    }
+
+function kernelOf(work: WindowWork, outputSchema: Schema) {
+  switch (work.kind) {
+    case 'aggregate': {
+      const { fn, process } = work
+      return aggregateKernel(
+        fn,
+        { codec: objectCodec(() => fn.createAccumulator(), { what: 'the accumulator' }), outputSchema },
+        process,
+      )
+    }
+    case 'reduce':
+      return reduceKernel(work.fn, { codec: objectCodec(), outputSchema }, work.process)
+    case 'process':
+      return processKernel(work.fn, { codec: objectCodec(), outputSchema })
+    case 'columnar':
+      return columnarKernel(work)
+  }
+}
+
+export const makeOperator = {
+  map:
+    <T, R>(fn: MapFunction<T, R>, output: Schema): OperatorFactory =>
+    () =>
+      mapOperator(fn, output),
+  flatMap:
+    <T, R>(fn: FlatMapFunction<T, R>, output: Schema): OperatorFactory =>
+    () =>
+      flatMapOperator(fn, output),
+  filter:
+    <T>(predicate: FilterFunction<T>): OperatorFactory =>
+    () =>
+      filterOperator(predicate),
+  assignTimestamps:
+    (plan: WatermarkPlan): OperatorFactory =>
+    () =>
+      assignTimestampsOperator(plan),
+  reduce:
+    <T>(fn: ReduceFunction<T>, schema: Schema): OperatorFactory =>
+    () =>
+      reduceOperator(fn, { codec: objectCodec(), outputSchema: schema }),
+  keyedProcess:
+    <K, T, R>(create: () => KeyedProcessFunction<K, T, R>): OperatorFactory =>
+    () =>
+      keyedProcessOperator(create, { codecOf: objectCodec }),
+  /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
+  window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
+    const { sizeMs, offsetMs } = settings.assigner
+    const { allowedLatenessMs, lateTag } = settings
+    const create = (): Operator =>
+      windowOperator({
+        assigner: tumblingWindows(sizeMs, offsetMs),
+        kernel: kernelOf(work, output),
+        allowedLatenessMs,
+        lateTag,
+      })
+    create()
+    return create
+  },
+} as const

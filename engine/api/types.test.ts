@@ -1,0 +1,171 @@
+/**
+ * What the compiler infers in programs without type annotations. The assertions are types: this test fails
+ * in `tsc`, and at run time only checks that the programs can be declared.
+ */
+import { test } from 'node:test'
+import type { Sink } from '../contract/sink.ts'
+import {
+  avg,
+  count,
+  type DataStream,
+  type KeyedStream,
+  max,
+  outputTag,
+  StreamExecutionEnvironment,
+  schema,
+  seconds,
+  sum,
+  TumblingEventTimeWindows,
+  t,
+  WatermarkStrategy,
+} from './index.ts'
+
+type Equal<A, B> = (<X>() => X extends A ? 1 : 2) extends <X>() => X extends B ? 1 : 2 ? true : false
+/** Does nothing; its type parameter must be `true`. */
+function check<_T extends true>(): void {}
+type Element<S> = S extends DataStream<infer T> ? T : never
+type KeyOf<S> = S extends KeyedStream<infer _, infer K> ? K : never
+type Flat<T> = { [F in keyof T]: T[F] }
+
+const FLIGHTS = schema({
+  origin: t.string(),
+  date: t.timestamp(),
+  delay: t.nullable(t.float64()),
+  distance: t.float64(),
+  big: t.int64(),
+  extra: t.json<{ carrier: string }>(),
+})
+const flights = () =>
+  StreamExecutionEnvironment.createEnvironment().fromCollection(
+    [{ origin: 'LAX', date: 0, delay: 1 as number | null, distance: 2, big: 3n, extra: { carrier: 'AA' } }],
+    { schema: FLIGHTS },
+  )
+const nothing: Sink = {
+  kind: 'nothing',
+  guarantee: 'at-least-once',
+  createWriter: () => {
+    throw new Error('never started')
+  },
+}
+
+test('map, flatMap and filter infer their results', () => {
+  const stream = flights()
+  const mapped = stream.map((f) => ({ from: f.origin, late: (f.delay ?? 0) > 15 }))
+  check<Equal<Element<typeof mapped>, { from: string; late: boolean }>>()
+  const many = stream.flatMap((f) => [f.origin, f.distance])
+  check<Equal<Element<typeof many>, string | number>>()
+  const collected = stream.flatMap<string>((f, collect) => collect(f.origin))
+  check<Equal<Element<typeof collected>, string>>()
+  const narrowed = mapped.filter((f): f is { from: string; late: true } => f.late)
+  check<Equal<Element<typeof narrowed>, { from: string; late: true }>>()
+  const declared = stream.map((f) => ({ km: f.distance }), { schema: schema({ km: t.float64() }) })
+  check<Equal<Element<typeof declared>, { km: number }>>()
+  // @ts-expect-error the function does not return the schema's row
+  stream.map((f) => ({ km: f.origin }), { schema: schema({ km: t.float64() }) })
+  // @ts-expect-error there is no such field
+  stream.map((f) => f.nope)
+})
+
+test('keyBy takes fields that may be keys, and infers the key', () => {
+  const stream = flights()
+  const byField = stream.keyBy('origin')
+  check<Equal<KeyOf<typeof byField>, string>>()
+  const byNullable = stream.keyBy('delay')
+  check<Equal<KeyOf<typeof byNullable>, number | null>>()
+  const byLambda = stream.keyBy((f) => f.big)
+  check<Equal<KeyOf<typeof byLambda>, bigint>>()
+  const composite = stream.keyBy((f) => [f.origin, f.distance] as const)
+  check<Equal<KeyOf<typeof composite>, readonly [string, number]>>()
+  // @ts-expect-error an object is no key
+  const byObject = () => stream.keyBy('extra')
+  // @ts-expect-error undefined is no key
+  const byUndefined = () => stream.keyBy(() => undefined)
+  void byObject
+  void byUndefined
+})
+
+test('a map ends the key', () => {
+  const mapped = flights()
+    .keyBy('origin')
+    .map((f) => f)
+  // @ts-expect-error windows need a keyed stream
+  void mapped.window
+})
+
+test('windows infer their results', () => {
+  const windows = flights()
+    .keyBy('origin')
+    .window(TumblingEventTimeWindows.of(seconds(5)))
+  const columns = windows.aggregate({ n: count(), km: sum('distance'), delay: avg('delay'), last: max('date') })
+  type Row = Flat<Element<typeof columns>>
+  check<
+    Equal<
+      Row,
+      {
+        readonly key: string
+        readonly windowStart: number
+        readonly windowEnd: number
+        readonly n: number
+        readonly km: number
+        readonly delay: number | null
+        readonly last: number
+      }
+    >
+  >()
+  // @ts-expect-error a text has no sum
+  const textSum = () => windows.aggregate({ s: sum('origin') })
+  void textSum
+  const mean = windows.aggregate({
+    createAccumulator: () => ({ n: 0, sum: 0 }),
+    add: (f, acc) => ({ n: acc.n + 1, sum: acc.sum + f.distance }),
+    getResult: (acc) => acc.sum / acc.n,
+    merge: (a, b) => ({ n: a.n + b.n, sum: a.sum + b.sum }),
+  })
+  check<Equal<Element<typeof mean>, number>>()
+  const reduced = windows.reduce((a, b) => (a.distance > b.distance ? a : b))
+  check<Equal<Element<typeof reduced>['origin'], string>>()
+  const processed = windows.process<string>((context, elements, collect) => {
+    for (const f of elements) collect(context.key.concat(f.origin))
+  })
+  check<Equal<Element<typeof processed>, string>>()
+})
+
+test('side outputs carry the type of their tag', () => {
+  const late = outputTag<Element<ReturnType<typeof flights>>>('late')
+  const counts = flights()
+    .keyBy('origin')
+    .window(TumblingEventTimeWindows.of(seconds(5)))
+    .sideOutputLateData(late)
+    .aggregate({ n: count() })
+  const rows = counts.getSideOutput(late).map((f) => f.origin)
+  check<Equal<Element<typeof rows>, string>>()
+})
+
+test('watermark strategies fit streams that have their field', () => {
+  const bounded = WatermarkStrategy.forBoundedOutOfOrderness(seconds(5))
+  flights().assignTimestampsAndWatermarks(bounded.withTimestampAssigner('date'))
+  flights().assignTimestampsAndWatermarks(WatermarkStrategy.forBoundedOutOfOrderness(5, (f) => f.date))
+  const opaque = StreamExecutionEnvironment.createEnvironment().fromElements({ at: 1 })
+  // @ts-expect-error these rows have no field `date`
+  const wrong = () => opaque.assignTimestampsAndWatermarks(bounded.withTimestampAssigner('date'))
+  void wrong
+})
+
+test('sinks take rows that fit', () => {
+  const wantsOrigin: Sink<{ origin: string }> = { ...nothing, schema: schema({ origin: t.string() }) }
+  const wantsNope: Sink<{ nope: string }> = { ...nothing, schema: schema({ nope: t.string() }) }
+  flights().sinkTo(nothing)
+  flights().sinkTo(wantsOrigin)
+  // @ts-expect-error the rows have no field `nope`
+  flights().sinkTo(wantsNope)
+  flights().addSink((f) => void f.origin)
+  flights().addSink({ invoke: (f) => void f.distance })
+})
+
+test('executeAndCollect resolves to rows', () => {
+  const collect = () =>
+    flights()
+      .map((f) => f.origin)
+      .executeAndCollect()
+  check<Equal<Awaited<ReturnType<typeof collect>>, string[]>>()
+})

@@ -1,0 +1,215 @@
+/**
+ * A keyed store on the simulated disk that works the way RocksDB does, in small: each checkpoint writes
+ * what changed since the last one into a new immutable file, an image links all files, and now and then
+ * everything is written into one file again.
+ *
+ * Used by the simulator in place of the stores in `state/`. Invariants: a file that an image names never
+ * changes, and its name is never used for other content by the same line of stores.
+ */
+import { GrowingArena } from '../../../state/growing-arena.ts'
+import type {
+  Arena,
+  CheckpointFile,
+  KeyedStore,
+  KeyedStoreFactory,
+  Lookup,
+  Scan,
+  WriteBatch,
+} from '../../contract/keyed-store.ts'
+import { MillraceError, messageOf } from '../../core/errors.ts'
+import type { Disk } from '../../core/io.ts'
+import type { SimDisk } from './sim-disk.ts'
+
+const FILES_MAX = 3
+const DELETED = 0xffff_ffff
+
+export interface SimStoreFaults {
+  /** Plants a fault: a restore leaves out the newest file when there are several. */
+  readonly restoreSkipsNewestFile?: boolean
+}
+
+/** `disk` is the worker's view, `raw` the same disk for the calls that must not wait. */
+export function simStoreFactory(disk: Disk, raw: SimDisk, faults: SimStoreFaults = {}): KeyedStoreFactory {
+  return {
+    description: 'simulated',
+    create(directory) {
+      raw.makeDirectoryNow(directory)
+      return new SimStore(disk, directory, [])
+    },
+    restore(image, directory) {
+      raw.makeDirectoryNow(directory)
+      const names = raw.listNow(image)
+      const files = names.map((name) => ({ name, size: raw.readNow(`${image}/${name}`).length }))
+      const store = new SimStore(disk, directory, files)
+      for (const [i, name] of names.entries()) {
+        raw.linkNow(`${image}/${name}`, `${directory}/${name}`)
+        if (faults.restoreSkipsNewestFile && i > 0 && i === names.length - 1) continue
+        store.load(raw.readNow(`${image}/${name}`), name)
+      }
+      return store
+    },
+  }
+}
+
+class SimStore implements KeyedStore {
+  readonly description = 'simulated'
+  private readonly entries = new Map<string, Uint8Array>()
+  /** Keys changed since the newest file. */
+  private dirty = new Set<string>()
+  private files: CheckpointFile[]
+  private sequence: number
+  private readonly disk: Disk
+  private readonly directory: string
+  private closed = false
+  private imaging = false
+
+  constructor(disk: Disk, directory: string, files: CheckpointFile[]) {
+    this.disk = disk
+    this.directory = directory
+    this.files = files
+    this.sequence = files.reduce((max, file) => Math.max(max, Number.parseInt(file.name, 10)), 0)
+  }
+
+  load(bytes: Buffer, name: string): void {
+    let at = 0
+    while (at < bytes.length) {
+      if (at + 8 > bytes.length) throw corrupt(name)
+      const keyLength = bytes.readUInt32LE(at)
+      const valueLength = bytes.readUInt32LE(at + 4)
+      const end = at + 8 + keyLength + (valueLength === DELETED ? 0 : valueLength)
+      if (end > bytes.length) throw corrupt(name)
+      const key = bytes.latin1Slice(at + 8, at + 8 + keyLength)
+      if (valueLength === DELETED) this.entries.delete(key)
+      else this.entries.set(key, Buffer.from(bytes.subarray(at + 8 + keyLength, end)))
+      at = end
+    }
+  }
+
+  multiGet(keys: Arena): Lookup {
+    this.requireOpen()
+    const values = new GrowingArena()
+    const found = new Uint8Array(keys.count)
+    keysOf(keys).forEach((key, i) => {
+      const value = this.entries.get(key)
+      found[i] = value === undefined ? 0 : 1
+      values.push(value ?? new Uint8Array(0))
+    })
+    return { values, found }
+  }
+
+  write(batch: WriteBatch): void {
+    this.requireOpen()
+    const { values, deletes } = batch
+    keysOf(batch.keys).forEach((key, i) => {
+      this.dirty.add(key)
+      if (deletes !== null && deletes[i] === 1) this.entries.delete(key)
+      else this.entries.set(key, values.bytes.slice(values.offsets[i], values.offsets[i + 1]))
+    })
+  }
+
+  deleteRange(from: Uint8Array, to: Uint8Array): void {
+    this.requireOpen()
+    const [low, high] = [latin1(from), latin1(to)]
+    for (const key of [...this.entries.keys()]) {
+      if (key < low || key >= high) continue
+      this.entries.delete(key)
+      this.dirty.add(key)
+    }
+  }
+
+  scan(from: Uint8Array, to: Uint8Array | null): Scan {
+    this.requireOpen()
+    const low = latin1(from)
+    const high = to === null ? null : latin1(to)
+    const rows = [...this.entries]
+      .filter(([key]) => key >= low && (high === null || key < high))
+      .sort(([a], [b]) => (a < b ? -1 : 1))
+    let at = 0
+    return {
+      next: (maxBytes = 1 << 18) => {
+        if (at >= rows.length) return null
+        const keys = new GrowingArena()
+        const values = new GrowingArena()
+        for (let bytes = 0; at < rows.length; at++) {
+          const [key, value] = rows[at]!
+          bytes += key.length + value.length
+          if (bytes > maxBytes && keys.count > 0) break
+          keys.pushLatin1(key)
+          values.push(value)
+        }
+        return { keys, values }
+      },
+      close() {},
+    }
+  }
+
+  async writeAndCheckpoint(batch: WriteBatch, directory: string): Promise<readonly CheckpointFile[]> {
+    this.requireOpen()
+    if (this.imaging) throw new MillraceError('STORE_MISUSED', 'Two images at once.', { domain: 'internal' })
+    this.imaging = true
+    this.write(batch)
+    const whole = this.files.length >= FILES_MAX
+    const changed = this.dirty
+    this.dirty = new Set()
+    const bytes = this.encode(whole ? this.entries.keys() : changed)
+    const name = `${String(++this.sequence).padStart(6, '0')}.sst`
+    try {
+      await this.disk.makeDirectory(directory)
+      const file = await this.disk.create(`${directory}/${name}`)
+      await file.append(bytes)
+      await file.close()
+      const earlier = whole ? [] : this.files
+      for (const old of earlier) await this.disk.link(`${this.directory}/${old.name}`, `${directory}/${old.name}`)
+      await this.disk.link(`${directory}/${name}`, `${this.directory}/${name}`)
+      this.files = [...earlier, { name, size: bytes.length }]
+      return this.files
+    } catch (error) {
+      for (const key of changed) this.dirty.add(key)
+      throw new MillraceError('STORE_IO', `Cannot write ${directory}: ${messageOf(error)}.`, {
+        domain: 'external',
+        retryable: true,
+        cause: error,
+      })
+    } finally {
+      this.imaging = false
+    }
+  }
+
+  private encode(keys: Iterable<string>): Buffer {
+    const parts: Buffer[] = []
+    for (const key of keys) {
+      const value = this.entries.get(key)
+      const head = Buffer.alloc(8)
+      head.writeUInt32LE(key.length, 0)
+      head.writeUInt32LE(value?.length ?? DELETED, 4)
+      parts.push(head, Buffer.from(key, 'latin1'))
+      if (value !== undefined) parts.push(Buffer.from(value))
+    }
+    return Buffer.concat(parts)
+  }
+
+  memoryBytes(): number {
+    return this.entries.size * 64
+  }
+
+  close(): void {
+    this.closed = true
+  }
+
+  private requireOpen(): void {
+    if (this.closed) throw new MillraceError('STORE_CLOSED', 'The store is closed.', { domain: 'internal' })
+  }
+}
+
+function latin1(bytes: Uint8Array): string {
+  return Buffer.from(bytes).latin1Slice()
+}
+
+function keysOf(arena: Arena): string[] {
+  const bytes = Buffer.from(arena.bytes.buffer, arena.bytes.byteOffset, arena.bytes.byteLength)
+  return Array.from({ length: arena.count }, (_, i) => bytes.latin1Slice(arena.offsets[i], arena.offsets[i + 1]))
+}
+
+function corrupt(name: string): MillraceError {
+  return new MillraceError('SNAPSHOT_CORRUPT', `The state file ${name} is cut short.`, { domain: 'external' })
+}

@@ -1,0 +1,287 @@
+/**
+ * Drives an operator in tests as the engine does: rows routed to subtasks by key group, batches consumed
+ * row by row when output is blocked, watermarks repeated until done, cuts and restores at any parallelism.
+ *
+ * Used by the tests of this room only, which is why it may use `state/`.
+ */
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import type { KeyedStore } from '../engine/contract/keyed-store.ts'
+import type { Operator, OperatorContext, OperatorCounters, Output } from '../engine/contract/operator.ts'
+import type { WorkerContext } from '../engine/contract/worker-context.ts'
+import { BATCH_ROWS_MAX, type Batch, type KeyColumn, withKeys } from '../engine/core/batch.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import type { Io } from '../engine/core/io.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
+import { keyGroupOf, keyGroupRange, subtaskOfKeyGroup, valueKeyExtractor } from '../engine/core/keys.ts'
+import { BatchBuilder, rowReader } from '../engine/core/rows.ts'
+import type { Schema } from '../engine/core/schema.ts'
+import { StringInterner } from '../engine/core/strings.ts'
+import { KeyedBackend } from '../state/keyed-backend.ts'
+import { WriteBatchBuilder } from '../state/keyed-layout.ts'
+import { memoryStoreFactory } from '../state/memory-store.ts'
+
+export const KEY_GROUPS = 16
+
+/** A row as it came out, with its event time. */
+export interface Emitted {
+  readonly row: unknown
+  readonly time: number
+}
+
+/** Collects output; with `capacityOne` each batch blocks until `drain`. */
+export class CollectingOutput implements Output {
+  readonly main: Emitted[] = []
+  readonly sides = new Map<string, Emitted[]>()
+  readonly batches: Batch[] = []
+  blocked = false
+  private readonly capacityOne: boolean
+
+  constructor(capacityOne: boolean) {
+    this.capacityOne = capacityOne
+  }
+
+  emit(batch: Batch): void {
+    this.batches.push(batch)
+    this.take(batch, this.main)
+  }
+
+  emitSide(tag: string, batch: Batch): void {
+    const rows = this.sides.get(tag) ?? []
+    this.sides.set(tag, rows)
+    this.take(batch, rows)
+  }
+
+  private take(batch: Batch, into: Emitted[]): void {
+    assert.ok(batch.length > 0 && batch.length <= BATCH_ROWS_MAX)
+    assert.equal(batch.keys, null)
+    const read = rowReader(batch.schema, new StringInterner(), 'test')
+    // What is emitted must not change later: read now, compare at the end.
+    for (let i = 0; i < batch.length; i++) {
+      into.push({ row: structuredClone(read(batch, i)), time: batch.eventTime[i] })
+    }
+    if (this.capacityOne) this.blocked = true
+  }
+
+  drain(): void {
+    this.blocked = false
+  }
+}
+
+export function testWorker(): WorkerContext {
+  let ids = 0
+  return {
+    workerIndex: 0,
+    io: null as unknown as Io,
+    interner: new StringInterner(),
+    nowMs: () => 1_000,
+    uniqueId: (prefix) => `${prefix}-${ids++}`,
+  }
+}
+
+export interface RigOptions {
+  readonly create: () => Operator
+  readonly schema: Schema
+  /** Null for operators without keyed state. */
+  readonly keyOf?: ((row: unknown) => unknown) | null
+  readonly parallelism?: number
+  readonly capacityOne?: boolean
+  readonly memoryBudgetBytes?: number
+  /** Rows a batch at most. */
+  readonly batchRows?: number
+}
+
+interface SubtaskRig {
+  readonly operator: Operator
+  readonly backend: KeyedBackend | null
+  readonly store: KeyedStore
+}
+
+/** An operator with all its subtasks. */
+export class OperatorRig {
+  readonly output: CollectingOutput
+  readonly counters: OperatorCounters = { lateDropped: 0, filtered: 0, coldReads: 0 }
+  private readonly options: RigOptions
+  private readonly worker = testWorker()
+  private readonly directory = mkdtempSync(join(tmpdir(), 'operator-rig-'))
+  private stores = 0
+  subtasks: SubtaskRig[]
+
+  constructor(options: RigOptions) {
+    this.options = options
+    this.output = new CollectingOutput(options.capacityOne ?? false)
+    this.subtasks = this.open(options.parallelism ?? 1, [], [], null)
+  }
+
+  private newStore(): KeyedStore {
+    return memoryStoreFactory().create(join(this.directory, String(this.stores++)))
+  }
+
+  private open(
+    parallelism: number,
+    snapshots: readonly JsonValue[],
+    old: readonly KeyedStore[],
+    before: KeyedBackend | null,
+  ): SubtaskRig[] {
+    return Array.from({ length: parallelism }, (_, subtask) => {
+      const store = this.newStore()
+      for (const from of old) copyOwned(from, store, keyGroupRange(subtask, parallelism, KEY_GROUPS))
+      const backend = this.options.keyOf ? this.openBackend(subtask, parallelism, store, before) : null
+      const operator = this.options.create()
+      operator.open(this.contextOf(subtask, parallelism, snapshots, backend))
+      return { operator, backend, store }
+    })
+  }
+
+  private openBackend(
+    subtask: number,
+    parallelism: number,
+    store: KeyedStore,
+    before: KeyedBackend | null,
+  ): KeyedBackend {
+    const backend = new KeyedBackend({
+      operatorId: 1,
+      keyGroups: keyGroupRange(subtask, parallelism, KEY_GROUPS),
+      store,
+      memoryBudgetBytes: this.options.memoryBudgetBytes ?? 1 << 26,
+      counters: this.counters,
+      ...(before === null ? {} : { restored: before.declarations() }),
+    })
+    if (before !== null) backend.restore()
+    return backend
+  }
+
+  private contextOf(
+    subtask: number,
+    parallelism: number,
+    restored: readonly JsonValue[],
+    backend: KeyedBackend | null,
+  ): OperatorContext {
+    return {
+      name: 'tested',
+      uid: 'tested',
+      subtask,
+      parallelism,
+      worker: this.worker,
+      counters: this.counters,
+      get keyed() {
+        if (backend === null) throw new MillraceError('STATE_NOT_KEYED', 'This operator has no keys.')
+        return backend
+      },
+      restored,
+      scheduleProcessingTime() {},
+    }
+  }
+
+  /** Sends rows through the operator in batches; row i has event time `times[i]`. */
+  push(rows: readonly unknown[], times: readonly number[]): void {
+    const bySubtask: { row: unknown; time: number }[][] = this.subtasks.map(() => [])
+    rows.forEach((row, i) => {
+      bySubtask[this.subtaskOf(row)].push({ row, time: times[i] })
+    })
+    bySubtask.forEach((own, s) => {
+      const size = this.options.batchRows ?? BATCH_ROWS_MAX
+      for (let from = 0; from < own.length; from += size) this.pushBatch(this.subtasks[s], own.slice(from, from + size))
+    })
+  }
+
+  private subtaskOf(row: unknown): number {
+    if (this.subtasks.length === 1) return 0
+    const keys = this.keysOf(batchOf(this.options.schema, [{ row, time: 0 }]))
+    if (keys === null) return 0
+    return subtaskOfKeyGroup(keyGroupOf(keys.hashes[0], KEY_GROUPS), this.subtasks.length, KEY_GROUPS)
+  }
+
+  private keysOf(batch: Batch): KeyColumn | null {
+    const { keyOf } = this.options
+    if (!keyOf) return null
+    const read = rowReader(batch.schema, this.worker.interner, 'keys')
+    return valueKeyExtractor((from, i) => keyOf(read(from, i)))(batch)
+  }
+
+  private pushBatch(subtask: SubtaskRig, rows: readonly { row: unknown; time: number }[]): void {
+    const plain = batchOf(this.options.schema, rows)
+    const batch = withKeys(plain, this.keysOf(plain))
+    for (let from = 0; from < batch.length; ) {
+      const next = subtask.operator.process(batch, from, this.output)
+      assert.ok(next > from, 'an operator whose output has room consumes rows')
+      from = next
+      this.output.drain()
+      subtask.backend?.maybeEvict()
+    }
+    poison(batch)
+  }
+
+  watermark(watermark: number): void {
+    for (const { operator, backend } of this.subtasks) {
+      for (let calls = 0; !operator.advanceWatermark(watermark, this.output); calls++) {
+        assert.ok(calls < 100_000, 'advanceWatermark ends')
+        this.output.drain()
+        backend?.maybeEvict()
+      }
+      this.output.drain()
+    }
+  }
+
+  /** Takes a cut and starts afresh from it at another parallelism. */
+  restore(parallelism: number): void {
+    const snapshots = this.subtasks.map(({ operator }) => structuredClone(operator.snapshot?.() ?? null))
+    for (const { backend, store } of this.subtasks) {
+      if (backend === null) continue
+      const batch = new WriteBatchBuilder()
+      backend.captureDirty(batch)
+      store.write(batch.batch())
+      backend.checkpointSettled()
+    }
+    const old = this.subtasks
+    for (const { operator } of old) operator.close?.()
+    this.subtasks = this.open(
+      parallelism,
+      JSON.parse(JSON.stringify(snapshots)) as JsonValue[],
+      old.map((s) => s.store),
+      old[0].backend,
+    )
+  }
+
+  close(): void {
+    for (const { operator } of this.subtasks) operator.close?.()
+    rmSync(this.directory, { recursive: true, force: true })
+  }
+}
+
+/** Copies the key groups of one new subtask, as a restore does. */
+function copyOwned(from: KeyedStore, to: KeyedStore, range: { from: number; to: number }): void {
+  const scan = from.scan(new Uint8Array(0), null)
+  for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
+    const { keys, values } = chunk
+    const batch = new WriteBatchBuilder()
+    for (let row = 0; row < keys.count; row++) {
+      const group = (keys.bytes[keys.offsets[row] + 2] << 8) | keys.bytes[keys.offsets[row] + 3]
+      if (group < range.from || group >= range.to) continue
+      batch.keys.add(keys.bytes, keys.offsets[row], keys.offsets[row + 1])
+      batch.values.add(values.bytes, values.offsets[row], values.offsets[row + 1])
+      batch.endPut()
+    }
+    to.write(batch.batch())
+  }
+  scan.close()
+}
+
+function batchOf(schema: Schema, rows: readonly { row: unknown; time: number }[]): Batch {
+  const builder = new BatchBuilder(schema)
+  for (const { row, time } of rows) builder.append(row, time)
+  return builder.build()
+}
+
+/** Overwrites a consumed batch's buffers: whoever kept a view sees it. */
+function poison(batch: Batch): void {
+  for (const column of batch.columns) {
+    if (column.kind === 'string') column.bytes.fill(0xee)
+    else if (column.kind === 'int64') column.values.fill(-1n)
+    else if (column.kind !== 'opaque') column.values.fill(77)
+  }
+  batch.keys?.bytes.fill(0xee)
+  batch.eventTime.fill(Number.NaN)
+}
