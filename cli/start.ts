@@ -10,7 +10,14 @@ import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
 import { openLog, readSealedEnds } from '../connectors/log/index.ts'
 import { threadsPlacement } from '../engine/api/job-settings.ts'
-import { type FlagSpecs, integerFlag, type ParsedFlags, parseFlags, type RunFlags, usageError } from '../engine/api/run-flags.ts'
+import {
+  type FlagSpecs,
+  integerFlag,
+  type ParsedFlags,
+  parseFlags,
+  type RunFlags,
+  usageError,
+} from '../engine/api/run-flags.ts'
 import { layout } from '../engine/checkpoint/layout.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { feedEvents, prepareTopic } from '../jobs/feeder.ts'
@@ -65,7 +72,8 @@ interface StartOptions {
 }
 
 function readOptions(flags: ParsedFlags): StartOptions {
-  if (flags.positionals.length > 0) throw usageError(`${flags.positionals[0]} is not an option.`, 'See npm start -- --help.')
+  if (flags.positionals.length > 0)
+    throw usageError(`${flags.positionals[0]} is not an option.`, 'See npm start -- --help.')
   const traffic = integerFlag(flags, 'traffic', 1, 10_000_000)
   if (traffic !== null && flags.has('exit')) throw usageError('--exit needs an end, and --traffic has none.')
   if (traffic !== null && flags.has('rate')) throw usageError('--traffic N is a rate already.', 'Leave --rate out.')
@@ -87,9 +95,13 @@ function keepSettings(options: StartOptions): void {
   if (existsSync(path)) {
     const { windowMs } = JSON.parse(readFileSync(path, 'utf8')) as { windowMs: number }
     if (windowMs === options.windowMs) return
-    throw new MillraceError('WINDOW_CHANGED', `The state in ${options.directory} has windows of ${windowMs} ms, not ${options.windowMs}.`, {
-      hint: 'Start with the same --window, or with --fresh.',
-    })
+    throw new MillraceError(
+      'WINDOW_CHANGED',
+      `The state in ${options.directory} has windows of ${windowMs} ms, not ${options.windowMs}.`,
+      {
+        hint: 'Start with the same --window, or with --fresh.',
+      },
+    )
   }
   writeFileSync(path, JSON.stringify({ windowMs: options.windowMs }))
 }

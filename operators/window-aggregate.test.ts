@@ -303,6 +303,7 @@ describe('window operator', () => {
 
   test('the edges of a window, and of lateness', () => {
     const rig = rigOf(() => counting(5))
+    const emptyBytes = rig.subtasks[0].backend!.memoryBytes()
     rig.push([row('a'), row('a'), row('a')], [0, 9, 9.5])
     rig.watermark(8.9)
     assert.equal(rig.output.main.length, 0)
@@ -315,6 +316,7 @@ describe('window operator', () => {
     rig.push([row('a')], [3])
     assert.equal(rig.output.main.length, 2)
     assert.equal(rig.counters.lateDropped, 1)
+    assert.equal(rig.subtasks[0].backend!.memoryBytes(), emptyBytes, 'the state of a past window is gone')
     rig.close()
   })
 

@@ -20,11 +20,11 @@ const DAY_MS = 86_400_000
 const PATTERNS = `
   with events as (
     select origin as session,
-           epoch_ms(strptime("date", '%Y/%m/%d %H:%M')) as at,
+           epoch_ms(strptime("date", '%Y/%m/%d %H:%M')) as event_ms,
            delay <= 15 as success
     from read_json('$FILE', columns = {date: 'VARCHAR', delay: 'DOUBLE', origin: 'VARCHAR'})
   ), windows as (
-    select session, at // ${DAY_MS} as day, count(*)::double as n, count(*) filter (success)::double as s
+    select session, event_ms // ${DAY_MS} as day, count(*)::double as n, count(*) filter (success)::double as s
     from events group by all
   ), scored as (
     select *, s / n as p, 1.96::double as z from windows

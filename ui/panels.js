@@ -212,15 +212,36 @@ export function tiles(status, rates) {
 
 const chart = { width: 600, height: 150 }
 
+/** Runs of points without a hole of more than `holeMs`: while the connection was lost nothing is drawn. */
+const holeMs = 3000
+function runsOf(points) {
+  const runs = []
+  let last = null
+  for (const point of points) {
+    if (last === null || point.atMs - last.atMs > holeMs) runs.push([])
+    runs[runs.length - 1].push(point)
+    last = point
+  }
+  return runs
+}
+
+function xOf(point, nowMs) {
+  return (chart.width * (1 - (nowMs - point.atMs) / historyMs)).toFixed(1)
+}
+
 function path(points, nowMs, top, index) {
   return points
     .filter((point) => point.values[index] !== null)
     .map((point, at) => {
-      const x = chart.width * (1 - (nowMs - point.atMs) / historyMs)
       const y = chart.height - 2 - (point.values[index] / top) * (chart.height - 8)
-      return `${at === 0 ? 'M' : 'L'}${x.toFixed(1)} ${y.toFixed(1)}`
+      return `${at === 0 ? 'M' : 'L'}${xOf(point, nowMs)} ${y.toFixed(1)}`
     })
     .join('')
+}
+
+function area(run, nowMs, top) {
+  const bottom = chart.height
+  return `${path(run, nowMs, top, 0)}L${xOf(run.at(-1), nowMs)} ${bottom}L${xOf(run[0], nowMs)} ${bottom}Z`
 }
 
 /** The next of 1, 2, 5 times a power of ten. */
@@ -233,8 +254,8 @@ export function throughput(status, history, rates) {
   const shown = history.points.filter((point) => point.values[0] !== null)
   const highest = Math.max(1, ...shown.flatMap((point) => point.values.map((value) => value ?? 0)))
   const top = niceTop(highest)
-  const inPath = path(shown, status.nowMs, top, 0)
-  const firstX = shown.length === 0 ? 0 : chart.width * (1 - (status.nowMs - shown[0].atMs) / historyMs)
+  const runs = runsOf(shown)
+  const line = (index) => runs.map((run) => path(run, status.nowMs, top, index)).join('')
   const key = (name, words, rate) =>
     h('li', null, h('span', { class: `swatch ${name}` }), `${words} `, h('b', null, `${formatRate(rate)}/s`))
   return h(
@@ -269,12 +290,9 @@ export function throughput(status, history, rates) {
               const y = 6 + share * (chart.height - 8)
               return h('path', { class: 'grid-line', d: `M0 ${y}H${chart.width}` })
             }),
-            h('path', {
-              class: 'area-in',
-              d: `${inPath}L${chart.width} ${chart.height}L${firstX.toFixed(1)} ${chart.height}Z`,
-            }),
-            h('path', { class: 'line-in', d: inPath }),
-            h('path', { class: 'line-out', d: path(shown, status.nowMs, top, 1) }),
+            h('path', { class: 'area-in', d: runs.map((run) => area(run, status.nowMs, top)).join('') }),
+            h('path', { class: 'line-in', d: line(0) }),
+            h('path', { class: 'line-out', d: line(1) }),
           ),
           h(
             'figcaption',

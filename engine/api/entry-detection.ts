@@ -2,64 +2,72 @@
  * Tells whether code runs at the top level of the file that Node was started with. Only then may worker
  * threads import that file again; anywhere else (a service, a test, a prompt) that would start it twice.
  *
- * The stack tells: a frame of the entry file at module level is either called by the module loader, or
- * awaits (`at async <entry file>`), or is all that is left of a module after a top-level await. A callback
- * of a timer, a promise or an event emitter in the same file is none of these, save an anonymous promise
- * callback, whose frame looks like the last case; it counts as top level only if nothing else is there.
+ * The stack tells: it has a frame of the entry file whose function is the module itself, which begins at
+ * line 1, column 1. That also holds below functions called from there, and after awaits; it does not hold
+ * in callbacks of timers, promises or events, which begin where they are written.
  */
 import { realpathSync } from 'node:fs'
 import { fileURLToPath, pathToFileURL } from 'node:url'
+
+/** A frame of a stack. */
+export interface StackFrame {
+  /** Null for the module itself and for functions without a name. */
+  readonly functionName: string | null
+  /** Path or file URL. */
+  readonly file: string
+  /** Where the frame's function begins, both counted from 1. */
+  readonly functionLine: number
+  readonly functionColumn: number
+}
 
 /** What detection looks at, all of it, so that tests can give their own. */
 export interface EntryEvidence {
   /** `process.argv[1]`, absent under `node -e` and at a prompt. */
   readonly entryArgument: string | undefined
-  /** A stack that begins inside `execute`. */
-  readonly stack: string
+  /** The stack of the call of `execute`. */
+  readonly frames: readonly StackFrame[]
   readonly isMainThread: boolean
   /** Running under node:test. */
   readonly isTest: boolean
 }
 
-/** A frame of a stack: the function, empty at module level, and the file as a path. */
-interface Frame {
-  readonly functionName: string
-  readonly isAsync: boolean
-  readonly file: string
+/** What V8 offers beyond the types of Node. */
+interface CallSite extends NodeJS.CallSite {
+  getEnclosingLineNumber?(): number
+  getEnclosingColumnNumber?(): number
 }
 
-const FRAME = /^\s*at (async )?(?:(.*) \()?(.*?):\d+:\d+\)?$/
+const FRAMES_MAX = 200
 
-function parseFrame(line: string): Frame | null {
-  const match = FRAME.exec(line)
-  if (match === null) return null
-  const location = match[3]!
-  let file = location
-  if (location.startsWith('file:')) {
-    try {
-      file = fileURLToPath(location.replace(/[?#].*$/, ''))
-    } catch {
-      return null
-    }
-  }
-  return { isAsync: match[1] !== undefined, functionName: match[2] ?? '', file }
-}
-
-function realPath(path: string): string | null {
+/** The stack here, awaiting callers included. */
+export function currentFrames(): StackFrame[] {
+  const { stackTraceLimit, prepareStackTrace } = Error
+  const holder: { stack?: unknown } = {}
   try {
-    return realpathSync(path)
+    Error.stackTraceLimit = FRAMES_MAX
+    Error.prepareStackTrace = (_, sites) => sites
+    Error.captureStackTrace(holder)
+    // The stack is prepared when it is read.
+    return ((holder.stack ?? []) as CallSite[]).map((site) => ({
+      functionName: site.getFunctionName(),
+      file: site.getFileName() ?? '',
+      functionLine: site.getEnclosingLineNumber?.() ?? 0,
+      functionColumn: site.getEnclosingColumnNumber?.() ?? 0,
+    }))
+  } finally {
+    Error.stackTraceLimit = stackTraceLimit
+    if (prepareStackTrace === undefined) Reflect.deleteProperty(Error, 'prepareStackTrace')
+    else Error.prepareStackTrace = prepareStackTrace
+  }
+}
+
+function realPath(file: string): string | null {
+  if (file === '' || file.startsWith('node:')) return null
+  try {
+    return realpathSync(file.startsWith('file:') ? fileURLToPath(file) : file)
   } catch {
     return null
   }
-}
-
-/** A stack as deep as V8 gives it. */
-export function deepStack(): string {
-  const limit = Error.stackTraceLimit
-  Error.stackTraceLimit = 200
-  const { stack } = new Error('stack')
-  Error.stackTraceLimit = limit
-  return stack ?? ''
 }
 
 /** URL of the entry file when `evidence` shows its top level, else null. */
@@ -67,17 +75,9 @@ export function entryModuleUrl(evidence: EntryEvidence): string | null {
   if (!evidence.isMainThread || evidence.isTest || evidence.entryArgument === undefined) return null
   const entry = realPath(evidence.entryArgument)
   if (entry === null) return null
-  const frames = evidence.stack
-    .split('\n')
-    .map(parseFrame)
-    .filter((frame) => frame !== null)
-  return frames.some((frame, i) => isModuleLevel(frame, frames[i + 1], entry)) ? pathToFileURL(entry).href : null
-}
-
-function isModuleLevel(frame: Frame, caller: Frame | undefined, entry: string): boolean {
-  if (frame.functionName !== '' && frame.functionName !== 'Object.<anonymous>') return false
-  if (frame.file !== entry && realPath(frame.file) !== entry) return false
-  if (frame.isAsync) return true
-  if (caller === undefined) return true
-  return /^(ModuleJob\.run|Module\._compile|ModuleJobSync\.run)/.test(caller.functionName)
+  const isTopLevel = evidence.frames.some(
+    ({ functionName, file, functionLine, functionColumn }) =>
+      functionName === null && functionLine === 1 && functionColumn === 1 && realPath(file) === entry,
+  )
+  return isTopLevel ? pathToFileURL(entry).href : null
 }

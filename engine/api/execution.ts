@@ -13,7 +13,7 @@ import type { JobGraph } from '../contract/job-graph.ts'
 import { attachWorker, launchJob, workerBootstrap } from '../runtime/launcher.ts'
 import type { JobResult, RunningJob } from '../runtime/launcher-types.ts'
 import type { JobEvent } from '../runtime/status.ts'
-import { deepStack, entryModuleUrl } from './entry-detection.ts'
+import { currentFrames, entryModuleUrl } from './entry-detection.ts'
 import { type JobSettings, threadsPlacement, toJobOptions } from './job-settings.ts'
 import { launchContext } from './launch-context.ts'
 import { parseRunFlags, type RunFlags } from './run-flags.ts'
@@ -39,7 +39,7 @@ export interface Program {
 export function currentEntryModule(): string | null {
   return entryModuleUrl({
     entryArgument: process.argv[1],
-    stack: deepStack(),
+    frames: currentFrames(),
     isMainThread,
     isTest: process.env['NODE_TEST_CONTEXT'] !== undefined,
   })

@@ -4,14 +4,21 @@
  *
  * Invariants: numbers have no gaps and one writer each (I2): `create` succeeds for exactly one caller.
  */
-import { messageOf } from '../core/errors.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { layout } from './layout.ts'
 import { decodeManifest, encodeManifest, type Manifest, manifestName, manifestNumber } from './manifest.ts'
 
 export type ManifestEntry =
   | { readonly number: number; readonly path: string; readonly manifest: Manifest; readonly error: null }
-  | { readonly number: number; readonly path: string; readonly manifest: null; readonly error: string }
+  | {
+      readonly number: number
+      readonly path: string
+      readonly manifest: null
+      readonly error: string
+      /** The disk could not say what is there; another try may. False when the content itself is wrong. */
+      readonly isUnreadable: boolean
+    }
 
 /** Numbers present, ascending. */
 export async function manifestNumbers(disk: Disk, directory: string): Promise<number[]> {
@@ -28,10 +35,11 @@ export async function readManifest(disk: Disk, directory: string, number: number
   try {
     const manifest = decodeManifest(await disk.read(path), manifestName(number))
     const missing = await missingFile(disk, directory, manifest)
-    if (missing !== null) return { number, path, manifest: null, error: missing }
+    if (missing !== null) return { number, path, manifest: null, error: missing, isUnreadable: false }
     return { number, path, manifest, error: null }
   } catch (error) {
-    return { number, path, manifest: null, error: messageOf(error) }
+    const isWrong = error instanceof MillraceError || (error as NodeJS.ErrnoException).code === 'ENOENT'
+    return { number, path, manifest: null, error: messageOf(error), isUnreadable: !isWrong }
   }
 }
 

@@ -82,7 +82,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
     )
   }
   const newest = (await manifestNumbers(disk, directory)).at(-1) ?? 0
-  const generation = (base?.generation ?? 0) + 1
+  const generation = (await generationBefore(disk, directory, base)) + quarantined.length + 1
   const manifest: Manifest = {
     ...(base ?? emptyManifest(options)),
     kind: 'takeover',
@@ -100,6 +100,20 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
     })
   }
   return { manifest, restoredFrom: found?.path ?? null, storesDirectory: directory, quarantined }
+}
+
+/**
+ * The highest generation that may have been used: the newest manifest of the directory need not be the one
+ * restored. One that cannot be read may itself have been a takeover; the caller counts those on top.
+ */
+async function generationBefore(disk: Disk, directory: string, base: Manifest | null): Promise<number> {
+  let unreadable = 0
+  for (const number of (await manifestNumbers(disk, directory)).reverse()) {
+    const { manifest } = await readManifest(disk, directory, number)
+    if (manifest !== null) return Math.max(base?.generation ?? 0, manifest.generation + unreadable)
+    unreadable++
+  }
+  return (base?.generation ?? 0) + unreadable
 }
 
 function emptyManifest(options: RecoveryOptions): Manifest {
@@ -139,6 +153,13 @@ async function newestValid(
   for (const number of [...numbers].reverse()) {
     const entry = await readManifest(disk, directory, number)
     if (entry.manifest !== null) return { manifest: entry.manifest, path: entry.path, directory }
+    if (entry.isUnreadable) {
+      throw new MillraceError('CHECKPOINT_UNREADABLE', `Cannot read ${entry.path}: ${entry.error}.`, {
+        domain: 'external',
+        retryable: true,
+        hint: 'Check the disk; a checkpoint is set aside only when its content is wrong.',
+      })
+    }
     await disk.rename(entry.path, `${layout.manifest(directory, manifestName(number)).replace(/\.json$/, '')}.corrupt`)
     quarantined.push({ path: entry.path, reason: entry.error })
   }
@@ -214,6 +235,8 @@ export function planRestore(
   let nextId = manifest.operators.reduce((max, operator) => Math.max(max, operator.operatorId + 1), 0)
   const plan: RestorePlan = { operatorIds: {}, operatorStates: {}, tables: {}, storesMatchWorkers: true }
   let sameShape = manifest.workers === options.workers || manifest.stores.length === 0
+  // Entries of an operator that is gone must not stay in a store: its id may be given to another later.
+  if (manifest.operators.some((operator) => operator.isKeyed && !uids.has(operator.uid))) sameShape = false
   for (const node of graph.nodes) {
     const known = old.get(node.uid)
     plan.operatorIds[node.uid] = known?.operatorId ?? nextId++

@@ -73,6 +73,10 @@ interface Run {
   manifest: Manifest
   collecting: boolean
   over: boolean
+  /** Writing a manifest or collecting garbage: what the next run must not meet half-way. */
+  onDisk: Promise<unknown>
+  /** Settles when nothing of the run is left; null while it runs. */
+  gone: Promise<void> | null
 }
 
 interface Waiter<T> {
@@ -97,6 +101,7 @@ export class JobMaster implements RunningJob {
   private restarts = 0
   private cancelTick: (() => void) | null = null
   private cancelRestart: (() => void) | null = null
+  private starting: Promise<void> = Promise.resolve()
   private settle!: Waiter<JobResult>
   private readonly savepointWaiters: Waiter<string>[] = []
 
@@ -117,7 +122,7 @@ export class JobMaster implements RunningJob {
   /** Starts the first run; rejects when the job cannot start at all. */
   async start(): Promise<void> {
     try {
-      await this.startRun(this.options.restore)
+      await this.begin(this.options.restore)
     } catch (error) {
       await this.abandonRun()
       this.end('failed', error)
@@ -131,6 +136,12 @@ export class JobMaster implements RunningJob {
   }
 
   // ---- starting a run ----
+
+  private begin(restore: string | null): Promise<void> {
+    const starting = this.startRun(restore)
+    this.starting = starting.catch(() => {})
+    return starting
+  }
 
   private async startRun(restore: string | null): Promise<void> {
     const { io, stateBackend } = this.environment
@@ -156,6 +167,12 @@ export class JobMaster implements RunningJob {
     })
     const commits = await this.recoverSinks(recovered.manifest)
     await sweepLeftovers(io.disk, directory, recovered.manifest)
+    if (this.goal === 'cancel' || this.isOver) {
+      await commits.close()
+      return
+    }
+    // With accepted duplicates a marker may be ahead: an epoch that is not above it would not be applied.
+    const epoch = commits.markers.reduce((max, { marker }) => Math.max(max, marker), recovered.manifest.epoch)
     const number = ++this.runs
     const run: Run = {
       number,
@@ -173,9 +190,11 @@ export class JobMaster implements RunningJob {
       ready: new Set(),
       ended: new Set(),
       acks: new Map(),
-      manifest: recovered.manifest,
+      manifest: { ...recovered.manifest, epoch },
       collecting: false,
       over: false,
+      onDisk: Promise.resolve(),
+      gone: null,
     }
     this.run = run
     this.board.begin(plan)
@@ -250,6 +269,7 @@ export class JobMaster implements RunningJob {
       const discovered = await (node as SourceNode).source.splits({ worker: context })
       splits[node.uid] = assignSplits(run.manifest, node.uid, discovered, vertex.parallelism)
     }
+    if (run.over) return
     const rings = this.environment.createRings(ringCount(planChannels(run.plan)), workers)
     run.workers.forEach((worker, workerIndex) => {
       worker.send({
@@ -305,7 +325,7 @@ export class JobMaster implements RunningJob {
         return
       case 'ack':
         if (message.ack.generation !== run.manifest.generation) return
-        run.acks.set(message.ack.worker, message.ack)
+        if (run.coordinator.attempts === message.ack.attempt) run.acks.set(message.ack.worker, message.ack)
         this.act(run, run.coordinator.acked(message.ack.worker, message.ack.attempt))
         return
       case 'declined':
@@ -318,7 +338,7 @@ export class JobMaster implements RunningJob {
         run.ended.add(message.worker)
         if (run.ended.size < run.workers.length || this.goal !== 'run') return
         this.goal = 'finish'
-        this.act(run, run.coordinator.request('final', now))
+        this.request(run, 'final')
         return
       case 'failed':
         this.failRun(message.failure)
@@ -349,6 +369,12 @@ export class JobMaster implements RunningJob {
     return this.state === 'finished' || this.state === 'failed' || this.state === 'cancelled'
   }
 
+  /** As soon as possible; while garbage is collected the next tick after it starts the attempt (I13). */
+  private request(run: Run, kind: CheckpointKind): void {
+    if (run.collecting) run.coordinator.want(kind)
+    else this.act(run, run.coordinator.request(kind, this.environment.io.clock.nowMs()))
+  }
+
   private act(run: Run, decision: Decision): void {
     switch (decision.do) {
       case 'nothing':
@@ -377,7 +403,9 @@ export class JobMaster implements RunningJob {
         for (const worker of run.workers) worker.send({ type: 'abort', attempt: decision.attempt })
         return
       case 'complete':
-        this.complete(run, decision.attempt, decision.kind).catch((error) => this.failRun(failureOf(error)))
+        this.complete(run, decision.attempt, decision.kind).catch((error) => {
+          if (!run.over) this.failRun(failureOf(error))
+        })
     }
   }
 
@@ -406,8 +434,15 @@ export class JobMaster implements RunningJob {
     })
     let created: boolean
     try {
-      created = await createManifest(io.disk, this.directory, manifest)
+      const writing = createManifest(io.disk, this.directory, manifest)
+      run.onDisk = writing.catch(() => {})
+      created = await writing
     } catch (error) {
+      if (run.over) return
+      // Created, but perhaps not for good (as when only the directory's sync failed): what holds is read by a
+      // restart. Going on would find the number taken, by ourselves.
+      const path = layout.manifest(this.directory, manifestName(manifest.number))
+      if ((await io.disk.size(path)) !== null) throw error
       if (run.over) return
       run.coordinator.completionFailed(attempt, io.clock.nowMs())
       this.checkpointFailed(attempt, messageOf(error))
@@ -458,7 +493,9 @@ export class JobMaster implements RunningJob {
     if (run.collecting || run.coordinator.current.phase !== 'idle') return
     run.collecting = true
     try {
-      await collectGarbage(this.environment.io.disk, this.directory)
+      const collecting = collectGarbage(this.environment.io.disk, this.directory)
+      run.onDisk = collecting.catch(() => {})
+      await collecting
     } catch (error) {
       this.exception('garbage collection', error)
     } finally {
@@ -472,23 +509,36 @@ export class JobMaster implements RunningJob {
   private async finishRun(run: Run): Promise<void> {
     await run.commits.drained()
     await this.collect(run)
+    if (run.over) return
     await this.abandonRun()
+    if (this.goal === 'cancel') return
     if (this.goal === 'rescale') {
       this.goal = 'run'
       this.state = 'starting'
-      await this.startRun('latest').catch((error) => this.failRun(failureOf(error)))
+      this.rejectSavepoints(new MillraceError('JOB_RESCALED', 'The job was rescaled before its savepoint.', RETRY))
+      await this.begin('latest').catch((error) => this.failRun(failureOf(error)))
       return
     }
     this.end('finished', null)
   }
 
-  /** Ends workers and committers of the current run. */
-  private async abandonRun(): Promise<void> {
+  /** Ends workers and committers of the current run; resolves, for every caller, when nothing of it is left. */
+  private abandonRun(): Promise<void> {
     const run = this.run
-    if (run === null || run.over) return
+    if (run === null) return Promise.resolve()
     run.over = true
+    run.gone ??= this.closeRun(run)
+    return run.gone
+  }
+
+  private async closeRun(run: Run): Promise<void> {
     await Promise.allSettled(run.workers.map((worker) => worker.terminate()))
     await run.commits.close().catch(() => {})
+    await run.onDisk
+  }
+
+  private rejectSavepoints(error: unknown): void {
+    for (const waiter of this.savepointWaiters.splice(0)) waiter.reject(error)
   }
 
   private failRun(failure: WorkerFailure): void {
@@ -500,7 +550,7 @@ export class JobMaster implements RunningJob {
     if (failure.stack !== null) cause.stack = failure.stack
     const gives = !failure.restartable || this.restarts >= attempts || this.goal === 'cancel'
     this.state = 'restarting'
-    for (const waiter of this.savepointWaiters.splice(0)) waiter.reject(cause)
+    this.rejectSavepoints(cause)
     this.abandonRun().then(() => {
       if (gives || this.goal === 'cancel') {
         this.end('failed', cause)
@@ -513,11 +563,11 @@ export class JobMaster implements RunningJob {
   }
 
   private restart(): void {
-    if (this.isOver) return
+    if (this.isOver || this.goal === 'cancel') return
     const stopping = this.goal === 'stop'
     this.goal = stopping ? 'stop' : 'run'
     this.state = stopping ? 'stopping' : 'starting'
-    this.startRun('latest').catch((error) => this.failRun(failureOf(error)))
+    this.begin('latest').catch((error) => this.failRun(failureOf(error)))
   }
 
   private end(state: JobState, error: unknown): void {
@@ -528,9 +578,7 @@ export class JobMaster implements RunningJob {
     this.cancelRestart?.()
     const result = this.result(counts)
     this.options.onEvent({ type: 'finished', state, ...counts, checkpoints: this.board.completed })
-    for (const waiter of this.savepointWaiters.splice(0)) {
-      waiter.reject(new MillraceError('JOB_ENDED', 'The job ended before its savepoint was complete.'))
-    }
+    this.rejectSavepoints(new MillraceError('JOB_ENDED', 'The job ended before its savepoint was complete.'))
     if (error === null) this.settle.resolve(result)
     else this.settle.reject(error)
   }
@@ -593,13 +641,14 @@ export class JobMaster implements RunningJob {
     const run = this.running()
     return new Promise((resolve, reject) => {
       this.savepointWaiters.push({ resolve, reject })
-      this.act(run, run.coordinator.request('savepoint', this.environment.io.clock.nowMs()))
+      this.request(run, 'savepoint')
     })
   }
 
   async stop(): Promise<void> {
     if (this.isOver) return
-    if (this.goal === 'run') {
+    // A rescale under way has asked for the final checkpoint already: the job ends there instead.
+    if (this.goal === 'run' || this.goal === 'rescale') {
       this.goal = 'stop'
       if (this.state === 'running' || this.state === 'starting') {
         this.state = 'stopping'
@@ -613,13 +662,16 @@ export class JobMaster implements RunningJob {
     const run = this.run
     // While workers are still deploying, the last one to be ready asks again.
     if (run === null || run.over || run.ready.size < run.workers.length) return
-    this.act(run, run.coordinator.request('final', this.environment.io.clock.nowMs()))
+    this.request(run, 'final')
   }
 
   async cancel(): Promise<void> {
     if (this.isOver) return
     this.goal = 'cancel'
     this.state = 'stopping'
+    await this.abandonRun()
+    // A restart under way stops at its next step; only then nothing of the job runs any more.
+    await this.starting
     await this.abandonRun()
     this.end('cancelled', null)
   }
@@ -633,7 +685,7 @@ export class JobMaster implements RunningJob {
     }
     this.goal = 'rescale'
     this.parallelism = parallelism
-    this.act(run, run.coordinator.request('final', this.environment.io.clock.nowMs()))
+    this.request(run, 'final')
   }
 
   private running(): Run {
@@ -644,6 +696,8 @@ export class JobMaster implements RunningJob {
     })
   }
 }
+
+const RETRY = { hint: 'Ask for it again once the job runs.', retryable: true } as const
 
 function failureOf(error: unknown): WorkerFailure {
   const code = error instanceof MillraceError ? error.code : null

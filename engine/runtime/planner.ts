@@ -149,7 +149,7 @@ export function planChannels(plan: ExecutionPlan): PlannedChannel[] {
     const to = plan.vertices[edge.to]!.parallelism
     for (let f = 0; f < from; f++) {
       if (edge.partitioning === 'forward') add(edge, f, f)
-      else if (edge.partitioning === 'global') add(edge, f, 0)
+      // `global` too: subtasks that get no rows still need watermarks, barriers and the end.
       else for (let t = 0; t < to; t++) add(edge, f, t)
     }
   }

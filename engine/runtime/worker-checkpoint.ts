@@ -101,9 +101,12 @@ export class WorkerCheckpoints {
 
   private async finish(cut: Cut): Promise<void> {
     const { worker, generation, send } = this.options
+    // Whatever becomes of the image: output is sealed once, and a later attempt has to list it.
+    const keeping = this.keepSealed(cut)
+    keeping.catch(() => {})
     try {
       const image = await this.imageStore(cut)
-      await this.keepSealed(cut)
+      await keeping
       send({
         type: 'ack',
         ack: {
@@ -118,6 +121,7 @@ export class WorkerCheckpoints {
       })
     } catch (error) {
       this.release(cut, false)
+      await keeping.catch(() => {})
       send({ type: 'declined', worker, attempt: cut.attempt, reason: messageOf(error) })
     }
   }

@@ -212,7 +212,7 @@ function missing(fields: readonly Field[], masks: number): string {
       field.nullable ? [`if ((seen${i} & ${1 << j}) === 0) m${i * BITS + j}.setNull(row)`] : [],
     )
     parts.push(
-      `if (seen${i} !== ${all}) {  ${absent.join('; ')} }`,
+      `if (seen${i} !== ${all}) { if ((seen${i} & ${required}) !== ${required}) return -1; ${absent.join('; ')} }`,
     )
   }
   return parts.join('\n')

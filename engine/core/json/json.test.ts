@@ -372,6 +372,20 @@ describe('JSON decoder', () => {
     check(ALL, records)
   })
 
+  test('accepts exactly the well-formed UTF-8 sequences', () => {
+    const one = schema({ s: t.string() })
+    const edges = [0x20, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff]
+    const records: Buffer[] = []
+    for (let lead = 0x80; lead <= 0xff; lead++) {
+      for (const second of edges) {
+        for (const rest of [[], [0x80], [0xbf], [0x20], [0x80, 0x80], [0xbf, 0xbf], [0x80, 0xc0], [0x80, 0x80, 0x80]]) {
+          records.push(Buffer.concat([Buffer.from('{"s":"'), Buffer.from([lead, second, ...rest]), Buffer.from('"}')]))
+        }
+      }
+    }
+    check(one, records)
+  })
+
   test('the opaque schema takes any JSON value and refuses __proto__', () => {
     fc.assert(
       fc.property(fc.array(anyLiteral, { minLength: 1, maxLength: 5 }), (values) => {

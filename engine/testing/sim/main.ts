@@ -1,0 +1,79 @@
+/**
+ * The simulator's command line: `npm run sim -- --seeds N [--from S]`, or `--seed S [--trace]` for one.
+ *
+ * Ends with one line `seeds N passed N failed 0`; exit status 0 or 1. For each failure it prints the seed,
+ * the invariant that was violated and the one command that replays it.
+ */
+import { parseArgs } from 'node:util'
+import { PLANTED_BUGS, type PlantedBug, runSeed, type SimResult } from './sim-run.ts'
+
+const PROGRESS_EVERY_MS = 10_000
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '200' },
+    from: { type: 'string', default: '1' },
+    seed: { type: 'string' },
+    trace: { type: 'boolean', default: false },
+    plant: { type: 'string' },
+  },
+})
+
+function wholeNumber(name: string, text: string): number {
+  const number = Number(text)
+  if (Number.isSafeInteger(number) && number >= 0) return number
+  process.stderr.write(`--${name} takes a whole number, not ${text}.\n`)
+  process.exit(2)
+}
+
+function plantOf(name: string | undefined): PlantedBug | undefined {
+  const plant = PLANTED_BUGS.find((candidate) => candidate === name)
+  if (name === undefined || plant !== undefined) return plant
+  process.stderr.write(`--plant takes one of ${PLANTED_BUGS.join(', ')}.\n`)
+  process.exit(2)
+}
+
+const plant = plantOf(values.plant)
+const planted = plant === undefined ? {} : { plant }
+
+function report(result: SimResult): void {
+  if (result.violation === null) return
+  const { invariant, message } = result.violation
+  const suffix = plant === undefined ? '' : ` --plant ${plant}`
+  process.stdout.write(`seed ${result.seed} violates ${invariant}: ${message}\n`)
+  process.stdout.write(`  replay: npm run sim -- --seed ${result.seed} --trace${suffix}\n`)
+}
+
+async function runOne(seed: number): Promise<boolean> {
+  const onStep = (label: string, timeMs: number): void => {
+    process.stdout.write(`${timeMs.toFixed(3).padStart(12)}  ${label}\n`)
+  }
+  const result = await runSeed(seed, { ...planted, ...(values.trace ? { onStep } : {}) })
+  report(result)
+  const { steps, simulatedMs, processes, checkpoints, restarts, traceHash } = result
+  process.stdout.write(
+    `seed ${seed} hash ${traceHash} steps ${steps} simulated ${Math.round(simulatedMs)} ms processes ${processes} checkpoints ${checkpoints} restarts ${restarts}\n`,
+  )
+  return result.violation === null
+}
+
+async function runMany(count: number, from: number): Promise<boolean> {
+  let failed = 0
+  let reportedAtMs = performance.now()
+  for (let i = 0; i < count; i++) {
+    const result = await runSeed(from + i, planted)
+    report(result)
+    if (result.violation !== null) failed++
+    if (performance.now() - reportedAtMs < PROGRESS_EVERY_MS) continue
+    reportedAtMs = performance.now()
+    process.stdout.write(`... ${i + 1} of ${count}, failed ${failed}\n`)
+  }
+  process.stdout.write(`seeds ${count} passed ${count - failed} failed ${failed}\n`)
+  return failed === 0
+}
+
+const passed =
+  values.seed !== undefined
+    ? await runOne(wholeNumber('seed', values.seed))
+    : await runMany(wholeNumber('seeds', values.seeds), wholeNumber('from', values.from))
+process.exitCode = passed ? 0 : 1

@@ -1,0 +1,143 @@
+/**
+ * The main job as users start it, against DuckDB's answer on the same flights: run once, run again, and
+ * killed with SIGKILL at random instants with the parallelism changed in between.
+ */
+import assert from 'node:assert/strict'
+import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { fileURLToPath } from 'node:url'
+import { queryPostgres } from '../connectors/postgres/index.ts'
+import { verifyCheckpoints } from '../engine/checkpoint/verify.ts'
+import { nodeIo } from '../engine/runtime/node-io.ts'
+import { expectedPatterns, patternOf, patternsInFiles, sorted } from './main-job-oracle.ts'
+
+const START = fileURLToPath(new URL('../cli/start.ts', import.meta.url))
+const STATE = join('.millrace', 'pattern-detection')
+
+interface Run {
+  readonly child: ChildProcess
+  readonly output: () => string
+  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
+}
+
+function startMainJob(directory: string, ...args: string[]): Run {
+  const child = spawn(process.execPath, [START, '--port', '0', ...args], {
+    cwd: directory,
+    stdio: ['ignore', 'pipe', 'pipe'],
+    // The child is a program of its own, not a test.
+    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
+  })
+  let text = ''
+  child.stdout!.on('data', (chunk: Buffer) => {
+    text += chunk.toString()
+  })
+  child.stderr!.on('data', (chunk: Buffer) => {
+    text += chunk.toString()
+  })
+  const ended = once(child, 'close').then(([code, signal]) => ({ code, signal }))
+  return { child, output: () => text, ended }
+}
+
+async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-main-'))
+  try {
+    await body(directory)
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+async function storedPatterns(directory: string) {
+  const rows = await queryPostgres(
+    { kind: 'pglite', directory: join(directory, STATE, 'store') },
+    'SELECT * FROM success_patterns',
+  )
+  return sorted(rows.map((row) => patternOf(row as unknown as Parameters<typeof patternOf>[0])))
+}
+
+async function assertAnswer(directory: string): Promise<void> {
+  const expected = await expectedPatterns()
+  assert.equal(expected.windows, 6_901)
+  assert.equal(expected.patterns.length, 55)
+  assert.deepEqual(await patternsInFiles(join(directory, STATE, 'patterns')), expected.patterns, 'file sink')
+  assert.deepEqual(await storedPatterns(directory), expected.patterns, 'pattern store')
+  const verified = await verifyCheckpoints(nodeIo.disk, join(directory, STATE, 'checkpoints'))
+  assert.deepEqual(verified.problems, [])
+}
+
+async function until(condition: () => boolean, run: Run, what: string, limitMs = 60_000): Promise<void> {
+  const deadline = performance.now() + limitMs
+  while (!condition()) {
+    if (run.child.exitCode !== null) assert.fail(`ended before ${what}:\n${run.output()}`)
+    if (performance.now() > deadline) assert.fail(`no ${what} within ${limitMs} ms:\n${run.output()}`)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+  }
+}
+
+test('finds the 55 patterns of the flights, and nothing more on a second start', async () => {
+  await withDirectory(async (directory) => {
+    const first = startMainJob(directory, '--rate', '0', '--exit', '--fresh')
+    assert.deepEqual(await first.ended, { code: 0, signal: null }, first.output())
+    const lines = first.output().split('\n')
+    assert.equal(lines.filter((line) => line.startsWith('pattern ')).length, 55)
+    assert.match(first.output(), /dashboard http:\/\/127\.0\.0\.1:\d+/)
+    assert.match(first.output(), /state (rocksdb \d|memory)/)
+    await assertAnswer(directory)
+
+    const second = startMainJob(directory, '--rate', '0', '--exit')
+    assert.deepEqual(await second.ended, { code: 0, signal: null }, second.output())
+    await assertAnswer(directory)
+  })
+})
+
+test('Ctrl-C stops with a checkpoint, a second process is refused, a second start goes on', async () => {
+  await withDirectory(async (directory) => {
+    const first = startMainJob(directory, '--rate', '4000')
+    await until(() => first.output().includes('pattern '), first, 'a pattern')
+    const other = startMainJob(directory, '--rate', '0')
+    assert.equal((await other.ended).code, 1)
+    assert.match(other.output(), new RegExp(`process ${first.child.pid}\\b`))
+    first.child.kill('SIGINT')
+    assert.equal((await first.ended).code, 130, first.output())
+
+    const second = startMainJob(directory, '--rate', '0', '--exit')
+    assert.equal((await second.ended).code, 0, second.output())
+    assert.match(second.output(), /continues/)
+    await assertAnswer(directory)
+  })
+})
+
+/** Flights in the log, by the published ends of its partitions. */
+function eventsFed(directory: string): number {
+  const topic = join(directory, STATE, 'log', 'learning-events')
+  let total = 0
+  for (let partition = 0; existsSync(join(topic, String(partition), 'end')); partition++) {
+    const end = readFileSync(join(topic, String(partition), 'end'))
+    if (end.length >= 8) total += Number(end.readBigInt64BE(0))
+  }
+  return total
+}
+
+test('ten kills at random instants and three parallelisms lose and double nothing', async () => {
+  await withDirectory(async (directory) => {
+    const parallelisms = ['2', '3', '1']
+    for (let kill = 0; kill < 10; kill++) {
+      const run = startMainJob(directory, '--rate', '500', '--exit', '--parallelism', parallelisms[kill % 3]!)
+      const before = eventsFed(directory)
+      // A third of the kills hit the start and the recovery, the others a job that runs.
+      const inStart = kill % 3 === 2
+      if (!inStart) await until(() => run.output().includes('started') && eventsFed(directory) > before, run, 'progress')
+      await new Promise((resolve) => setTimeout(resolve, Math.random() * (inStart ? 1_500 : 2_000)))
+      run.child.kill('SIGKILL')
+      await run.ended
+    }
+    const last = startMainJob(directory, '--rate', '0', '--exit', '--parallelism', '2')
+    assert.equal((await last.ended).code, 0, last.output())
+    await assertAnswer(directory)
+  })
+})
