@@ -9,8 +9,8 @@ import {
   schema,
   seconds,
   sum,
-  t,
   TumblingEventTimeWindows,
+  t,
   WatermarkStrategy,
 } from 'millrace'
 import type { JobGraph } from '../engine/contract/job-graph.ts'

@@ -97,7 +97,8 @@ async function running(job: { status(): { readonly state: string } }): Promise<v
 function positive(text: string | undefined, fallback: number, name: string): number {
   if (text === undefined) return fallback
   const value = Number(text)
-  if (!Number.isInteger(value) || value < 1) throw new Error(`--${name} takes a whole number of 1 or more, not ${text}.`)
+  if (!Number.isInteger(value) || value < 1)
+    throw new Error(`--${name} takes a whole number of 1 or more, not ${text}.`)
   return value
 }
 

@@ -70,7 +70,7 @@ function syntaxExcerpt(error: unknown): string[] {
 export function formatFailure(error: unknown): string {
   const chain = causesOf(error)
   const first = chain[0]
-  const code = first instanceof MillraceError ? `${first.code}: ` : ''
+  const code = first instanceof MillraceError && !isUsageError(first) ? `${first.code}: ` : ''
   const lines = [`millrace: ${code}${messageOf(error)}`, ...syntaxExcerpt(error)]
   const seen = new Set([messageOf(error)])
   for (const cause of chain.slice(1)) {

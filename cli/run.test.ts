@@ -8,6 +8,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { fixture, MAIN, millrace, node, start } from './command-testkit.ts'
+import { runCommand } from './commands.ts'
+import { exitCodeForError } from './failure.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'millrace-cli-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
@@ -137,7 +139,19 @@ describe('what cannot be run', { concurrency: 2 }, () => {
   })
 
   test('a port that is taken', async () => {
-    const first = start([MAIN, 'run', fixture('counting-job'), '--workers', '0', '--port', '0', '--set', 'every=50'])
+    const first = start([
+      MAIN,
+      'run',
+      fixture('counting-job'),
+      '--workers',
+      '0',
+      '--port',
+      '0',
+      '--set',
+      'every=50',
+      '--set',
+      'limit=9999',
+    ])
     const [, port] = await first.seen(/dashboard http:\/\/127\.0\.0\.1:(\d+)/)
     const { code, stderr } = await millrace('run', fixture('counting-job'), '--workers', '0', '--port', port!)
     first.child.kill('SIGKILL')
@@ -151,22 +165,27 @@ describe('what cannot be run', { concurrency: 2 }, () => {
       [['rum'], /Did you mean run\?/],
       [['run'], /Which job/],
       [['run', 'a.ts', 'b.ts'], /one job too many/],
+      [['run', 'a.ts', '--prallelism', '3'], /--prallelism.*--parallelism/],
       [['savepoint', '--prt', '1'], /--prt.*--port/],
+      [['savepoint', 'now'], /"now"/],
       [['cancel', '--port', '0'], /--port 0/],
       [['checkpoints', 'lst', folder], /checkpoints list DIR/],
+      [['checkpoints', 'list', join(folder, 'nowhere')], /no directory/],
       [['bench', 'engin'], /Did you mean engine/],
     ] as const) {
-      const { code, stderr } = await millrace(...args)
-      assert.equal(code, 2, `${args.join(' ')}: ${stderr}`)
-      assert.match(stderr, message)
+      await assert.rejects(runCommand(args), (error) => {
+        assert.match((error as Error).message, message)
+        return exitCodeForError(error) === 2
+      })
     }
+    const { code, stderr } = await millrace('rum')
+    assert.equal(code, 2)
+    assert.equal(stderr, 'millrace: There is no command "rum". Did you mean run?\n')
   })
 
   test('help and version are on stdout', async () => {
     for (const [args, text] of [
-      [['--help'], /checkpoints list\|verify DIR/],
       [['run', '--help'], /--accept-duplicates/],
-      [['cancel', '--help'], /--port P/],
       [['--version'], /^\d+\.\d+\.\d+\n$/],
     ] as const) {
       const { code, stdout } = await millrace(...args)
@@ -182,44 +201,47 @@ describe('what cannot be run', { concurrency: 2 }, () => {
 describe('signals and checkpoints', () => {
   const slow = ['--workers', '1', '--port', '0', '--set', 'limit=400', '--set', 'every=20']
 
-  for (const [signal, expected] of [
-    ['SIGINT', 130],
-    ['SIGTERM', 143],
-  ] as const) {
-    test(`${signal}: a checkpoint, ${expected}, and --restore latest goes on from there`, async () => {
-      const directory = join(folder, signal)
-      const args = [fixture('counting-job'), ...slow, '--checkpoint-dir', directory]
-      const run = start([MAIN, 'run', ...args])
-      await run.seen(/sum \d+/)
-      assert.equal(statSync(join(directory, 'rest-token')).mode & 0o777, 0o600)
-      run.child.kill(signal)
-      const first = await run.finished
-      assert.equal(first.code, expected, first.stderr)
-      const before = lines(first.stdout).length
-      assert.ok(before < 400)
+  test('SIGINT: a checkpoint, 130, and --restore latest goes on from there', async () => {
+    const directory = join(folder, 'resume')
+    const args = [fixture('counting-job'), ...slow, '--checkpoint-dir', directory]
+    const run = start([MAIN, 'run', ...args])
+    await run.seen(/sum \d+/)
+    assert.equal(statSync(join(directory, 'rest-token')).mode & 0o777, 0o600)
+    run.child.kill('SIGINT')
+    const first = await run.finished
+    assert.equal(first.code, 130, first.stderr)
+    const before = lines(first.stdout).length
+    assert.ok(before < 400)
 
-      const refused = await millrace('run', ...args)
-      assert.equal(refused.code, 1)
-      assert.match(refused.stderr, /--restore latest/)
+    const refused = await millrace('run', ...args)
+    assert.equal(refused.code, 1)
+    assert.match(refused.stderr, /--restore latest/)
 
-      const check = await millrace('run', ...args, '--check', '--restore', 'latest')
-      assert.equal(check.code, 0, check.stderr)
-      assert.match(check.stdout, /restored +sums/)
+    const check = await millrace('run', ...args, '--check', '--restore', 'latest')
+    assert.equal(check.code, 0, check.stderr)
+    assert.match(check.stdout, /restored +sums/)
 
-      const rest = await millrace('run', ...args, '--restore', 'latest', '--set', 'every=0')
-      assert.equal(rest.code, 0, rest.stderr)
-      assert.equal(before + lines(rest.stdout).length, 400)
-      const expectedSums = [0, 1, 2].map((r) => Array.from({ length: 400 }, (_, n) => n).filter((n) => n % 3 === r))
-      const totals = expectedSums.map((numbers) => numbers.reduce((a, b) => a + b))
-      const finals = new Set(lines(rest.stdout).map((line) => Number(/sum (\d+)/.exec(line)![1])))
-      for (const total of totals) assert.ok(finals.has(total), `the sum ${total} is missing`)
+    const rest = await millrace('run', ...args, '--restore', 'latest', '--set', 'every=0')
+    assert.equal(rest.code, 0, rest.stderr)
+    assert.equal(before + lines(rest.stdout).length, 400)
+    const expectedSums = [0, 1, 2].map((r) => Array.from({ length: 400 }, (_, n) => n).filter((n) => n % 3 === r))
+    const totals = expectedSums.map((numbers) => numbers.reduce((a, b) => a + b))
+    const finals = new Set(lines(rest.stdout).map((line) => Number(/sum (\d+)/.exec(line)![1])))
+    for (const total of totals) assert.ok(finals.has(total), `the sum ${total} is missing`)
 
-      const verified = await millrace('checkpoints', 'verify', directory)
-      assert.equal(verified.code, 0, verified.stdout)
-      const list = await millrace('checkpoints', 'list', directory)
-      assert.match(list.stdout, /final/)
-    })
-  }
+    const verified = await millrace('checkpoints', 'verify', directory)
+    assert.equal(verified.code, 0, verified.stdout)
+    const list = await millrace('checkpoints', 'list', directory)
+    assert.match(list.stdout, /final/)
+  })
+
+  test('SIGTERM ends with 143', async () => {
+    const run = start([fixture('counting-job'), ...slow])
+    await run.seen(/sum \d+/)
+    run.child.kill('SIGTERM')
+    const { code, stderr } = await run.finished
+    assert.equal(code, 143, stderr)
+  })
 
   test('a second SIGINT ends at once', async () => {
     const run = start([MAIN, 'run', fixture('counting-job'), ...slow])

@@ -53,7 +53,9 @@ function findPackage(name: string): string {
   const candidates = createRequire(import.meta.url).resolve.paths(name) ?? []
   const found = candidates.map((path) => join(path, name)).find((path) => existsSync(path))
   if (found !== undefined) return found
-  throw new MillraceError('PACKAGE_MISSING', `The package ${name} is not installed.`, { hint: `Run npm install ${name}.` })
+  throw new MillraceError('PACKAGE_MISSING', `The package ${name} is not installed.`, {
+    hint: `Run npm install ${name}.`,
+  })
 }
 
 /** Path of the 20,000 flights that the package vega-datasets ships. */

@@ -134,5 +134,8 @@ export default job('pattern-detection', (env) => {
     .sinkTo(filesSink<SuccessPattern>({ path: join(directory, 'patterns') }))
     .name('Pattern files')
     .uid('pattern-files')
-  patterns.sinkTo(printSink({ format: patternLine })).name('Print').uid('print')
+  patterns
+    .sinkTo(printSink({ format: patternLine }))
+    .name('Print')
+    .uid('print')
 })

@@ -131,7 +131,8 @@ test('ten kills at random instants and three parallelisms lose and double nothin
       const before = eventsFed(directory)
       // A third of the kills hit the start and the recovery, the others a job that runs.
       const inStart = kill % 3 === 2
-      if (!inStart) await until(() => run.output().includes('started') && eventsFed(directory) > before, run, 'progress')
+      if (!inStart)
+        await until(() => run.output().includes('started') && eventsFed(directory) > before, run, 'progress')
       await new Promise((resolve) => setTimeout(resolve, Math.random() * (inStart ? 1_500 : 2_000)))
       run.child.kill('SIGKILL')
       await run.ended

@@ -11,8 +11,8 @@ import {
   Time,
   TumblingEventTimeWindows,
 } from 'millrace'
-import { collectionSource } from 'millrace/connectors/collection'
 import { collectSink } from 'millrace/connectors/collect'
+import { collectionSource } from 'millrace/connectors/collection'
 import { wilsonLowerBound } from '../jobs/pattern-aggregation.ts'
 
 interface LearningEvent {

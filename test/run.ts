@@ -16,9 +16,8 @@ if (files.length === 0) {
   process.stderr.write(`No test file matches ${wanted.join(', ')}.\n`)
   process.exit(2)
 }
-const result = spawnSync(
-  process.execPath,
-  ['--test', '--test-concurrency=2', '--test-timeout=150000', ...files],
-  { cwd: root, stdio: 'inherit' },
-)
+const result = spawnSync(process.execPath, ['--test', '--test-concurrency=2', '--test-timeout=150000', ...files], {
+  cwd: root,
+  stdio: 'inherit',
+})
 process.exit(result.status ?? 1)

@@ -31,12 +31,6 @@ export interface EntryEvidence {
   readonly isTest: boolean
 }
 
-/** What V8 offers beyond the types of Node. */
-interface CallSite extends NodeJS.CallSite {
-  getEnclosingLineNumber?(): number
-  getEnclosingColumnNumber?(): number
-}
-
 const FRAMES_MAX = 200
 
 /** The stack here, awaiting callers included. */
@@ -48,11 +42,11 @@ export function currentFrames(): StackFrame[] {
     Error.prepareStackTrace = (_, sites) => sites
     Error.captureStackTrace(holder)
     // The stack is prepared when it is read.
-    return ((holder.stack ?? []) as CallSite[]).map((site) => ({
+    return ((holder.stack ?? []) as NodeJS.CallSite[]).map((site) => ({
       functionName: site.getFunctionName(),
       file: site.getFileName() ?? '',
-      functionLine: site.getEnclosingLineNumber?.() ?? 0,
-      functionColumn: site.getEnclosingColumnNumber?.() ?? 0,
+      functionLine: site.getEnclosingLineNumber(),
+      functionColumn: site.getEnclosingColumnNumber(),
     }))
   } finally {
     Error.stackTraceLimit = stackTraceLimit

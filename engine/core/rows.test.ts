@@ -28,20 +28,23 @@ const ALL = schema({
 const orNull = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: null })
 const text = fc.string({ unit: 'grapheme', maxLength: 90 })
 const int64 = fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n })
-const row = fc.record({
-  flag: fc.boolean(),
-  small: fc.integer(),
-  big: int64,
-  real: fc.double(),
-  at: fc.integer(),
-  text,
-  json: fc.jsonValue(),
-  flagOrNull: orNull(fc.boolean()),
-  smallOrNull: orNull(fc.integer()),
-  bigOrNull: orNull(int64),
-  realOrNull: orNull(fc.double()),
-  textOrNull: orNull(text),
-})
+const row = fc.record(
+  {
+    flag: fc.boolean(),
+    small: fc.integer(),
+    big: int64,
+    real: fc.double(),
+    at: fc.integer(),
+    text,
+    json: fc.jsonValue(),
+    flagOrNull: orNull(fc.boolean()),
+    smallOrNull: orNull(fc.integer()),
+    bigOrNull: orNull(int64),
+    realOrNull: orNull(fc.double()),
+    textOrNull: orNull(text),
+  },
+  { noNullPrototype: true },
+)
 
 function rowsOf(target: Schema, batch: Batch): unknown[] {
   const read = rowReader(target, new StringInterner(), 'test')

@@ -7,9 +7,11 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import type { Io } from '../core/io.ts'
 import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
 import { launchJob } from './launcher.ts'
 import type { JobOptions } from './launcher-types.ts'
+import { nodeIo } from './node-io.ts'
 import type { JobEvent } from './status.ts'
 
 const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 5_000, keys: 500 }
@@ -145,6 +147,50 @@ for (const stateBackend of ['memory', 'rocksdb'] as const) {
     })
   })
 }
+
+/** The real disk, which says that it is full while `isFull()`. */
+function fillableIo(isFull: () => boolean): Io {
+  const refuse = async <R>(action: () => Promise<R>): Promise<R> => {
+    if (isFull()) throw Object.assign(new Error('ENOSPC: no space left on device'), { code: 'ENOSPC' })
+    return action()
+  }
+  const { disk } = nodeIo
+  return {
+    ...nodeIo,
+    disk: {
+      ...disk,
+      create: (path) => refuse(() => disk.create(path)),
+      createExclusive: (path, bytes) => refuse(() => disk.createExclusive(path, bytes)),
+      link: (from, to) => refuse(() => disk.link(from, to)),
+    },
+  }
+}
+
+test('a full disk fails checkpoints, and the job goes on and checkpoints again', async () => {
+  const delivered: Delivered = { rows: [], marker: 0 }
+  const events: string[] = []
+  let full = false
+  const job = await launchJob(
+    fixtureGraph({ ...SMALL, pauseMs: 3 }, delivered),
+    optionsOf({
+      parallelism: 2,
+      checkpointIntervalMs: 20,
+      onEvent(event) {
+        events.push(event.type)
+        // Full from the first checkpoint until three failed, then there is room again.
+        if (event.type === 'checkpoint' && events.filter((type) => type === 'checkpoint').length === 1) full = true
+        if (events.filter((type) => type === 'checkpoint-failed').length >= 3) full = false
+      },
+    }),
+    fillableIo(() => full),
+  )
+  await job.done
+  const failedAt = events.lastIndexOf('checkpoint-failed')
+  assert.equal(events.filter((type) => type === 'checkpoint-failed').length, 3)
+  assert.ok(events.indexOf('checkpoint', failedAt) > failedAt, 'a checkpoint after the last failure')
+  assert.ok(!events.includes('restart'))
+  assertExact(delivered, SMALL)
+})
 
 test('refuses a directory that holds checkpoints, and a second owner', async () => {
   await withDirectory(async (checkpointDirectory) => {

@@ -15,6 +15,7 @@ import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
+import type { Io } from '../core/io.ts'
 import { LocalChannelPool } from './channel-hub.ts'
 import { JobMaster, type MasterEnvironment, type WorkerHandle } from './job-master.ts'
 import type { JobOptions, RunningJob } from './launcher-types.ts'
@@ -33,9 +34,10 @@ const CLOSE_GRACE_MS = 3_000
 
 /**
  * Starts a job; resolves once it is deployed. Rejects with a `MillraceError` when it cannot start:
- * `LOCK_HELD`, `MODULE_REQUIRED`, and what recovery.ts and commits.ts name.
+ * `LOCK_HELD`, `MODULE_REQUIRED`, and what recovery.ts and commits.ts name. `io` is for tests of faults; worker
+ * threads always use the real one.
  */
-export async function launchJob(graph: JobGraph, options: JobOptions): Promise<RunningJob> {
+export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = nodeIo): Promise<RunningJob> {
   if (options.workers > 0 && options.moduleUrl === null) {
     throw new MillraceError('MODULE_REQUIRED', 'Worker threads need a module to import.', {
       hint: 'Pass { module: import.meta.url } to execute, or run without worker threads.',
@@ -52,9 +54,9 @@ export async function launchJob(graph: JobGraph, options: JobOptions): Promise<R
   }
   try {
     lock = acquireFileLock(layout.lock(directory))
-    const placement = options.workers > 0 ? threads(options) : callingThread(graph)
+    const placement = options.workers > 0 ? threads(options) : callingThread(graph, io)
     const master = new JobMaster(graph, options, directory, {
-      io: nodeIo,
+      io,
       stateBackend: factory.description,
       jobId: randomUUID().replaceAll('-', '').slice(0, 16),
       ...placement,
@@ -141,7 +143,7 @@ function spawnThread(
 }
 
 /** All subtasks on the calling thread: for tests, services and prompts. */
-function callingThread(graph: JobGraph): Placement {
+function callingThread(graph: JobGraph, io: Io): Placement {
   let pool = new LocalChannelPool(1)
   return {
     createRings(_channels, workers) {
@@ -154,7 +156,7 @@ function callingThread(graph: JobGraph): Placement {
         closed = resolve
       })
       const runtime = new WorkerRuntime({
-        io: nodeIo,
+        io,
         graph,
         storeFactory: keyedStoreFactory,
         createHub: (deployment, wake) => pool.hub(deployment.workerIndex, wake),
