@@ -10,6 +10,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { siblingModule } from '../engine/core/own-module.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
 import { defaultStateBackend } from '../engine/runtime/store-factories.ts'
 import { buildEngineBench } from './engine-job.ts'
@@ -48,11 +49,11 @@ export async function measureEngine(options: EngineBenchOptions): Promise<Engine
       name: 'bench-engine',
       parallelism: options.parallelism,
       workers: options.parallelism,
-      moduleUrl: new URL('./engine-job.ts', import.meta.url).href,
+      moduleUrl: siblingModule(import.meta.url, './engine-job').href,
       checkpointIntervalMs: options.checkpointIntervalMs,
       checkpointTimeoutMs: 60_000,
       checkpointDirectory: directory,
-      stateBackend: await defaultStateBackend(),
+      stateBackend: defaultStateBackend(),
       restore: null,
       allowNonRestoredState: false,
       acceptDuplicates: false,

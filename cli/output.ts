@@ -40,7 +40,8 @@ export function describeEvent(event: JobEvent): string | null {
   switch (event.type) {
     case 'started': {
       const from = event.restoredFrom === null ? '' : `, continues ${event.restoredFrom}`
-      return `job "${event.job}" started, state ${event.stateBackend}${from}`
+      const place = event.checkpointDirectory === null ? '' : ` in ${event.checkpointDirectory}`
+      return `job "${event.job}" started, state ${event.stateBackend}${place}${from}`
     }
     case 'checkpoint':
       return null

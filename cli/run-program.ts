@@ -60,7 +60,6 @@ export async function runProgram(run: ProgramRun): Promise<JobResult> {
   let forgetToken = (): void => {}
   try {
     output.note(`dashboard ${server.url}`)
-    if (options.checkpointDirectory !== null) output.note(`checkpoints in ${options.checkpointDirectory}`)
     running = await launchJob(run.graph, options)
     forgetToken = storeToken(server.port, server.token, options.checkpointDirectory)
     output.watch(() => running!.status())

@@ -22,7 +22,10 @@ describe('run and node are the same', { concurrency: 2 }, () => {
     ['node', node],
   ] as const) {
     test(`${how}: a job definition on worker threads`, async () => {
-      const { code, stdout, stderr } = await run(fixture('counting-job'), '--workers', '2', '--set', 'limit=30')
+      const { code, stdout, stderr } = await run(
+        fixture('counting-job'),
+        ...['--workers', '2', '--set', 'limit=30', '--state-backend', 'memory'],
+      )
       assert.equal(code, 0, stderr)
       assert.equal(lines(stdout).length, 30)
       assert.match(stderr, /dashboard http:\/\/127\.0\.0\.1:\d+/)

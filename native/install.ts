@@ -12,6 +12,7 @@
  */
 import { execFile, spawnSync } from 'node:child_process'
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { cpus } from 'node:os'
 import { basename, dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -23,7 +24,6 @@ const BUILD = join(HERE, 'build')
 const VENDOR = join(HERE, 'vendor')
 const VENDOR_ROOT = join(VENDOR, 'root')
 const ADDON = join(BUILD, 'millrace_rocksdb.node')
-const NODE_HEADERS = join(HERE, '..', 'node_modules', 'node-api-headers', 'include')
 
 /** Where librocksdb is and how to name it to the compiler and the linker. */
 interface Library {
@@ -189,9 +189,17 @@ function standardFor(library: Library): string {
   return major >= 10 ? '-std=c++20' : '-std=c++17'
 }
 
-async function compile(cxx: string, library: Library): Promise<void> {
-  if (!existsSync(join(NODE_HEADERS, 'node_api.h')))
+/** Installed beside this package or below it, as npm decides. */
+function findNodeHeaders(): string {
+  try {
+    return join(dirname(createRequire(import.meta.url).resolve('node-api-headers')), 'include')
+  } catch {
     throw new BuildFailure('the npm package node-api-headers is missing')
+  }
+}
+
+async function compile(cxx: string, library: Library): Promise<void> {
+  const nodeHeaders = findNodeHeaders()
   const objects = join(BUILD, 'objects')
   rmSync(objects, { recursive: true, force: true })
   mkdirSync(objects, { recursive: true })
@@ -201,7 +209,7 @@ async function compile(cxx: string, library: Library): Promise<void> {
     '-fPIC',
     '-fvisibility=hidden',
     ...library.includes.flatMap((folder) => ['-isystem', folder]),
-    `-I${NODE_HEADERS}`,
+    `-I${nodeHeaders}`,
   ]
   const sources = readdirSync(SOURCES).filter((name) => name.endsWith('.cc'))
   const compileOne = async (name: string): Promise<void> => {
@@ -274,7 +282,7 @@ try {
   const required = process.env['MILLRACE_REQUIRE_ROCKSDB'] === '1'
   console.warn(
     `millrace: WARNING: the RocksDB addon was not built: ${messageOf(error)}\n` +
-      'millrace: state will be kept by the memory backend; run `node native/install.ts` to try again.',
+      `millrace: state will be kept by the memory backend; run \`node ${fileURLToPath(import.meta.url)}\` to try again.`,
   )
   process.exitCode = required ? 1 : 0
 }

@@ -9,6 +9,7 @@ import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import type { CheckpointFile } from '../engine/contract/keyed-store.ts'
 import { MillraceError, messageOf } from '../engine/core/errors.ts'
+import { siblingModule } from '../engine/core/own-module.ts'
 
 export type StoreHandle = number & { readonly handleOf?: 'store' }
 export type ScanHandle = number & { readonly handleOf?: 'scan' }
@@ -74,6 +75,9 @@ export interface RocksdbAddon {
 /** Where native/install.ts puts the addon. */
 export const ROCKSDB_ADDON_PATH = fileURLToPath(new URL('../native/build/millrace_rocksdb.node', import.meta.url))
 
+/** What builds it. */
+const INSTALLER = fileURLToPath(siblingModule(import.meta.url, '../native/install'))
+
 /** Loads the addon. Throws `ROCKSDB_UNAVAILABLE` with the way to build it. */
 export function loadRocksdbAddon(path: string = ROCKSDB_ADDON_PATH): RocksdbAddon {
   try {
@@ -83,7 +87,7 @@ export function loadRocksdbAddon(path: string = ROCKSDB_ADDON_PATH): RocksdbAddo
     throw new MillraceError('ROCKSDB_UNAVAILABLE', `The RocksDB addon cannot be loaded: ${reason}.`, {
       domain: 'external',
       hint:
-        'Build it with `MILLRACE_REQUIRE_ROCKSDB=1 node native/install.ts`, which needs g++ and fetches librocksdb ' +
+        `Build it with \`MILLRACE_REQUIRE_ROCKSDB=1 node ${INSTALLER}\`, which needs g++ and fetches librocksdb ` +
         'if it is not installed, or run with `--state-backend memory`.',
       cause: error,
     })

@@ -9,6 +9,7 @@ import { mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
+import { siblingModule } from '../../engine/core/own-module.ts'
 import { acquireDirectoryLock } from './directory-lock.ts'
 import type { OwnerReply, OwnerRequest } from './pglite-owner.ts'
 import { type AcquireLock, packageMissing, type SqlConnection, SqlFailure, type SqlResult } from './sql-connection.ts'
@@ -35,9 +36,7 @@ class OwnerThread {
   private isEnding = false
 
   constructor(directory: string, lock: { release(): void }) {
-    // Emitted packages hold JavaScript, the repository TypeScript.
-    const file = import.meta.url.endsWith('.ts') ? './pglite-owner.ts' : './pglite-owner.js'
-    this.worker = new Worker(new URL(file, import.meta.url), { workerData: { directory } })
+    this.worker = new Worker(siblingModule(import.meta.url, './pglite-owner'), { workerData: { directory } })
     this.ready = new Promise((resolve, reject) => {
       this.worker.on('message', (reply: OwnerReply) => this.take(reply, resolve, reject, directory))
       this.worker.on('error', (error) => {

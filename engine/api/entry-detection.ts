@@ -45,8 +45,8 @@ export function currentFrames(): StackFrame[] {
     return ((holder.stack ?? []) as NodeJS.CallSite[]).map((site) => ({
       functionName: site.getFunctionName(),
       file: site.getFileName() ?? '',
-      functionLine: site.getEnclosingLineNumber(),
-      functionColumn: site.getEnclosingColumnNumber(),
+      functionLine: site.getEnclosingLineNumber() ?? 0,
+      functionColumn: site.getEnclosingColumnNumber() ?? 0,
     }))
   } finally {
     Error.stackTraceLimit = stackTraceLimit

@@ -76,7 +76,7 @@ export class StreamExecutionEnvironment {
     return this
   }
 
-  /** Where keyed state is kept: `memory` unless told. Throws `STATE_BACKEND_UNKNOWN`. */
+  /** Where keyed state is kept. Unless told, RocksDB where its addon is built, else memory. Throws `STATE_BACKEND_UNKNOWN`. */
   setStateBackend(backend: StateBackendName): this {
     if (backend !== 'memory' && backend !== 'rocksdb') {
       throw new MillraceError('STATE_BACKEND_UNKNOWN', `There is no state backend ${JSON.stringify(backend)}.`, {

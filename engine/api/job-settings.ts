@@ -5,6 +5,7 @@
  */
 import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
 import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
+import { defaultStateBackend } from '../runtime/store-factories.ts'
 import type { RunFlags } from './run-flags.ts'
 
 /** Null means that the program did not say. */
@@ -51,7 +52,7 @@ export function toJobOptions(
     checkpointIntervalMs,
     checkpointTimeoutMs: settings.checkpointTimeoutMs,
     checkpointDirectory: flags.checkpointDirectory ?? settings.checkpointDirectory,
-    stateBackend: flags.stateBackend ?? settings.stateBackend ?? 'memory',
+    stateBackend: flags.stateBackend ?? settings.stateBackend ?? defaultStateBackend(),
     restore: flags.restore,
     allowNonRestoredState: flags.allowNonRestoredState,
     acceptDuplicates: flags.acceptDuplicates,

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { MillraceError } from '../core/errors.ts'
+import { defaultStateBackend } from '../runtime/store-factories.ts'
 import { threadsPlacement, toJobOptions } from './job-settings.ts'
 import { closest, parseRunFlags } from './run-flags.ts'
 
@@ -99,7 +100,7 @@ describe('job options', () => {
     assert.equal(options(['--checkpoint-dir', 'flag']).checkpointDirectory, 'flag')
     assert.equal(options([]).checkpointDirectory, 'program')
     assert.equal(options(['--state-backend', 'memory']).stateBackend, 'memory')
-    assert.equal(options([], unset).stateBackend, 'memory')
+    assert.equal(options([], unset).stateBackend, defaultStateBackend())
   })
 
   test('threads need the module, the calling thread does not', () => {

@@ -39,7 +39,11 @@ export const RUN_FLAGS: FlagSpecs = {
   workers: { type: 'string', value: 'N', help: 'worker threads (default: one a core); 0 uses the main thread' },
   'checkpoint-dir': { type: 'string', value: 'DIR', help: 'where checkpoints are kept' },
   'checkpoint-interval': { type: 'string', value: 'MS', help: 'milliseconds between checkpoints' },
-  'state-backend': { type: 'string', value: 'memory|rocksdb', help: 'where keyed state is kept' },
+  'state-backend': {
+    type: 'string',
+    value: 'memory|rocksdb',
+    help: 'where keyed state is kept (default: rocksdb where it is built)',
+  },
   restore: { type: 'string', value: 'latest|PATH', help: 'continue from the last checkpoint, or from a savepoint' },
   'allow-non-restored-state': { type: 'boolean', help: 'leave behind state of operators that the job no longer has' },
   'accept-duplicates': { type: 'boolean', help: 'start although an exactly-once sink is ahead of the checkpoint' },

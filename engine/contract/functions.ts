@@ -8,6 +8,7 @@ import type { Key } from '../core/keys.ts'
 export type MapFunction<T, R> = (value: T) => R
 export type FilterFunction<T> = (value: T) => boolean
 /** Returns any number of results, or pushes them through `collect`. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is meant
 export type FlatMapFunction<T, R> = (value: T, collect: (result: R) => void) => Iterable<R> | void
 export type ReduceFunction<T> = (accumulated: T, value: T) => T
 export type KeySelector<T, K extends Key> = (value: T) => K

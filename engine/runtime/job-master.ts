@@ -204,7 +204,8 @@ export class JobMaster implements RunningJob {
 
   private emitStarted(restoredFrom: string | null, stateBackend: string): void {
     if (this.runs > 1) return
-    this.options.onEvent({ type: 'started', job: this.options.name, stateBackend, restoredFrom })
+    const { name, checkpointDirectory, onEvent } = this.options
+    onEvent({ type: 'started', job: name, stateBackend, checkpointDirectory, restoredFrom })
   }
 
   /** Opens every committer, checks the markers and applies what the manifest lists as pending. */

@@ -16,6 +16,7 @@ import { layout } from '../checkpoint/layout.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
+import { siblingModule } from '../core/own-module.ts'
 import { LocalChannelPool } from './channel-hub.ts'
 import { JobMaster, type MasterEnvironment, type WorkerHandle } from './job-master.ts'
 import type { JobOptions, RunningJob } from './launcher-types.ts'
@@ -103,7 +104,7 @@ function spawnThread(
     jobName: options.name,
     config: options.config,
   }
-  const worker = new Worker(new URL('./worker-entry.ts', import.meta.url), {
+  const worker = new Worker(siblingModule(import.meta.url, './worker-entry'), {
     workerData: { millrace: bootstrap },
     name: `millrace worker ${index}`,
   })

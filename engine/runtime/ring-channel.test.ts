@@ -57,7 +57,8 @@ function setCounters(buffers: RingMemoryBuffers, value: number): void {
 type Step =
   | { readonly do: 'batch'; readonly bytes: number }
   | { readonly do: 'control'; readonly message: ControlMessage }
-  | { readonly do: 'settle' | 'read' }
+  | { readonly do: 'settle' }
+  | { readonly do: 'read' }
 
 const anyStep: fc.Arbitrary<Step> = fc.oneof(
   { weight: 4, arbitrary: fc.record({ do: fc.constant('batch' as const), bytes: fc.nat(300) }) },
@@ -121,10 +122,12 @@ describe('a ring channel', () => {
               n += 2
             }
           }
-          for (let settled = false; model.length > 0 || !settled; ) {
-            settled = writer.settle()
-            assert.ok(readOne() || settled || model.length === 0, 'writer or reader can go on')
+          for (let rounds = 0; model.length > 0; rounds++) {
+            writer.settle()
+            readOne()
+            assert.ok(rounds < 1_000, 'writer or reader can go on')
           }
+          assert.ok(writer.settle())
           assert.equal(reader.peek(), null)
           assert.equal(freePages(memory, 0), before, 'every page is free again')
           for (const page of taken) memory.releasePage(1, page)
@@ -311,11 +314,9 @@ interface Variation {
   readonly looksAgain: boolean
   /** The writer tries again after saying that it waits. */
   readonly triesAgain: boolean
-  /** Reads the sequence before it says that it sleeps. */
-  readonly flagFirst: boolean
 }
 
-const SOUND: Variation = { looksAgain: true, triesAgain: true, flagFirst: true }
+const SOUND: Variation = { looksAgain: true, triesAgain: true }
 
 function replace<T>(two: readonly [T, T], side: number, value: T): readonly [T, T] {
   return side === 0 ? [value, two[1]] : [two[0], value]
@@ -331,7 +332,7 @@ function step(state: Model, side: 0 | 1, messages: number, variation: Variation)
   const peer = 1 - side
   const idle = (): Model => {
     if (state.second[side]) return go('sleep')
-    return go(variation.flagFirst ? 'flag' : 'sequence')
+    return go('flag')
   }
   switch (state.at[side]) {
     case 'awake':
@@ -343,13 +344,13 @@ function step(state: Model, side: 0 | 1, messages: number, variation: Variation)
         return go('free')
       }
       if (state.published === messages) return go('done')
-      return state.published - state.popped < 1 ? go('sayWaits') : go('publish')
+      return state.published - state.popped < 1 ? go('publish') : go('sayWaits')
     case 'publish':
       return go('wakePeer', { published: state.published + 1 })
     case 'sayWaits':
       return variation.triesAgain ? go('tryAgain', { waits: true }) : { ...idle(), waits: true }
     case 'tryAgain':
-      return state.published - state.popped < 1 ? idle() : go('publish')
+      return state.published - state.popped < 1 ? go('publish') : idle()
     case 'free':
       return go('lookWaits', { popped: state.popped + 1 })
     case 'lookWaits':
@@ -365,10 +366,10 @@ function step(state: Model, side: 0 | 1, messages: number, variation: Variation)
       return { ...state, sequence, at: replace(at, side, 'awake') }
     }
     case 'flag':
-      return go(variation.flagFirst ? 'sequence' : 'again', { sleeping: replace(state.sleeping, side, true) })
+      return go('sequence', { sleeping: replace(state.sleeping, side, true) })
     case 'sequence': {
       const seen = replace(state.seen, side, state.sequence[side])
-      return go(variation.flagFirst ? 'again' : 'flag', { seen })
+      return go('again', { seen })
     }
     case 'again':
       if (!variation.looksAgain) return go('sleep')
@@ -419,8 +420,7 @@ describe('wake-up', () => {
     assert.notEqual(explore(3, { ...SOUND, looksAgain: false }).lost, null)
   })
 
-  test('a writer that does not try again is saved by the second look, which the model knows too', () => {
-    assert.equal(explore(3, { ...SOUND, triesAgain: false }).lost, null)
-    assert.notEqual(explore(3, { ...SOUND, triesAgain: false, looksAgain: false }).lost, null)
+  test('would be lost by a writer that does not try again after saying that it waits', () => {
+    assert.notEqual(explore(3, { ...SOUND, triesAgain: false }).lost, null)
   })
 })

@@ -125,6 +125,8 @@ export type JobEvent =
       readonly type: 'started'
       readonly job: string
       readonly stateBackend: string
+      /** Null for a temporary one. */
+      readonly checkpointDirectory: string | null
       readonly restoredFrom: string | null
     }
   | {

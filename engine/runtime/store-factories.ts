@@ -2,6 +2,7 @@
  * The keyed stores by name. RocksDB is loaded when it is asked for.
  */
 import { memoryStoreFactory } from '../../state/memory-store.ts'
+import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import type { KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { StateBackendName } from './launcher-types.ts'
 
@@ -13,7 +14,6 @@ export async function keyedStoreFactory(backend: StateBackendName): Promise<Keye
 }
 
 /** RocksDB where its addon was built, else memory. */
-export async function defaultStateBackend(): Promise<StateBackendName> {
-  const { tryLoadRocksdbAddon } = await import('../../state/rocksdb-addon.ts')
+export function defaultStateBackend(): StateBackendName {
   return tryLoadRocksdbAddon() === null ? 'memory' : 'rocksdb'
 }

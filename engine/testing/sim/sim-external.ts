@@ -52,7 +52,8 @@ export class SimExternal {
 
   /** Becomes the owner: transactions of earlier owners fail from now on. Returns the owner's number. */
   claim(caller: Scope, id: string): Promise<number> {
-    return this.call(caller, `claim ${id}`, () => ++this.sink(id).owner)
+    // The connection of a dead process is closed, and its request with it; only transactions outlive it.
+    return this.call(caller, `claim ${id}`, () => (caller.alive ? ++this.sink(id).owner : 0))
   }
 
   readMarker(caller: Scope, id: string): Promise<number> {

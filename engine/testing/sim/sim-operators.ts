@@ -6,13 +6,14 @@
  * each key's total and deletes it: a total that was emitted before a checkpoint is not emitted again
  * after it.
  */
-import { tumblingWindows } from '../../../operators/window-assigner.ts'
+
 import {
   type MutableWindowValues,
   type WindowKernel,
   type WindowValues,
   windowOperator,
 } from '../../../operators/window-aggregate.ts'
+import { tumblingWindows } from '../../../operators/window-assigner.ts'
 import type { StateTable } from '../../contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../../contract/operator.ts'
 import type { Batch, Column, Float64Column, KeyColumn, StringColumn } from '../../core/batch.ts'
@@ -59,7 +60,10 @@ export class Numbering implements Operator {
     for (let i = from; i < batch.length; i++) {
       const number = ++numbers![this.slots[i]!]!
       // Totals of the first hop are numbered by the second as records of their group.
-      builder.append({ key: text(batch.columns[0]!, i), id: float(batch.columns[1]!, i), number, group: text(group, i) }, 0)
+      builder.append(
+        { key: text(batch.columns[0]!, i), id: float(batch.columns[1]!, i), number, group: text(group, i) },
+        0,
+      )
     }
     output.emit(builder.build())
     return batch.length

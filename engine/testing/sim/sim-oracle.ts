@@ -152,7 +152,8 @@ export class SimOracle implements DiskObserver {
     for (const [name, manifest] of this.manifests) {
       if (!this.disk.exists(name)) continue
       for (const file of manifest.stores.flatMap((store) => store.files)) {
-        if (path.endsWith(`/${file.sha256}`)) this.fail('I13', `removed ${path}, which manifest ${manifest.number} names`)
+        if (path.endsWith(`/${file.sha256}`))
+          this.fail('I13', `removed ${path}, which manifest ${manifest.number} names`)
       }
     }
   }

@@ -1,0 +1,157 @@
+/**
+ * Programs from source to sink on the calling thread, as in services and tests.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import {
+  count,
+  type KeyedProcessFunction,
+  MillraceError,
+  outputTag,
+  type ProcessContext,
+  type RuntimeContext,
+  StreamExecutionEnvironment,
+  schema,
+  seconds,
+  sum,
+  TumblingEventTimeWindows,
+  t,
+  type ValueState,
+  WatermarkStrategy,
+} from './index.ts'
+
+const READING = schema({ id: t.string(), at: t.timestamp(), n: t.float64() })
+const readings = [
+  { id: 'a', at: 100, n: 1 },
+  { id: 'b', at: 200, n: 2 },
+  { id: 'a', at: 900, n: 3 },
+  // More rows than a batch holds: after them the watermark is past the first window.
+  ...Array.from({ length: 3_000 }, () => ({ id: 'c', at: 5_000, n: 1 })),
+  { id: 'b', at: 300, n: 5 },
+]
+const environment = () => StreamExecutionEnvironment.getExecutionEnvironment().setParallelism(2)
+const byAt = WatermarkStrategy.forMonotonousTimestamps().withTimestampAssigner('at')
+
+describe('execute on the calling thread', () => {
+  test('lambdas over elements', async () => {
+    const rows = await environment()
+      .fromElements(1, 2, 3, 4)
+      .filter((n) => n % 2 === 0)
+      .flatMap((n) => [n, n * 10])
+      .map((n) => ({ n }))
+      .executeAndCollect()
+    assert.deepEqual(
+      rows.map((row) => row.n).sort((a, b) => a - b),
+      [2, 4, 20, 40],
+    )
+  })
+
+  test('windows of columns, with late rows on the side', async () => {
+    const env = environment()
+    const late = outputTag<(typeof readings)[number]>('late')
+    const windows = env
+      .fromCollection(readings, { schema: READING })
+      .assignTimestampsAndWatermarks(byAt)
+      .keyBy('id')
+      .window(TumblingEventTimeWindows.of(seconds(1)))
+      .sideOutputLateData(late)
+      .aggregate({ n: count(), total: sum('n') })
+    const results: unknown[] = []
+    const tooLate: unknown[] = []
+    windows.addSink((row) => void results.push(`${row.key} ${row.windowStart} ${row.n} ${row.total}`))
+    windows
+      .getSideOutput(late)
+      .map((row) => row.n)
+      .addSink({ invoke: (n) => void tooLate.push(n) })
+    const result = await env.execute('windows')
+    assert.equal(result.state, 'finished')
+    assert.equal(result.recordsIn, 3_004)
+    assert.deepEqual(results.sort(), ['a 0 2 4', 'b 0 1 2', 'c 5000 3000 3000'])
+    assert.deepEqual(tooLate, [5])
+    assert.equal(result.late, 0)
+  })
+
+  test('a keyed process function as a class: every subtask has its own copy', async () => {
+    class CountPerKey implements KeyedProcessFunction<string, string, string> {
+      private count: ValueState<number> | undefined
+
+      open(context: RuntimeContext): void {
+        this.count = context.getState({ kind: 'value', name: 'count', version: 1 })
+      }
+
+      processElement(_: string, context: ProcessContext<string>, collect: (result: string) => void): void {
+        const next = (this.count!.value() ?? 0) + 1
+        this.count!.update(next)
+        collect(`${context.currentKey}${next}`)
+      }
+    }
+    const words = Array.from({ length: 60 }, (_, i) => `k${i % 20}-`)
+    const rows = await environment()
+      .fromCollection(words)
+      .keyBy((word) => word)
+      .process(new CountPerKey())
+      .executeAndCollect()
+    const expected = Array.from({ length: 20 }, (_, k) => [1, 2, 3].map((n) => `k${k}-${n}`)).flat()
+    assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('union, broadcast and global', async () => {
+    const env = environment()
+    const both = env.fromElements(1, 2).union(env.fromElements(3))
+    const broadcast = await both
+      .broadcast()
+      .map((n) => n)
+      .executeAndCollect()
+    assert.deepEqual(broadcast.sort(), [1, 1, 2, 2, 3, 3])
+    const env2 = environment()
+    const global = await env2
+      .fromElements(1, 2, 3)
+      .global()
+      .map((n) => n)
+      .executeAndCollect()
+    assert.deepEqual(global.sort(), [1, 2, 3])
+  })
+
+  test('an environment runs one job after another', async () => {
+    const env = environment()
+    assert.deepEqual(await env.fromElements('x').executeAndCollect(), ['x'])
+    assert.deepEqual(await env.fromElements('y').executeAndCollect(), ['y'])
+  })
+
+  test('executeAsync gives control of the running job', async () => {
+    const env = environment()
+    const seen: number[] = []
+    env.fromElements(1).addSink(async (n) => {
+      await null
+      seen.push(n)
+    })
+    const events: string[] = []
+    const running = await env.executeAsync('async', { onEvent: (event) => events.push(event.type) })
+    assert.equal(running.status().name, 'async')
+    const result = await running.done
+    assert.equal(result.recordsIn, 1)
+    assert.deepEqual(seen, [1])
+    assert.equal(events[0], 'started')
+    assert.equal(events.at(-1), 'finished')
+  })
+
+  test('a failing function rejects with its cause', async () => {
+    const failing = environment()
+      .fromElements(1)
+      .map((n) => {
+        if (n === 1) throw new RangeError('one is too many')
+        return n
+      })
+      .executeAndCollect()
+    await assert.rejects(failing, (error) => error instanceof MillraceError && /one is too many/.test(error.message))
+  })
+
+  test('a failing sink call fails the job, also a promise', async () => {
+    const env = environment()
+    env.fromElements(1).addSink(async () => {
+      await null
+      throw new Error('the store is closed')
+    })
+    await assert.rejects(env.execute('sink'), /the store is closed/)
+  })
+})

@@ -1,0 +1,172 @@
+/**
+ * The coordinator as a state machine under random events, against its invariants; and the cases where a
+ * request must not be forgotten.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import { CheckpointCoordinator, type Decision, PENDING_EPOCHS_MAX } from './coordinator.ts'
+
+const make = (workers = 2, intervalMs: number | null = 100) =>
+  new CheckpointCoordinator({ workers, intervalMs, timeoutMs: 500, lastAttempt: 10, nowMs: 0 })
+
+type Event =
+  | { readonly do: 'tick'; readonly ms: number }
+  | { readonly do: 'request'; readonly kind: 'savepoint' | 'final' }
+  | { readonly do: 'ack' | 'abortDone'; readonly worker: number; readonly behind: number }
+  | { readonly do: 'decline'; readonly behind: number }
+  | { readonly do: 'manifest'; readonly ok: boolean; readonly hasOutput: boolean }
+  | { readonly do: 'committed' }
+
+const behind = fc.constantFrom(0, 0, 0, 1, -1)
+const anyEvent: fc.Arbitrary<Event> = fc.oneof(
+  { weight: 6, arbitrary: fc.record({ do: fc.constant('tick' as const), ms: fc.integer({ min: 0, max: 300 }) }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({
+      do: fc.constant('request' as const),
+      kind: fc.constantFrom('savepoint' as const, 'savepoint' as const, 'final' as const),
+    }),
+  },
+  { weight: 8, arbitrary: fc.record({ do: fc.constant('ack' as const), worker: fc.nat(2), behind }) },
+  { weight: 5, arbitrary: fc.record({ do: fc.constant('abortDone' as const), worker: fc.nat(2), behind }) },
+  { weight: 1, arbitrary: fc.record({ do: fc.constant('decline' as const), behind }) },
+  {
+    weight: 4,
+    arbitrary: fc.record({ do: fc.constant('manifest' as const), ok: fc.boolean(), hasOutput: fc.boolean() }),
+  },
+  { weight: 2, arbitrary: fc.record({ do: fc.constant('committed' as const) }) },
+)
+
+test('keeps its invariants under any events', () => {
+  fc.assert(
+    fc.property(fc.array(anyEvent, { maxLength: 150 }), (events) => {
+      const coordinator = make(3)
+      let now = 0
+      let newest = 10
+      /** Attempt in flight: what is known about it. */
+      let flight: { attempt: number; acked: Set<number>; aborted: boolean; done: Set<number>; whole: boolean } | null =
+        null
+      let pending = 0
+      let final = false
+      const observe = (decision: Decision): void => {
+        if (decision.do === 'trigger') {
+          assert.equal(flight, null, 'one attempt at a time, none before every abort is done')
+          assert.ok(decision.attempt > newest, 'ids grow')
+          assert.ok(pending < PENDING_EPOCHS_MAX, 'pending epochs are bounded')
+          assert.ok(!final, 'nothing follows the final checkpoint')
+          newest = decision.attempt
+          flight = { attempt: newest, acked: new Set(), aborted: false, done: new Set(), whole: false }
+        }
+        if (decision.do === 'complete') {
+          assert.equal(flight?.attempt, decision.attempt)
+          assert.equal(flight?.acked.size, 3, 'every worker acked')
+          assert.ok(!flight?.aborted)
+          flight!.whole = true
+        }
+        if (decision.do === 'abort') {
+          assert.equal(flight?.attempt, decision.attempt)
+          assert.ok(!flight?.whole && !flight?.aborted)
+          flight!.aborted = true
+        }
+      }
+      for (const event of events) {
+        switch (event.do) {
+          case 'tick':
+            now += event.ms
+            observe(coordinator.tick(now))
+            break
+          case 'request':
+            observe(coordinator.request(event.kind, now))
+            break
+          case 'ack':
+            if (event.behind === 0 && flight !== null && !flight.aborted && !flight.whole)
+              flight.acked.add(event.worker)
+            observe(coordinator.acked(event.worker, newest - event.behind))
+            break
+          case 'abortDone': {
+            observe(coordinator.abortDone(event.worker, newest - event.behind, now))
+            if (event.behind !== 0 || flight === null || !flight.aborted) break
+            flight.done.add(event.worker)
+            if (flight.done.size === 3) flight = null
+            break
+          }
+          case 'decline':
+            observe(coordinator.declined(newest - event.behind, 'declined'))
+            break
+          case 'manifest': {
+            const { current } = coordinator
+            if (current.phase !== 'completing') break
+            if (event.ok) {
+              coordinator.completed(current.attempt, event.hasOutput, now)
+              if (event.hasOutput) pending++
+              if (current.kind === 'final') final = true
+            } else coordinator.completionFailed(current.attempt, now)
+            flight = null
+            break
+          }
+          case 'committed':
+            coordinator.committed()
+            pending = Math.max(0, pending - 1)
+        }
+      }
+    }),
+    { numRuns: 300 },
+  )
+})
+
+describe('requests', () => {
+  const abortAll = (coordinator: CheckpointCoordinator, attempt: number, now: number): void => {
+    for (const worker of [0, 1]) coordinator.abortDone(worker, attempt, now)
+  }
+
+  test('a final checkpoint asked for during a savepoint survives the abort of that savepoint', () => {
+    const coordinator = make()
+    assert.equal(coordinator.request('savepoint', 0).do, 'trigger')
+    coordinator.request('final', 1)
+    assert.equal(coordinator.declined(11, 'disk full').do, 'abort')
+    abortAll(coordinator, 11, 2)
+    assert.deepEqual(coordinator.tick(3), { do: 'trigger', attempt: 12, kind: 'final' })
+  })
+
+  test('and the failure to write its manifest', () => {
+    const coordinator = make()
+    coordinator.request('savepoint', 0)
+    coordinator.request('final', 1)
+    for (const worker of [0, 1]) coordinator.acked(worker, 11)
+    coordinator.completionFailed(11, 2)
+    assert.deepEqual(coordinator.tick(3), { do: 'trigger', attempt: 12, kind: 'final' })
+  })
+
+  test('savepoints and final checkpoints are tried again, periodic ones wait for their time', () => {
+    for (const kind of ['savepoint', 'final'] as const) {
+      const coordinator = make(2, null)
+      coordinator.request(kind, 0)
+      coordinator.declined(11, 'disk full')
+      abortAll(coordinator, 11, 5)
+      assert.deepEqual(coordinator.tick(6), { do: 'trigger', attempt: 12, kind })
+    }
+    const periodic = make()
+    assert.equal(periodic.tick(100).do, 'trigger')
+    periodic.declined(11, 'disk full')
+    abortAll(periodic, 11, 150)
+    assert.equal(periodic.tick(249).do, 'nothing')
+    assert.equal(periodic.tick(250).do, 'trigger')
+  })
+
+  test('a request alone starts nothing before the next tick', () => {
+    const coordinator = make(1, null)
+    coordinator.want('final')
+    assert.equal(coordinator.current.phase, 'idle')
+    assert.equal(coordinator.tick(1).do, 'trigger')
+  })
+
+  test('a time-out names the workers that are missing', () => {
+    const coordinator = make()
+    coordinator.tick(100)
+    coordinator.acked(0, 11)
+    const decision = coordinator.tick(600)
+    assert.equal(decision.do, 'abort')
+    assert.match((decision as { reason: string }).reason, /Workers 1 /)
+  })
+})

@@ -1,0 +1,141 @@
+/**
+ * A worker's checkpoints: what `abort` waits for, what becomes of sealed output, and files that garbage
+ * collection took in between.
+ */
+import assert from 'node:assert/strict'
+import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { test } from 'node:test'
+import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { collectGarbage } from '../checkpoint/gc.ts'
+import { layout } from '../checkpoint/layout.ts'
+import type { KeyedStore } from '../contract/keyed-store.ts'
+import type { Disk } from '../core/io.ts'
+import { nodeIo } from './node-io.ts'
+import type { FromWorker, SinkCommittable, SubtaskCapture, WorkerAck } from './protocol.ts'
+import { WorkerCheckpoints } from './worker-checkpoint.ts'
+
+const CAPTURE: SubtaskCapture = { vertex: 0, subtask: 0, alignmentMs: 0, operators: [], splits: null }
+const sealed = (name: string): SinkCommittable => ({ sink: 's', committable: { name } })
+
+/** A store whose image always has the same one finished file. */
+const store = {
+  async writeAndCheckpoint(_batch: unknown, directory: string) {
+    await mkdir(directory, { recursive: true })
+    await writeFile(join(directory, '000001.sst'), 'state')
+    return [{ name: '000001.sst', size: 5 }]
+  },
+} as unknown as KeyedStore
+
+async function rig(subtasks: number, body: (rig: Awaited<ReturnType<typeof make>>) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-worker-'))
+  try {
+    await body(await make(directory, subtasks))
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+async function make(directory: string, subtasks: number) {
+  for (const folder of [layout.shared, layout.manifests]) await nodeIo.disk.makeDirectory(folder(directory))
+  const sent: FromWorker[] = []
+  const failures: unknown[] = []
+  let hashing: Promise<void> = Promise.resolve()
+  const disk: Disk = { ...nodeIo.disk, hash: async (path) => hashing.then(() => nodeIo.disk.hash(path)) }
+  const checkpoints = new WorkerCheckpoints({
+    worker: 0,
+    generation: 1,
+    subtasks,
+    disk,
+    directory,
+    liveDirectory: join(directory, 'live'),
+    store: subtasks === 0 ? null : store,
+    builder: subtasks === 0 ? null : new WriteBatchBuilder(),
+    send: (message) => sent.push(message),
+    fail: (error) => failures.push(error),
+  })
+  const arrived = async (type: FromWorker['type'], attempt: number): Promise<FromWorker> => {
+    for (;;) {
+      const found = sent.find((m) => m.type === type && attemptOf(m) === attempt)
+      if (found !== undefined) return found
+      await new Promise((resolve) => setTimeout(resolve, 1))
+    }
+  }
+  return {
+    directory,
+    checkpoints,
+    sent,
+    failures,
+    ack: async (attempt: number): Promise<WorkerAck> => ((await arrived('ack', attempt)) as { ack: WorkerAck }).ack,
+    holdHashing(): () => void {
+      let go: () => void = () => {}
+      hashing = new Promise((resolve) => {
+        go = resolve
+      })
+      return go
+    },
+  }
+}
+
+function attemptOf(message: FromWorker): number | null {
+  if (message.type === 'ack') return message.ack.attempt
+  return message.type === 'abortDone' || message.type === 'declined' ? message.attempt : null
+}
+
+test('an abort answers only when the attempt is over, and its output joins the next ack', () =>
+  rig(1, async ({ checkpoints, sent, ack, holdHashing }) => {
+    const go = holdHashing()
+    checkpoints.add(5, CAPTURE, [], [Promise.resolve(sealed('five'))])
+    // Imaging ends at once; hashing, which follows, is held.
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    assert.ok(!checkpoints.inProgress)
+    const aborted = checkpoints.abort(5)
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    assert.ok(!sent.some((m) => m.type === 'abortDone'), 'the attempt is still being made durable')
+    go()
+    await aborted
+    assert.ok(sent.some((m) => m.type === 'abortDone' && m.attempt === 5))
+    checkpoints.add(6, CAPTURE, [], [Promise.resolve(sealed('six'))])
+    assert.deepEqual((await ack(6)).committables, [sealed('five'), sealed('six')])
+    checkpoints.completed(6)
+    checkpoints.add(7, CAPTURE, [], [])
+    assert.deepEqual((await ack(7)).committables, [])
+  }))
+
+test('output sealed before an abort of an unfinished cut is kept', () =>
+  rig(2, async ({ checkpoints, ack }) => {
+    checkpoints.add(1, CAPTURE, [], [Promise.resolve(sealed('one'))])
+    await checkpoints.abort(1)
+    checkpoints.add(2, CAPTURE, [], [])
+    checkpoints.add(2, CAPTURE, [], [Promise.resolve(sealed('two'))])
+    assert.deepEqual((await ack(2)).committables, [sealed('one'), sealed('two')])
+  }))
+
+test('output that cannot be sealed fails the job: a later checkpoint would miss it', () =>
+  rig(1, async ({ checkpoints, sent, failures }) => {
+    checkpoints.add(1, CAPTURE, [], [Promise.reject(new Error('no space'))])
+    await checkpoints.abort(1)
+    assert.match(String(failures[0]), /no space/)
+    assert.ok(!sent.some((m) => m.type === 'ack'))
+  }))
+
+test('a file that only an aborted attempt had linked is linked again after a collection', () =>
+  rig(1, async ({ directory, checkpoints, ack }) => {
+    checkpoints.add(1, CAPTURE, [], [])
+    const first = await ack(1)
+    await checkpoints.abort(1)
+    await collectGarbage(nodeIo.disk, directory)
+    checkpoints.add(2, CAPTURE, [], [])
+    const { store: image } = await ack(2)
+    assert.deepEqual(image, first.store)
+    const path = layout.sharedFile(directory, image!.files[0]!.sha256)
+    assert.equal(await nodeIo.disk.size(path), 5, 'the ack names a file that is there (I1)')
+  }))
+
+test('a worker without subtasks acks at once', () =>
+  rig(0, async ({ checkpoints, ack }) => {
+    checkpoints.acknowledgeEmpty(3)
+    const { captures, store: image, committables } = await ack(3)
+    assert.deepEqual({ captures, image, committables }, { captures: [], image: null, committables: [] })
+  }))
