@@ -62,6 +62,8 @@ export async function runProgram(run: ProgramRun): Promise<JobResult> {
     output.note(`dashboard ${server.url}`)
     running = await launchJob(run.graph, options)
     forgetToken = storeToken(server.port, server.token, options.checkpointDirectory)
+    // Signals end the process from where they are caught, past the `finally` below.
+    process.once('exit', forgetToken)
     output.watch(() => running!.status())
     const result = await running.done
     await signals.settled()
@@ -71,6 +73,7 @@ export async function runProgram(run: ProgramRun): Promise<JobResult> {
     throw error
   } finally {
     output.close()
+    process.off('exit', forgetToken)
     forgetToken()
     signals.release()
     await server.close()

@@ -3,13 +3,14 @@
  * commands that talk to a running job.
  */
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { fixture, MAIN, millrace, node, start } from './command-testkit.ts'
 import { runCommand } from './commands.ts'
 import { exitCodeForError } from './failure.ts'
+import { tokenPath } from './rest-token.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'millrace-cli-'))
 after(() => rmSync(folder, { recursive: true, force: true }))
@@ -238,12 +239,15 @@ describe('signals and checkpoints', () => {
     assert.match(list.stdout, /final/)
   })
 
-  test('SIGTERM ends with 143', async () => {
+  test('SIGTERM ends with 143, and leaves no token behind', async () => {
     const run = start([fixture('counting-job'), ...slow])
+    const [, port] = await run.seen(/dashboard http:\/\/127\.0\.0\.1:(\d+)/)
     await run.seen(/sum \d+/)
+    assert.ok(existsSync(tokenPath(Number(port))))
     run.child.kill('SIGTERM')
     const { code, stderr } = await run.finished
     assert.equal(code, 143, stderr)
+    assert.ok(!existsSync(tokenPath(Number(port))))
   })
 
   test('a second SIGINT ends at once', async () => {

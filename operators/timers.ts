@@ -158,7 +158,7 @@ export class EventTimeTimers {
 }
 
 function copyOfKey(keys: KeyColumn, row: number): KeyColumn {
-  const bytes = keys.bytes.slice(keys.starts[row], keys.ends[row])
+  const bytes = new Uint8Array(keys.bytes.subarray(keys.starts[row], keys.ends[row]))
   return {
     bytes,
     starts: Int32Array.of(0),

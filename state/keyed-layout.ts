@@ -89,7 +89,7 @@ export function prefixEnd(prefix: Uint8Array): Uint8Array | null {
   let last = prefix.length - 1
   while (last >= 0 && prefix[last] === 0xff) last--
   if (last < 0) return null
-  const end = prefix.slice(0, last + 1)
+  const end = new Uint8Array(prefix.subarray(0, last + 1))
   end[last]++
   return end
 }

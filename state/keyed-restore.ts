@@ -94,7 +94,7 @@ export function namespacesInStore(
       const namespaces = found.get(id)
       if (namespaces === undefined) found.set(id, new Set([namespaceOf(chunk.keys.bytes, start)]))
       else namespaces.add(namespaceOf(chunk.keys.bytes, start))
-      from = prefixEnd(chunk.keys.bytes.slice(start, start + PREFIX_BYTES))
+      from = prefixEnd(new Uint8Array(chunk.keys.bytes.subarray(start, start + PREFIX_BYTES)))
       scan.close()
       if (from === null) break
     }

@@ -10,8 +10,9 @@
 import type { SegmentChunk, SegmentScan } from '../engine/contract/keyed-state.ts'
 import type { Arena, Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
 import { murmur3 } from '../engine/core/keys.ts'
+import { META, readDoubles } from './keyed-index.ts'
 import { PieceArena, PREFIX_BYTES, prefixEnd, setKeyGroup } from './keyed-layout.ts'
-import { LIVE, readDoubles, type Segment } from './keyed-segment.ts'
+import { LIVE, type Segment } from './keyed-segment.ts'
 
 /** Bytes asked of the store at a time. */
 const STORE_CHUNK_BYTES = 64 << 10
@@ -86,7 +87,7 @@ class MergedScan implements SegmentScan {
     let count = 0
     let slot = this.slot
     for (; slot < slotCount && count < maxEntries; slot++) {
-      const at = slot * 4
+      const at = slot * META
       if ((meta[at + 3] & LIVE) === 0) continue
       this.hashes[count] = meta[at]
       this.starts[count] = meta[at + 1]
@@ -154,5 +155,5 @@ function copyOf(chunk: ScanChunk | null): ScanChunk | null {
 
 function copyOfArena(arena: Arena): Arena {
   const { offsets, count } = arena
-  return { bytes: arena.bytes.slice(0, offsets[count]), offsets: offsets.slice(0, count + 1), count }
+  return { bytes: new Uint8Array(arena.bytes.subarray(0, offsets[count])), offsets: offsets.slice(0, count + 1), count }
 }

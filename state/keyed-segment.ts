@@ -17,6 +17,15 @@ import type { Arena, KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { OperatorCounters } from '../engine/contract/operator.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import {
+  findSlot,
+  META,
+  placeInIndex,
+  readDoubles,
+  removeFromIndex,
+  TOUCH_SLOTS_MIN,
+  touchAhead,
+} from './keyed-index.ts'
 import { keyPrefix, PieceArena, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { segmentScan } from './keyed-scan.ts'
 
@@ -33,14 +42,10 @@ const CAPTURED = 16
 /** Used since the last eviction. */
 const TOUCHED = 32
 
-const GOLDEN = 0x9e3779b1 | 0
 const INDEX_SIZE_MIN = 32
 const LOAD_MAX = 0.6
 const ARENA_BYTES_MIN = 256
 const ARENA_BYTES_MAX = 0x7fff_ffff
-/** Ints a slot in `meta`: hash, key start, key end, flags. */
-const META = 4
-
 /** What the segments of one table share. The backend owns it. */
 export interface SegmentShared {
   readonly operatorId: number
@@ -63,34 +68,6 @@ export interface SegmentMemory {
   objectBytesMean: number
   /** Counts batches of work; tells cold segments from warm ones. */
   turn: number
-}
-
-/** The slot of a key, or -1. Standalone over primitives so that it is compiled once and inlined. */
-function findSlot(
-  index: Int32Array,
-  shift: number,
-  meta: Int32Array,
-  arena: Uint8Array,
-  hash: number,
-  bytes: Uint8Array,
-  start: number,
-  length: number,
-): number {
-  const mask = (index.length >>> 1) - 1
-  let at = Math.imul(hash, GOLDEN) >>> shift
-  for (;;) {
-    const slot = index[2 * at + 1] - 1
-    if (slot < 0) return -1
-    if (index[2 * at] === hash) {
-      const from = meta[slot * META + 1]
-      if (meta[slot * META + 2] - from === length) {
-        let i = 0
-        while (i < length && arena[from + i] === bytes[start + i]) i++
-        if (i === length) return slot
-      }
-    }
-    at = (at + 1) & mask
-  }
 }
 
 export class Segment implements StateSegment {
@@ -178,6 +155,7 @@ export class Segment implements StateSegment {
     let index = this.index
     let meta = this.meta
     let arena = this.arena
+    if (this.slotCount > TOUCH_SLOTS_MIN) touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
     for (let j = 0; j < count; j++) {
       const i = rows === null ? j : rows[j]
       const start = starts[i]
@@ -201,6 +179,7 @@ export class Segment implements StateSegment {
     if (!this.complete) this.loadMisses(keys, rows, count)
     const { bytes, starts, ends, hashes } = keys
     const { index, meta, arena } = this
+    if (this.slotCount > TOUCH_SLOTS_MIN) touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
     for (let j = 0; j < count; j++) {
       const i = rows === null ? j : rows[j]
       const start = starts[i]
@@ -359,7 +338,7 @@ export class Segment implements StateSegment {
   /** Gives a slot back. The caller has taken it out of `liveCount`. */
   private free(slot: number): void {
     const at = slot * META
-    this.removeFromIndex(slot)
+    removeFromIndex(this.index, this.shift, this.meta[at], slot)
     this.arenaDead += this.meta[at + 2] - this.meta[at + 1]
     this.meta[at + 1] = this.freeHead
     this.meta[at + 2] = 0
@@ -368,26 +347,6 @@ export class Segment implements StateSegment {
     if (this.isObjects) this.objects[slot] = undefined
     this.usedCount--
     if (this.arenaDead > 4_096 && this.arenaDead > this.arenaLength / 2) this.compactArena()
-  }
-
-  /** Backward-shift deletion: no marker stays behind in the index. */
-  private removeFromIndex(slot: number): void {
-    const { index, shift } = this
-    const mask = (index.length >>> 1) - 1
-    let hole = Math.imul(this.meta[slot * META], GOLDEN) >>> shift
-    while (index[2 * hole + 1] !== slot + 1) hole = (hole + 1) & mask
-    let at = (hole + 1) & mask
-    while (index[2 * at + 1] !== 0) {
-      const home = Math.imul(index[2 * at], GOLDEN) >>> shift
-      if (((at - home) & mask) >= ((at - hole) & mask)) {
-        index[2 * hole] = index[2 * at]
-        index[2 * hole + 1] = index[2 * at + 1]
-        hole = at
-      }
-      at = (at + 1) & mask
-    }
-    index[2 * hole] = 0
-    index[2 * hole + 1] = 0
   }
 
   /** Brings in what the batch needs and the store holds: one multi-get. */
@@ -560,31 +519,4 @@ export class Segment implements StateSegment {
 /** Estimate of an object's memory: V8's form takes a few times its encoding. */
 export function objectBytes(memory: SegmentMemory): number {
   return 64 + memory.objectBytesMean * 3
-}
-
-function placeInIndex(index: Int32Array, shift: number, hash: number, slot: number): void {
-  const mask = (index.length >>> 1) - 1
-  let at = Math.imul(hash, GOLDEN) >>> shift
-  while (index[2 * at + 1] !== 0) at = (at + 1) & mask
-  index[2 * at] = hash
-  index[2 * at + 1] = slot + 1
-}
-
-/** Reads bytes[from, to) as one double a column into `slot`. Throws `STATE_CORRUPT` on another length. */
-export function readDoubles(
-  bytes: Uint8Array,
-  from: number,
-  to: number,
-  columns: readonly Float64Array[],
-  slot: number,
-  tableName: string,
-): void {
-  if (to - from !== columns.length * 8) {
-    throw new MillraceError('STATE_CORRUPT', `An entry of table ${tableName} has ${to - from} bytes.`, {
-      domain: 'external',
-      hint: `${columns.length * 8} were expected; restore an older checkpoint.`,
-    })
-  }
-  const view = new DataView(bytes.buffer, bytes.byteOffset + from, to - from)
-  for (let k = 0; k < columns.length; k++) columns[k][slot] = view.getFloat64(k * 8, true)
 }

@@ -9,7 +9,7 @@ import { checkRestorable } from './value-restorable.ts'
 /** Encodes, overwrites the codec's buffer by another encode, and decodes from the middle of a larger one. */
 function roundTrip<V>(codec: ValueCodec, value: V): V {
   const encoded = codec.encode(value)
-  const padded = new Uint8Array(encoded.length + 9)
+  const padded = Buffer.alloc(encoded.length + 9)
   padded.set(encoded, 5)
   const decoded = codec.decode(padded, 5, 5 + encoded.length) as V
   padded.fill(0xee)

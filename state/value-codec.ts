@@ -104,8 +104,8 @@ function v8Codec(template: (() => unknown) | undefined, what: string): ValueCode
       return scratch.view()
     },
     decode(bytes, start, end) {
-      // Typed arrays that v8 reads are views into its input, so it gets its own copy.
-      const value: unknown = deserialize(bytes.slice(start + 1, end))
+      // Typed arrays that v8 reads are views into its input, so it gets a copy; a Buffer's `slice` is none.
+      const value: unknown = deserialize(new Uint8Array(bytes.subarray(start + 1, end)))
       return restores && template !== undefined ? onto(template(), value) : value
     },
   }

@@ -60,7 +60,12 @@ function keyedBatches(keys: number, batches: number): Batch[] {
 function copyOf(keys: KeyColumn): KeyColumn {
   const { bytes, starts, ends, hashes } = keys
   const end = ends[ends.length - 1]
-  return { bytes: bytes.slice(0, end), starts: starts.slice(), ends: ends.slice(), hashes: hashes.slice() }
+  return {
+    bytes: new Uint8Array(bytes.subarray(0, end)),
+    starts: starts.slice(),
+    ends: ends.slice(),
+    hashes: hashes.slice(),
+  }
 }
 
 function timeMs(work: () => void): number {

@@ -38,6 +38,14 @@ const anyEvent: fc.Arbitrary<Event> = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constant('committed' as const) }) },
 )
 
+interface Flight {
+  readonly attempt: number
+  readonly acked: Set<number>
+  readonly done: Set<number>
+  aborted: boolean
+  whole: boolean
+}
+
 test('keeps its invariants under any events', () => {
   fc.assert(
     fc.property(fc.array(anyEvent, { maxLength: 150 }), (events) => {
@@ -45,29 +53,28 @@ test('keeps its invariants under any events', () => {
       let now = 0
       let newest = 10
       /** Attempt in flight: what is known about it. */
-      let flight: { attempt: number; acked: Set<number>; aborted: boolean; done: Set<number>; whole: boolean } | null =
-        null
+      const inAir: { flight: Flight | null } = { flight: null }
       let pending = 0
       let final = false
       const observe = (decision: Decision): void => {
         if (decision.do === 'trigger') {
-          assert.equal(flight, null, 'one attempt at a time, none before every abort is done')
+          assert.equal(inAir.flight, null, 'one attempt at a time, none before every abort is done')
           assert.ok(decision.attempt > newest, 'ids grow')
           assert.ok(pending < PENDING_EPOCHS_MAX, 'pending epochs are bounded')
           assert.ok(!final, 'nothing follows the final checkpoint')
           newest = decision.attempt
-          flight = { attempt: newest, acked: new Set(), aborted: false, done: new Set(), whole: false }
+          inAir.flight = { attempt: newest, acked: new Set(), aborted: false, done: new Set(), whole: false }
         }
         if (decision.do === 'complete') {
-          assert.equal(flight?.attempt, decision.attempt)
-          assert.equal(flight?.acked.size, 3, 'every worker acked')
-          assert.ok(!flight?.aborted)
-          flight!.whole = true
+          assert.equal(inAir.flight?.attempt, decision.attempt)
+          assert.equal(inAir.flight?.acked.size, 3, 'every worker acked')
+          assert.ok(!inAir.flight?.aborted)
+          inAir.flight!.whole = true
         }
         if (decision.do === 'abort') {
-          assert.equal(flight?.attempt, decision.attempt)
-          assert.ok(!flight?.whole && !flight?.aborted)
-          flight!.aborted = true
+          assert.equal(inAir.flight?.attempt, decision.attempt)
+          assert.ok(!inAir.flight?.whole && !inAir.flight?.aborted)
+          inAir.flight!.aborted = true
         }
       }
       for (const event of events) {
@@ -80,15 +87,15 @@ test('keeps its invariants under any events', () => {
             observe(coordinator.request(event.kind, now))
             break
           case 'ack':
-            if (event.behind === 0 && flight !== null && !flight.aborted && !flight.whole)
-              flight.acked.add(event.worker)
+            if (event.behind === 0 && inAir.flight !== null && !inAir.flight.aborted && !inAir.flight.whole)
+              inAir.flight.acked.add(event.worker)
             observe(coordinator.acked(event.worker, newest - event.behind))
             break
           case 'abortDone': {
             observe(coordinator.abortDone(event.worker, newest - event.behind, now))
-            if (event.behind !== 0 || flight === null || !flight.aborted) break
-            flight.done.add(event.worker)
-            if (flight.done.size === 3) flight = null
+            if (event.behind !== 0 || inAir.flight === null || !inAir.flight.aborted) break
+            inAir.flight.done.add(event.worker)
+            if (inAir.flight.done.size === 3) inAir.flight = null
             break
           }
           case 'decline':
@@ -102,7 +109,7 @@ test('keeps its invariants under any events', () => {
               if (event.hasOutput) pending++
               if (current.kind === 'final') final = true
             } else coordinator.completionFailed(current.attempt, now)
-            flight = null
+            inAir.flight = null
             break
           }
           case 'committed':
@@ -152,6 +159,14 @@ describe('requests', () => {
     abortAll(periodic, 11, 150)
     assert.equal(periodic.tick(249).do, 'nothing')
     assert.equal(periodic.tick(250).do, 'trigger')
+  })
+
+  test('nothing follows the final checkpoint while its output is applied', () => {
+    const coordinator = make(1)
+    coordinator.request('final', 0)
+    coordinator.acked(0, 11)
+    coordinator.completed(11, true, 1)
+    assert.equal(coordinator.tick(10_000).do, 'nothing')
   })
 
   test('a request alone starts nothing before the next tick', () => {

@@ -30,7 +30,12 @@ test('records come back in order, cut where seal was called', () =>
     let run = 0
     await fc.assert(
       fc.asyncProperty(fc.array(fc.array(fc.uint8Array({ maxLength: 30 })), { maxLength: 5 }), async (segments) => {
-        const outbox = createOutbox({ disk: nodeIo.disk, directory, prefix: `r${run++}`, onError: assert.fail })
+        const outbox = createOutbox({
+          disk: nodeIo.disk,
+          directory,
+          prefix: `r${run++}`,
+          onError: (error) => assert.fail(String(error)),
+        })
         const scratch = new Uint8Array(30)
         const sealing = segments.map((records) => {
           for (const record of records) {
@@ -77,12 +82,12 @@ test('a damaged or shortened segment is noticed', () =>
   }))
 
 /** A disk whose appends wait for `go`, or fail. */
-function slowDisk(go: Promise<void>): Disk {
+function slowDisk(go: () => Promise<void>): Disk {
   return {
     ...nodeIo.disk,
     async create(path) {
       const file = await nodeIo.disk.create(path)
-      return { ...file, append: async (bytes) => go.then(() => file.append(bytes)) }
+      return { ...file, append: async (bytes) => go().then(() => file.append(bytes)) }
     },
   }
 }
@@ -93,7 +98,10 @@ test('what the disk has not taken counts as buffered', () =>
     const go = new Promise<void>((resolve) => {
       open = resolve
     })
-    const outbox = outboxIn(directory, slowDisk(go))
+    const outbox = outboxIn(
+      directory,
+      slowDisk(() => go),
+    )
     const record = Buffer.alloc(100_000)
     for (let i = 0; i < 50; i++) outbox.append(record)
     assert.ok(outbox.bufferedBytes >= 5_000_000, `${outbox.bufferedBytes}`)
@@ -106,7 +114,11 @@ test('what the disk has not taken counts as buffered', () =>
 test('errors of the disk reach whoever seals, and onError while appending', () =>
   withCheckpointDirectory(async (directory) => {
     const errors: unknown[] = []
-    const outbox = outboxIn(directory, slowDisk(Promise.reject(new Error('no space'))), (error) => errors.push(error))
+    const outbox = outboxIn(
+      directory,
+      slowDisk(() => Promise.reject(new Error('no space'))),
+      (error) => errors.push(error),
+    )
     for (let i = 0; i < 10; i++) outbox.append(Buffer.alloc(100_000))
     await assert.rejects(outbox.seal(), /no space/)
     assert.ok(errors.length > 0)

@@ -1,0 +1,221 @@
+/**
+ * Corners of a job's life: more workers than subtasks, sinks that hold output already, requests that cross
+ * each other, commits that fail, and failures half-way through a deployment.
+ */
+import assert from 'node:assert/strict'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import type { JobGraph } from '../contract/job-graph.ts'
+import type { Sink, SinkCommitter, SinkWriter } from '../contract/sink.ts'
+import type { Source, SourceReader } from '../contract/source.ts'
+import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
+import { launchJob } from './launcher.ts'
+import type { JobOptions } from './launcher-types.ts'
+
+const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 1_000, keys: 50 }
+const SLOW: FixtureOptions = { ...SMALL, pauseMs: 10 }
+
+function optionsOf(overrides: Partial<JobOptions>): JobOptions {
+  return {
+    name: 'fixture',
+    parallelism: 1,
+    workers: 0,
+    moduleUrl: null,
+    checkpointIntervalMs: null,
+    checkpointTimeoutMs: 10_000,
+    checkpointDirectory: null,
+    stateBackend: 'memory',
+    restore: null,
+    allowNonRestoredState: false,
+    acceptDuplicates: false,
+    restart: { attempts: 0, delayMs: 0 },
+    keyGroups: 128,
+    stateMemoryBytes: 64 << 20,
+    config: {},
+    onEvent: () => {},
+    ...overrides,
+  }
+}
+
+async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-life-'))
+  try {
+    await body(directory)
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
+
+async function until(condition: () => boolean): Promise<void> {
+  for (let i = 0; !condition(); i++) {
+    assert.ok(i < 2_000, 'comes about')
+    await pause(2)
+  }
+}
+
+/** The fixture's graph with its sink's committer, writer or its source changed. */
+function changed(
+  graph: JobGraph,
+  change: {
+    readonly committer?: (committer: SinkCommitter) => SinkCommitter
+    readonly writer?: (writer: SinkWriter) => SinkWriter
+    readonly reader?: (reader: SourceReader) => SourceReader
+  },
+): JobGraph {
+  const nodes = graph.nodes.map((node) => {
+    if (node.role === 'sink') {
+      const { sink } = node
+      const committer = change.committer ?? ((same) => same)
+      const writer = change.writer ?? ((same) => same)
+      const other: Sink = {
+        ...sink,
+        createWriter: (context) => writer(sink.createWriter(context)),
+        createCommitter: (context) => committer(sink.createCommitter!(context)),
+      }
+      return { ...node, sink: other }
+    }
+    if (node.role !== 'source' || change.reader === undefined) return node
+    const { source } = node
+    const { reader } = change
+    const other: Source = { ...source, createReader: (context) => reader(source.createReader(context)) }
+    return { ...node, source: other }
+  })
+  return { nodes, edges: graph.edges }
+}
+
+describe('a job', { timeout: 30_000 }, () => {
+  test('with more workers than subtasks checkpoints and ends', async () => {
+    const delivered: Delivered = { rows: [], marker: 0 }
+    const job = await launchJob(
+      fixtureGraph(SMALL, delivered),
+      optionsOf({
+        workers: 3,
+        parallelism: 2,
+        checkpointTimeoutMs: 2_000,
+        moduleUrl: new URL('./job.fixture.ts', import.meta.url).href,
+        config: { fixture: JSON.stringify(SMALL) },
+      }),
+    )
+    assert.equal((await job.done).state, 'finished')
+    assert.equal(delivered.rows.length, expectedTotals(SMALL).size)
+  })
+
+  test('over a sink that holds output of another one is refused, or goes on above it', async () => {
+    const delivered: Delivered = { rows: [], marker: 7 }
+    await assert.rejects(launchJob(fixtureGraph(SMALL, delivered), optionsOf({})), { code: 'SINK_AHEAD' })
+    assert.equal(delivered.rows.length, 0)
+    const job = await launchJob(fixtureGraph(SMALL, delivered), optionsOf({ acceptDuplicates: true }))
+    await job.done
+    assert.equal(delivered.rows.length, expectedTotals(SMALL).size, 'nothing is skipped')
+    assert.equal(delivered.marker, 8)
+  })
+
+  test('that is stopped while it rescales ends', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const job = await launchJob(fixtureGraph(SLOW, { rows: [], marker: 0 }), optionsOf({ checkpointDirectory }))
+      await until(() => job.status().state === 'running')
+      await job.rescale(2)
+      await job.stop()
+      const { state, recordsIn } = await job.done
+      assert.equal(state, 'finished')
+      assert.ok(recordsIn < SMALL.splits * SMALL.rowsPerSplit, 'it did not go on to the end of its input')
+    }))
+
+  test('that is cancelled while it restarts leaves nothing running', async () => {
+    let polls = 0
+    const failing: FixtureOptions = {
+      ...SLOW,
+      onPoll() {
+        if (polls++ === 3) throw new Error('planned')
+      },
+    }
+    // Recovery of the second run takes a while: it opens the sink again.
+    let opened = 0
+    const graph = changed(fixtureGraph(failing, { rows: [], marker: 0 }), {
+      committer: (committer) => ({
+        ...committer,
+        async open() {
+          if (opened++ > 0) await pause(50)
+        },
+      }),
+    })
+    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    await until(() => opened === 2)
+    await job.cancel()
+    assert.equal((await job.done).state, 'cancelled')
+    const before = polls
+    await pause(80)
+    assert.equal(polls, before)
+  })
+
+  test('whose commit is refused at first applies it once, without a restart', async () => {
+    const delivered: Delivered = { rows: [], marker: 0 }
+    const order: string[] = []
+    let commits = 0
+    const graph = changed(fixtureGraph(SMALL, delivered), {
+      committer: (committer) => ({
+        ...committer,
+        async open() {
+          order.push('open')
+        },
+        async commit(epoch, committables) {
+          if (commits++ === 0) throw new Error('no connection')
+          await pause(20)
+          await committer.commit(epoch, committables)
+          order.push('committed')
+        },
+      }),
+    })
+    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    await job.done
+    assert.deepEqual(order, ['open', 'committed'])
+    assert.equal(delivered.rows.length, expectedTotals(SMALL).size)
+  })
+
+  test('closes whatever a failed deployment had opened', async () => {
+    const closed: string[] = []
+    const graph = changed(fixtureGraph(SMALL, { rows: [], marker: 0 }), {
+      writer: (writer) => ({
+        ...writer,
+        open: () => Promise.reject(new Error('no connection')),
+        async close() {
+          closed.push('writer')
+          await writer.close()
+        },
+      }),
+      reader: (reader) => ({
+        ...reader,
+        async close() {
+          closed.push('reader')
+          await reader.close()
+        },
+      }),
+    })
+    const job = await launchJob(graph, optionsOf({ parallelism: 1 }))
+    await assert.rejects(job.done, /no connection/)
+    assert.deepEqual(closed.sort(), ['reader', 'writer'])
+  })
+
+  test('loses no output when a segment cannot be sealed', async () => {
+    const delivered: Delivered = { rows: [], marker: 0 }
+    let seals = 0
+    const graph = changed(fixtureGraph(SMALL, delivered), {
+      writer: (writer) => ({
+        ...writer,
+        async prepareCommit() {
+          const sealed = await writer.prepareCommit()
+          if (sealed !== null && seals++ === 0) throw new Error('no space')
+          return sealed
+        },
+      }),
+    })
+    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    await job.done
+    assert.equal(job.status().restarts, 1)
+    assert.equal(delivered.rows.length, expectedTotals(SMALL).size)
+  })
+})
