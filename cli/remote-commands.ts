@@ -26,12 +26,16 @@ class RemoteProcess {
   }
 
   /** Throws `NOT_REACHABLE`, or what the server answered. */
-  private async request(method: 'GET' | 'POST', path: string): Promise<unknown> {
+  private async request(method: 'GET' | 'POST', path: string, body?: object): Promise<unknown> {
     let response: Response
     try {
       response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
         method,
-        headers: { authorization: `Bearer ${this.token}` },
+        headers: {
+          authorization: `Bearer ${this.token}`,
+          ...(body === undefined ? {} : { 'content-type': 'application/json' }),
+        },
+        ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       })
     } catch (cause) {
       throw new MillraceError('NOT_REACHABLE', `Nothing answers on port ${this.port}.`, {
@@ -41,14 +45,14 @@ class RemoteProcess {
       })
     }
     const text = await response.text()
-    let body: unknown
+    let answer: unknown
     try {
-      body = JSON.parse(text)
+      answer = JSON.parse(text)
     } catch {
-      body = { error: { message: `Port ${this.port} answered ${response.status}, and not as a Millrace job does.` } }
+      answer = { error: { message: `Port ${this.port} answered ${response.status}, and not as a Millrace job does.` } }
     }
-    if (!response.ok) throw refusal(body, response.status)
-    return body
+    if (!response.ok) throw refusal(answer, response.status)
+    return answer
   }
 
   /** The one job that has not ended. Throws `JOB_NOT_FOUND`. */
@@ -59,8 +63,8 @@ class RemoteProcess {
     throw new MillraceError('JOB_NOT_FOUND', `There are ${live.length} running jobs on port ${this.port}.`)
   }
 
-  act(job: JobSummary, action: string): Promise<unknown> {
-    return this.request('POST', `/api/jobs/${encodeURIComponent(job.id)}/${action}`)
+  act(job: JobSummary, action: string, body?: object): Promise<unknown> {
+    return this.request('POST', `/api/jobs/${encodeURIComponent(job.id)}/${action}`, body)
   }
 }
 
@@ -82,8 +86,10 @@ function remoteOf(flags: ParsedFlags): RemoteProcess {
 export async function savepointCommand(flags: ParsedFlags): Promise<number> {
   const remote = remoteOf(flags)
   const job = await remote.job()
-  const { path } = (await remote.act(job, 'savepoints')) as { path: string }
-  if (flags.has('stop')) await remote.act(job, 'stop')
+  const stop = flags.has('stop')
+  const { path } = (await remote.act(job, 'savepoints', { stop })) as { path: string }
+  // The job ends by itself at that cut; this waits until it has.
+  if (stop) await remote.act(job, 'stop').catch(() => {})
   process.stdout.write(`${path}\n`)
   return 0
 }

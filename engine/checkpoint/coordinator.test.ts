@@ -133,7 +133,7 @@ describe('requests', () => {
     coordinator.request('final', 1)
     assert.equal(coordinator.declined(11, 'disk full').do, 'abort')
     abortAll(coordinator, 11, 2)
-    assert.deepEqual(coordinator.tick(3), { do: 'trigger', attempt: 12, kind: 'final' })
+    assert.deepEqual(coordinator.tick(502), { do: 'trigger', attempt: 12, kind: 'final' })
   })
 
   test('and the failure to write its manifest', () => {
@@ -142,7 +142,7 @@ describe('requests', () => {
     coordinator.request('final', 1)
     for (const worker of [0, 1]) coordinator.acked(worker, 11)
     coordinator.completionFailed(11, 2)
-    assert.deepEqual(coordinator.tick(3), { do: 'trigger', attempt: 12, kind: 'final' })
+    assert.deepEqual(coordinator.tick(502), { do: 'trigger', attempt: 12, kind: 'final' })
   })
 
   test('savepoints and final checkpoints are tried again, periodic ones wait for their time', () => {
@@ -151,7 +151,8 @@ describe('requests', () => {
       coordinator.request(kind, 0)
       coordinator.declined(11, 'disk full')
       abortAll(coordinator, 11, 5)
-      assert.deepEqual(coordinator.tick(6), { do: 'trigger', attempt: 12, kind })
+      assert.equal(coordinator.tick(504).do, 'nothing', 'not at once: a full disk stays full for a while')
+      assert.deepEqual(coordinator.tick(505), { do: 'trigger', attempt: 12, kind })
     }
     const periodic = make()
     assert.equal(periodic.tick(100).do, 'trigger')

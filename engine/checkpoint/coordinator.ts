@@ -13,6 +13,9 @@
 /** Epochs that may wait for their sinks' commits. */
 export const PENDING_EPOCHS_MAX = 2
 
+/** A savepoint or final checkpoint that failed is tried again after this long. */
+const RETRY_DELAY_MS = 500
+
 export type CheckpointKind = 'checkpoint' | 'savepoint' | 'final'
 
 export type CoordinatorState =
@@ -50,6 +53,7 @@ export class CheckpointCoordinator {
   private readonly options: CoordinatorOptions
   private lastAttempt: number
   private lastEndedAtMs: number
+  private retryAtMs = Number.NEGATIVE_INFINITY
   private requested: CheckpointKind | null = null
   /** The final checkpoint exists: none follows. */
   private finished = false
@@ -89,6 +93,7 @@ export class CheckpointCoordinator {
       )
     }
     if (this.finished || this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
+    if (this.requested !== null && nowMs < this.retryAtMs) return NOTHING
     const due = this.options.intervalMs !== null && nowMs - this.lastEndedAtMs >= this.options.intervalMs
     const kind = this.requested ?? (due ? 'checkpoint' : null)
     if (kind === null) return NOTHING
@@ -131,7 +136,10 @@ export class CheckpointCoordinator {
     const missing = new Set(this.state.missing)
     missing.delete(worker)
     this.state = missing.size > 0 ? { ...this.state, missing } : { phase: 'idle' }
-    if (missing.size === 0) this.lastEndedAtMs = nowMs
+    if (missing.size === 0) {
+      this.lastEndedAtMs = nowMs
+      this.retryAtMs = nowMs + RETRY_DELAY_MS
+    }
     return NOTHING
   }
 
@@ -150,6 +158,7 @@ export class CheckpointCoordinator {
     if (this.state.kind !== 'checkpoint') this.want(this.state.kind)
     this.state = { phase: 'idle' }
     this.lastEndedAtMs = nowMs
+    this.retryAtMs = nowMs + RETRY_DELAY_MS
   }
 
   /** An epoch's output is applied in every sink. */

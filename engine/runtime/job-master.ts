@@ -11,26 +11,24 @@
  * - After any failure of a run the next one starts from the newest manifest, never from memory.
  */
 
-import { CommitQueue } from '../checkpoint/commits.ts'
+import type { CommitQueue } from '../checkpoint/commits.ts'
 import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../checkpoint/coordinator.ts'
-import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
 import { collectGarbage, sweepLeftovers } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
-import { type Manifest, manifestName, type PendingCommit } from '../checkpoint/manifest.ts'
+import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
 import { createManifest } from '../checkpoint/manifest-store.ts'
-import { readOutbox } from '../checkpoint/outbox.ts'
-import { assignSplits, planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
-import { describeGraph, type JobGraph, type SourceNode } from '../contract/job-graph.ts'
-import type { WorkerContext } from '../contract/worker-context.ts'
+import { planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
+import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
-import { StringInterner } from '../core/strings.ts'
+import { planDeployments } from './deployment.ts'
 import { type JobCounts, StatusBoard } from './job-status.ts'
 import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
-import { type ExecutionPlan, planChannels, planJob, ringCount } from './planner.ts'
+import { type ExecutionPlan, planJob } from './planner.ts'
 import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
+import { recoverSinks } from './sink-recovery.ts'
 import type { JobState, JobStatus } from './status.ts'
 
 const TICK_MS = 25
@@ -165,7 +163,14 @@ export class JobMaster implements RunningJob {
       workers,
       allowNonRestoredState: options.allowNonRestoredState,
     })
-    const commits = await this.recoverSinks(recovered.manifest)
+    const commits = await recoverSinks({
+      io,
+      graph,
+      jobName: options.name,
+      directory,
+      manifest: recovered.manifest,
+      acceptDuplicates: options.acceptDuplicates,
+    })
     await sweepLeftovers(io.disk, directory, recovered.manifest)
     if (this.goal === 'cancel' || this.isOver) {
       await commits.close()
@@ -208,44 +213,6 @@ export class JobMaster implements RunningJob {
     onEvent({ type: 'started', job: name, stateBackend, checkpointDirectory, restoredFrom })
   }
 
-  /** Opens every committer, checks the markers and applies what the manifest lists as pending. */
-  private async recoverSinks(manifest: Manifest): Promise<CommitQueue> {
-    const { io } = this.environment
-    const commits = new CommitQueue(io, (commit) => this.removeOutbox(commit))
-    const context = (sinkId: string) => ({
-      sinkId,
-      jobName: this.options.name,
-      io,
-      readOutbox: (segment: Parameters<typeof readOutbox>[2]) => readOutbox(io.disk, this.directory, segment),
-    })
-    const opening: Promise<void>[] = []
-    for (const node of this.graph.nodes) {
-      if (node.role !== 'sink' || node.sink.createCommitter === undefined) continue
-      opening.push(commits.add(node.uid, node.sink.kind, node.sink.createCommitter(context(node.uid))))
-    }
-    const letters = deadLetterCommitter(context(DEAD_LETTER_SINK), this.directory)
-    opening.push(commits.add(DEAD_LETTER_SINK, DEAD_LETTER_SINK, letters))
-    try {
-      await Promise.all(opening)
-      commits.verifyMarkers(manifest.sinks, manifest.pending, this.options.acceptDuplicates)
-      for (const commit of manifest.pending) commits.enqueue(commit).catch(() => {})
-      await commits.drained()
-    } catch (error) {
-      await Promise.allSettled(opening)
-      await commits.close()
-      throw error
-    }
-    return commits
-  }
-
-  private async removeOutbox(commit: PendingCommit): Promise<void> {
-    for (const committable of commit.committables) {
-      const file = (committable as { file?: unknown } | null)?.file
-      if (typeof file !== 'string' || !file.startsWith('outbox/')) continue
-      await this.environment.io.disk.remove(`${this.directory}/${file}`)
-    }
-  }
-
   private spawn(number: number, worker: number): WorkerHandle {
     const current = (): boolean => this.run !== null && this.run.number === number && !this.run.over
     return this.environment.spawn(
@@ -260,56 +227,25 @@ export class JobMaster implements RunningJob {
   }
 
   private async deploy(run: Run, storesDirectory: string): Promise<void> {
-    const { options, graph, directory } = this
-    const workers = this.workerCount
-    const splits: Record<string, ReturnType<typeof assignSplits>> = {}
-    const context = this.enumeratorContext()
-    for (const vertex of run.plan.vertices) {
-      const node = vertex.nodes[0]!
-      if (node.role !== 'source') continue
-      const discovered = await (node as SourceNode).source.splits({ worker: context })
-      splits[node.uid] = assignSplits(run.manifest, node.uid, discovered, vertex.parallelism)
-    }
-    if (run.over) return
-    const rings = this.environment.createRings(ringCount(planChannels(run.plan)), workers)
-    run.workers.forEach((worker, workerIndex) => {
-      worker.send({
-        type: 'deploy',
-        deployment: {
-          jobName: options.name,
-          generation: run.manifest.generation,
-          run: run.number,
-          workerIndex,
-          workers,
-          parallelism: this.parallelism,
-          keyGroups: options.keyGroups,
-          stateBackend: options.stateBackend,
-          stateMemoryBytes: options.stateMemoryBytes,
-          checkpointDirectory: directory,
-          graph: describeGraph(graph),
-          rings,
-          splits,
-          operatorStates: run.restore.operatorStates,
-          operatorIds: run.restore.operatorIds,
-          tables: run.restore.tables,
-          stores: run.manifest.stores,
-          storesDirectory,
-          storesMatchWorkers: run.restore.storesMatchWorkers,
-        },
-      })
-    })
-  }
-
-  private enumeratorContext(): WorkerContext {
-    const { io } = this.environment
-    let ids = 0
-    return {
-      workerIndex: -1,
+    const { io, createRings } = this.environment
+    const deployments = await planDeployments({
       io,
-      interner: new StringInterner(),
-      nowMs: () => io.clock.nowMs(),
-      uniqueId: (prefix) => `${prefix} master.${ids++}`,
-    }
+      graph: this.graph,
+      options: this.options,
+      plan: run.plan,
+      parallelism: this.parallelism,
+      workers: this.workerCount,
+      run: run.number,
+      manifest: run.manifest,
+      restore: run.restore,
+      directory: this.directory,
+      storesDirectory,
+      createRings,
+    })
+    if (run.over) return
+    run.workers.forEach((worker, index) => {
+      worker.send({ type: 'deploy', deployment: deployments[index]! })
+    })
   }
 
   // ---- messages of workers ----
@@ -418,9 +354,11 @@ export class JobMaster implements RunningJob {
   /** All acks are in: writes the manifest, the only commit point, then has the sinks apply the output. */
   private async complete(run: Run, attempt: number, kind: CheckpointKind): Promise<void> {
     const { io } = this.environment
+    // The cut at which a job stops serves those who wait for a savepoint as well.
+    const isSavepoint = kind === 'savepoint' || (kind === 'final' && this.savepointWaiters.length > 0)
     const { manifest, commits } = buildManifest({
       last: run.manifest,
-      kind,
+      kind: isSavepoint ? 'savepoint' : kind,
       attempt,
       nowMs: io.clock.nowMs(),
       jobName: this.options.name,
@@ -464,7 +402,7 @@ export class JobMaster implements RunningJob {
     await applied
     if (run.over) return
     if (commits.length > 0) run.coordinator.committed()
-    if (kind === 'savepoint') {
+    if (isSavepoint) {
       const path = layout.manifest(this.directory, manifestName(manifest.number))
       for (const waiter of this.savepointWaiters.splice(0)) waiter.resolve(path)
     }
@@ -638,11 +576,16 @@ export class JobMaster implements RunningJob {
     )
   }
 
-  savepoint(): Promise<string> {
+  savepoint(options: { readonly stop?: boolean } = {}): Promise<string> {
     const run = this.running()
+    const stops = options.stop === true
+    if (stops) {
+      this.goal = 'stop'
+      this.state = 'stopping'
+    }
     return new Promise((resolve, reject) => {
       this.savepointWaiters.push({ resolve, reject })
-      this.request(run, 'savepoint')
+      this.request(run, stops ? 'final' : 'savepoint')
     })
   }
 

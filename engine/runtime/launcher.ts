@@ -9,7 +9,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join, resolve } from 'node:path'
+import { dirname, join, resolve } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
 import { layout } from '../checkpoint/layout.ts'
@@ -48,6 +48,7 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
   const isTemporary = options.checkpointDirectory === null
   const directory = isTemporary ? mkdtempSync(join(tmpdir(), 'millrace-')) : resolve(options.checkpointDirectory ?? '')
   await mkdir(directory, { recursive: true })
+  await io.disk.syncDirectory(dirname(directory))
   let lock: FileLock | null = null
   const release = (): void => {
     lock?.release()

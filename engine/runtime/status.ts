@@ -109,8 +109,8 @@ export interface JobStatus {
 /** What the server may ask of a job. Every call rejects with a MillraceError that says why not. */
 export interface JobControl {
   status(): JobStatus
-  /** Takes a savepoint and resolves to its path. */
-  savepoint(): Promise<string>
+  /** Takes a savepoint and resolves to its path; with `stop` the job ends at that very cut. */
+  savepoint(options?: { readonly stop?: boolean }): Promise<string>
   /** Final checkpoint, then stop; resolves when stopped. Open windows do not fire. */
   stop(): Promise<void>
   /** Stops at once, without a checkpoint. */

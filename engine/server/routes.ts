@@ -130,10 +130,17 @@ function parallelismOf(body: unknown): number {
   )
 }
 
+/** Checks an absent body, or `{ "stop": true | false }`. */
+function stopOf(body: unknown): boolean {
+  const stop = (body as { stop?: unknown } | null | undefined)?.stop ?? false
+  if (typeof stop === 'boolean') return stop
+  throw new HttpError(400, 'BAD_STOP', 'The body does not say whether to stop.', 'Send {"stop": true}, or no body.')
+}
+
 async function act(action: JobAction, job: JobControl, body: unknown): Promise<object> {
   switch (action) {
     case 'savepoints':
-      return { path: await job.savepoint() }
+      return { path: await job.savepoint({ stop: stopOf(body) }) }
     case 'stop':
       await job.stop()
       return { stopped: true }
@@ -154,6 +161,7 @@ function registerActions(server: FastifyInstance, options: RouteOptions): void {
     server.post<JobParams>(`/api/jobs/:id/${action}`, async (request) => {
       const { job, status } = requireJob(options, request.params.id)
       if (action === 'rescale') parallelismOf(request.body)
+      if (action === 'savepoints') stopOf(request.body)
       if (!allowedIn[action].includes(status.state)) {
         throw new HttpError(409, 'JOB_STATE', `The job is ${status.state}.`, refusalHint[status.state])
       }

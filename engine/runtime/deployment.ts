@@ -1,0 +1,84 @@
+/**
+ * What each worker is sent at the start of a run: its share of splits and state, and how to reach the others.
+ */
+import type { Manifest } from '../checkpoint/manifest.ts'
+import { assignSplits, type RestorePlan } from '../checkpoint/recovery.ts'
+import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
+import type { WorkerContext } from '../contract/worker-context.ts'
+import type { Io } from '../core/io.ts'
+import { StringInterner } from '../core/strings.ts'
+import type { JobOptions } from './launcher-types.ts'
+import { type ExecutionPlan, planChannels, ringCount } from './planner.ts'
+import type { Deployment } from './protocol.ts'
+import type { RingMemoryBuffers } from './ring-memory.ts'
+import type { AssignedSplit } from './source-driver.ts'
+
+export interface DeploymentPlan {
+  readonly io: Io
+  readonly graph: JobGraph
+  readonly options: JobOptions
+  readonly plan: ExecutionPlan
+  readonly parallelism: number
+  readonly workers: number
+  /** Number of the run within the process. */
+  readonly run: number
+  readonly manifest: Manifest
+  readonly restore: RestorePlan
+  /** The checkpoint directory. */
+  readonly directory: string
+  readonly storesDirectory: string
+  readonly createRings: (channels: number, workers: number) => RingMemoryBuffers | null
+}
+
+/** One deployment a worker, in order. Rejects with what a source's `splits` throws. */
+export async function planDeployments(from: DeploymentPlan): Promise<Deployment[]> {
+  const { options, plan, manifest, restore, workers } = from
+  const splits = await allSplits(from)
+  const rings = from.createRings(ringCount(planChannels(plan)), workers)
+  const graph = describeGraph(from.graph)
+  return Array.from({ length: workers }, (_, workerIndex) => ({
+    jobName: options.name,
+    generation: manifest.generation,
+    run: from.run,
+    workerIndex,
+    workers,
+    parallelism: from.parallelism,
+    keyGroups: options.keyGroups,
+    stateBackend: options.stateBackend,
+    stateMemoryBytes: options.stateMemoryBytes,
+    checkpointDirectory: from.directory,
+    graph,
+    rings,
+    splits,
+    operatorStates: restore.operatorStates,
+    operatorIds: restore.operatorIds,
+    tables: restore.tables,
+    stores: manifest.stores,
+    storesDirectory: from.storesDirectory,
+    storesMatchWorkers: restore.storesMatchWorkers,
+  }))
+}
+
+async function allSplits(from: DeploymentPlan): Promise<Record<string, AssignedSplit[][]>> {
+  const splits: Record<string, AssignedSplit[][]> = {}
+  const worker = enumeratorContext(from.io)
+  for (const vertex of from.plan.vertices) {
+    const node = vertex.nodes[0]!
+    if (node.role !== 'source') continue
+    const discovered = await node.source.splits({ worker })
+    splits[node.uid] = assignSplits(from.manifest, node.uid, discovered, vertex.parallelism)
+  }
+  return splits
+}
+
+/** For split enumerators, which run on the coordinator's thread and in no worker. */
+function enumeratorContext(io: Io): WorkerContext {
+  let ids = 0
+  return {
+    workerIndex: -1,
+    io,
+    interner: new StringInterner(),
+    nowMs: () => io.clock.nowMs(),
+    uniqueId: (prefix) => `${prefix} master.${ids++}`,
+  }
+}
