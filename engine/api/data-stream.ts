@@ -15,7 +15,7 @@ import type {
   ReduceFunction,
 } from '../contract/functions.ts'
 import type { Sink } from '../contract/sink.ts'
-import type { Batch, KeyColumn } from '../core/batch.ts'
+import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Partitioning } from '../core/graph.ts'
 import type { Key } from '../core/keys.ts'
@@ -294,8 +294,10 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
     output: Schema<R>,
     create: OperatorFactory,
     side: { readonly tag: string; readonly schema: Schema } | null = null,
+    projection?: Projection,
   ): SingleOutputStreamOperator<R> {
-    const node = this.addNode(name, output, { role: 'operator', isKeyed: true, create })
+    const reads = projection === undefined ? {} : { projection }
+    const node = this.addNode(name, output, { role: 'operator', isKeyed: true, create, ...reads })
     if (side !== null) node.sideSchemas.set(side.tag, side.schema)
     return new SingleOutputStreamOperator<R>(this.home, node, output)
   }

@@ -15,7 +15,7 @@ import type { GraphEdge, GraphNode, JobGraph } from '../contract/job-graph.ts'
 import type { Operator } from '../contract/operator.ts'
 import type { Sink } from '../contract/sink.ts'
 import type { Source } from '../contract/source.ts'
-import type { Batch, KeyColumn } from '../core/batch.ts'
+import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Partitioning, WatermarkPlan } from '../core/graph.ts'
 import { murmur3 } from '../core/keys.ts'
@@ -31,7 +31,13 @@ export interface Upstream {
 
 export type TransformationBody =
   | { readonly role: 'source'; readonly source: Source; readonly watermarks: WatermarkPlan | null }
-  | { readonly role: 'operator'; readonly isKeyed: boolean; readonly create: () => Operator }
+  | {
+      readonly role: 'operator'
+      readonly isKeyed: boolean
+      readonly create: () => Operator
+      /** The columns that it reads, when it does not need all. Its inputs are by key. */
+      readonly projection?: Projection
+    }
   /** An operator that becomes part of its source when it directly follows one. */
   | { readonly role: 'watermarks'; readonly plan: WatermarkPlan; readonly create: () => Operator }
   | { readonly role: 'sink'; readonly sink: Sink }
@@ -126,7 +132,7 @@ export class GraphBuilder {
       const id = nodes.length
       ids.set(made, id)
       nodes.push(toNode(made, id, uids.get(made)!, plans.get(made) ?? null))
-      for (const input of made.inputs) edges.push(toEdge(input, ids.get(input.from)!, id))
+      for (const input of made.inputs) edges.push(toEdge(input, ids.get(input.from)!, id, made.body))
     }
     return { nodes, edges }
   }
@@ -239,8 +245,9 @@ function toNode(made: Transformation, id: number, uid: string, plan: WatermarkPl
   }
 }
 
-function toEdge(input: Upstream, from: number, to: number): GraphEdge {
+function toEdge(input: Upstream, from: number, to: number, target: TransformationBody): GraphEdge {
   const { partitioning, createKeys, sideTag } = input
-  const edge = { from, to, partitioning, createKeys, sideTag }
+  const projection = target.role === 'operator' ? target.projection : undefined
+  const edge = { from, to, partitioning, createKeys, sideTag, ...(projection === undefined ? {} : { projection }) }
   return sideTag === null ? edge : { ...edge, sideSchema: input.from.sideSchemas.get(sideTag) ?? OPAQUE_SCHEMA }
 }

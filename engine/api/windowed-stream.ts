@@ -6,10 +6,17 @@
  * Results carry the window's last millisecond as event time.
  */
 import { columnarOutputSchema } from '../../operators/window-columnar.ts'
-import type { AggregateFunction, OutputTag, ProcessWindowFunction, ReduceFunction } from '../contract/functions.ts'
+import type {
+  AggregateFunction,
+  BuiltInAggregate,
+  OutputTag,
+  ProcessWindowFunction,
+  ReduceFunction,
+} from '../contract/functions.ts'
+import type { Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Key } from '../core/keys.ts'
-import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
+import { fieldIndex, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
 import type { KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
@@ -83,7 +90,11 @@ export class WindowedStream<T, K extends Key> {
     }
     const options = { aggregates, inputSchema, keyKind: this.input.keyKind }
     const output = columnarOutputSchema(options) as Schema<never>
-    return this.operator('Window(Aggregate)', output, { kind: 'columnar', ...options })
+    // Late elements of a side output must leave whole.
+    if (this.lateTag !== null) return this.operator('Window(Aggregate)', output, { kind: 'columnar', ...options })
+    const projection = projectionOf(inputSchema, aggregates)
+    const work = { kind: 'columnar', ...options, inputSchema: projection.schema } as const
+    return this.operator('Window(Aggregate)', output, work, projection)
   }
 
   /** Combines two elements into one as they come. */
@@ -108,7 +119,12 @@ export class WindowedStream<T, K extends Key> {
     })
   }
 
-  private operator<R>(name: string, output: Schema<R>, work: WindowWork): SingleOutputStreamOperator<R> {
+  private operator<R>(
+    name: string,
+    output: Schema<R>,
+    work: WindowWork,
+    projection?: Projection,
+  ): SingleOutputStreamOperator<R> {
     const settings = { assigner: this.assigner, allowedLatenessMs: this.latenessMs, lateTag: this.lateTag }
     return this.input.addKeyed(
       name,
@@ -116,6 +132,14 @@ export class WindowedStream<T, K extends Key> {
       makeOperator.window(settings, work, output),
       // Late elements leave as they came.
       this.lateTag === null ? null : { tag: this.lateTag, schema: this.input.schema },
+      projection,
     )
   }
+}
+
+/** The columns that built-in aggregates read. */
+function projectionOf(input: Schema, aggregates: Readonly<Record<string, BuiltInAggregate>>): Projection {
+  const names = new Set(Object.values(aggregates).flatMap((made) => (made.kind === 'count' ? [] : [made.field])))
+  const indices = [...names].map((name) => fieldIndex(input, name))
+  return { indices, schema: { fields: indices.map((index) => input.fields[index]!), isOpaque: false } }
 }

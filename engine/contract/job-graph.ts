@@ -4,7 +4,7 @@
  * Nodes carry factories, not serialised code: each worker imports the same module and builds the same
  * graph, and `describeGraph` is what the threads compare to be sure of it.
  */
-import type { Batch, KeyColumn } from '../core/batch.ts'
+import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import type { Partitioning, WatermarkPlan } from '../core/graph.ts'
 import { describeSchema, type Schema } from '../core/schema.ts'
 import type { Operator } from './operator.ts'
@@ -54,6 +54,8 @@ export interface GraphEdge {
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
   /** Reads a side output instead of the main one. */
   readonly sideTag: string | null
+  /** The columns that the target reads, when it says so: others do not travel. */
+  readonly projection?: Projection
   /** Schema of a side output's rows; opaque when left out. */
   readonly sideSchema?: Schema
 }

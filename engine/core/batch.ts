@@ -185,6 +185,23 @@ function sliceColumn(column: Column, from: number, to: number): Column {
   }
 }
 
+/** The columns that a reader wants, in its order, with the schema they make. */
+export interface Projection {
+  readonly indices: readonly number[]
+  readonly schema: Schema
+}
+
+/** Same rows with only the projected columns; nothing is copied. */
+export function projectBatch(batch: Batch, projection: Projection): Batch {
+  return {
+    schema: projection.schema,
+    length: batch.length,
+    columns: projection.indices.map((index) => batch.columns[index]!),
+    eventTime: batch.eventTime,
+    keys: batch.keys,
+  }
+}
+
 /** Same rows with other event times. */
 export function withEventTime(batch: Batch, eventTime: Float64Array): Batch {
   return { schema: batch.schema, length: batch.length, columns: batch.columns, eventTime, keys: batch.keys }

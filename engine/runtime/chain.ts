@@ -13,7 +13,7 @@
 
 import type { Operator, Output } from '../contract/operator.ts'
 import { assert } from '../core/assert.ts'
-import { type Batch, sliceBatch, withKeys } from '../core/batch.ts'
+import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
 import type { KeyExtractor } from '../core/keys.ts'
 import { WATERMARK_MAX } from '../core/time.ts'
 import type { OutputRouter } from './output-router.ts'
@@ -34,6 +34,7 @@ function makesWatermarks(operator: Operator): operator is WatermarkingOperator {
 class Link implements Output {
   readonly operator: Operator
   private readonly keys: KeyExtractor | null
+  private readonly projection: Projection | null
   private readonly next: Link | null
   private readonly router: OutputRouter
   private current: Batch | null = null
@@ -44,9 +45,10 @@ class Link implements Output {
   /** Processing time at which the operator wants a call, Infinity for never. */
   dueAtMs = Number.POSITIVE_INFINITY
 
-  constructor(operator: Operator, keys: KeyExtractor | null, next: Link | null, router: OutputRouter) {
-    this.operator = operator
-    this.keys = keys
+  constructor(options: ChainLinkOptions, next: Link | null, router: OutputRouter) {
+    this.operator = options.operator
+    this.keys = options.keys
+    this.projection = options.projection ?? null
     this.next = next
     this.router = router
   }
@@ -82,7 +84,8 @@ class Link implements Output {
   }
 
   private begin(batch: Batch): void {
-    this.current = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    const keyed = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    this.current = this.projection === null ? keyed : projectBatch(keyed, this.projection)
     this.from = 0
   }
 
@@ -124,6 +127,8 @@ export interface ChainLinkOptions {
   readonly operator: Operator
   /** Computes keys on the way into the operator, when a keyBy was chained. */
   readonly keys: KeyExtractor | null
+  /** The columns that the operator reads, when it says so. */
+  readonly projection?: Projection | null
 }
 
 export class Chain {
@@ -138,8 +143,7 @@ export class Chain {
   constructor(operators: readonly ChainLinkOptions[], router: OutputRouter) {
     const links: Link[] = []
     for (let i = operators.length - 1; i >= 0; i--) {
-      const { operator, keys } = operators[i]!
-      links.unshift(new Link(operator, keys, links[0] ?? null, router))
+      links.unshift(new Link(operators[i]!, links[0] ?? null, router))
     }
     this.links = links
     this.router = router

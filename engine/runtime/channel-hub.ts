@@ -25,15 +25,15 @@ export interface ChannelHub {
 }
 
 /** Batches that a queue within a thread holds. */
-const LOCAL_CAPACITY = 4
+const LOCAL_CAPACITY = 8
 
 /** Queues within one worker, made by whichever end asks first. */
-function localChannels(wake: () => void): (index: number) => LocalChannel {
+function localChannels(wake: () => void, encoder: BatchEncoder): (index: number) => LocalChannel {
   const channels = new Map<number, LocalChannel>()
   return (index) => {
     let channel = channels.get(index)
     if (channel === undefined) {
-      channel = new LocalChannel(LOCAL_CAPACITY, wake, wake)
+      channel = new LocalChannel(LOCAL_CAPACITY, wake, wake, encoder)
       channels.set(index, channel)
     }
     return channel
@@ -55,7 +55,7 @@ export class RingHub implements ChannelHub {
     this.worker = worker
     this.workers = workers
     this.wake = wake
-    this.local = localChannels(wake)
+    this.local = localChannels(wake, this.encoder)
   }
 
   writer(index: number, channel: PlannedChannel): ChannelWriter {
@@ -104,6 +104,7 @@ export class RingHub implements ChannelHub {
 export class LocalChannelPool {
   private readonly channels = new Map<number, LocalChannel>()
   private readonly wakes: (() => void)[] = []
+  private readonly encoder = new BatchEncoder()
   private readonly capacity: number
   private readonly workers: number
 
@@ -129,7 +130,7 @@ export class LocalChannelPool {
     let found = this.channels.get(index)
     if (found === undefined) {
       const wakeOf = (subtask: number) => () => this.wakes[workerOf(subtask, this.workers)]?.()
-      found = new LocalChannel(this.capacity, wakeOf(channel.toSubtask), wakeOf(channel.fromSubtask))
+      found = new LocalChannel(this.capacity, wakeOf(channel.toSubtask), wakeOf(channel.fromSubtask), this.encoder)
       this.channels.set(index, found)
     }
     return found

@@ -10,7 +10,7 @@
  */
 import { assert } from '../core/assert.ts'
 import type { Batch } from '../core/batch.ts'
-import { copyBatch } from './wire.ts'
+import { BatchEncoder, copyBatch, decodeBatch } from './wire.ts'
 
 export type ControlMessage =
   | { readonly kind: 'watermark'; readonly value: number }
@@ -45,12 +45,20 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
   private readonly onWritten: () => void
   private readonly onRoom: () => void
   private refused = false
+  private readonly encoder: BatchEncoder
+  /** Memory of queued batches, oldest first, and of popped ones, to be used again. */
+  private readonly used: (Uint8Array | null)[] = []
+  private readonly free: Uint8Array[] = []
 
-  /** `capacity` in batches. `onWritten` wakes the reader, `onRoom` a writer that was refused. */
-  constructor(capacity: number, onWritten: () => void, onRoom: () => void) {
+  /**
+   * `capacity` in batches. `onWritten` wakes the reader, `onRoom` a writer that was refused. The encoder may
+   * serve all channels of a thread.
+   */
+  constructor(capacity: number, onWritten: () => void, onRoom: () => void, encoder: BatchEncoder = new BatchEncoder()) {
     this.capacity = capacity
     this.onWritten = onWritten
     this.onRoom = onRoom
+    this.encoder = encoder
   }
 
   writeBatch(batch: Batch, rows: Int32Array | null, count: number): boolean {
@@ -59,9 +67,23 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
       return false
     }
     this.batches++
-    this.queue.push({ kind: 'batch', batch: copyBatch(batch, rows, count) })
+    this.queue.push({ kind: 'batch', batch: this.store(batch, rows, count) })
     this.onWritten()
     return true
+  }
+
+  /** Columns go into one recycled block, which is much cheaper than an array a column; objects are passed on. */
+  private store(batch: Batch, rows: Int32Array | null, count: number): Batch {
+    if (batch.schema.fields.some((field) => field.kind === 'opaque')) {
+      this.used.push(null)
+      return copyBatch(batch, rows, count)
+    }
+    const message = this.encoder.encode(batch, rows, count)
+    let block = this.free.pop()
+    if (block === undefined || block.length < message.length) block = new Uint8Array(Math.ceil(message.length * 1.25))
+    block.set(message)
+    this.used.push(block)
+    return decodeBatch(batch.schema, block)
   }
 
   writeControl(message: ControlMessage): boolean {
@@ -88,6 +110,8 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
     }
     if (message.kind !== 'batch') return
     this.batches--
+    const block = this.used.shift() ?? null
+    if (block !== null) this.free.push(block)
     if (this.refused) {
       this.refused = false
       this.onRoom()

@@ -9,7 +9,7 @@
  * - A channel sees messages in emission order: nothing overtakes its overflow.
  * - Control messages go to every channel of every edge.
  */
-import { type Batch, withKeys } from '../core/batch.ts'
+import { type Batch, type Projection, projectBatch, withKeys } from '../core/batch.ts'
 import type { Partitioning } from '../core/graph.ts'
 import type { KeyExtractor } from '../core/keys.ts'
 import { keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
@@ -64,6 +64,8 @@ class Port {
 export interface EdgeOutputOptions {
   readonly partitioning: Partitioning
   readonly keys: KeyExtractor | null
+  /** The columns that the target reads, when it says so. */
+  readonly projection?: Projection | null
   readonly sideTag: string | null
   /** One a target subtask, or only the connected one for `forward`. */
   readonly writers: readonly ChannelWriter[]
@@ -77,6 +79,7 @@ class EdgeOutput {
   readonly ports: readonly Port[]
   private readonly partitioning: Partitioning
   private readonly keys: KeyExtractor | null
+  private readonly projection: Projection | null
   private readonly keyGroups: number
   /** Target of each key group. */
   private readonly targetOfGroup: Uint16Array
@@ -88,6 +91,7 @@ class EdgeOutput {
     this.sideTag = options.sideTag
     this.partitioning = options.partitioning
     this.keys = options.keys
+    this.projection = options.projection ?? null
     this.keyGroups = options.keyGroups
     this.ports = options.writers.map((writer) => new Port(writer))
     const targets = options.writers.length
@@ -118,7 +122,8 @@ class EdgeOutput {
   }
 
   private sendByKey(batch: Batch): void {
-    const keyed = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    const withAll = this.keys === null ? batch : withKeys(batch, this.keys(batch))
+    const keyed = this.projection === null ? withAll : projectBatch(withAll, this.projection)
     if (this.ports.length === 1) {
       this.ports[0]!.send(keyed, null, batch.length)
       return

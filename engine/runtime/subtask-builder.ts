@@ -178,19 +178,21 @@ async function buildSubtask(
   let sink: { id: string; operator: SinkOperator } | null = null
   vertex.nodes.forEach((node, k) => {
     if (node.role === 'source') return
-    const keys = k === 0 ? null : (vertex.links[k - 1]!.createKeys?.() ?? null)
+    const link = k === 0 ? null : vertex.links[k - 1]!
+    const keys = link?.createKeys?.() ?? null
+    const projection = link?.projection ?? null
     const counters: OperatorCounters = { lateDropped: 0, filtered: 0, coldReads: 0 }
     if (node.role === 'sink') {
       const operator = createSink(options, node, inputSchemaEdge(options, vertex, k), index, vertex.parallelism, label)
       sink = { id: node.uid, operator }
       operators.push({ uid: node.uid, operator, keyed: null, counters })
-      links.push({ operator, keys })
+      links.push({ operator, keys, projection })
       return
     }
     const operator = node.create()
     const keyed = node.isKeyed ? options.state.open(node.uid, index, vertex.parallelism, counters) : null
     operators.push({ uid: node.uid, operator, keyed, counters })
-    links.push({ operator, keys })
+    links.push({ operator, keys, projection })
   })
   const chain = new Chain(links, router)
   const openedSink = sink as { id: string; operator: SinkOperator } | null
@@ -329,6 +331,7 @@ function outputsOf(options: BuildOptions, vertex: PlannedVertex, index: number):
       return {
         partitioning: planned.partitioning,
         keys: edge.createKeys?.() ?? null,
+        projection: edge.projection ?? null,
         sideTag: edge.sideTag,
         writers,
         keyGroups: deployment.keyGroups,
@@ -347,6 +350,7 @@ function inputsOf(options: BuildOptions, vertex: PlannedVertex, index: number) {
 
 /** Schema of the rows on an edge: of the side output that it reads, or of the main one. */
 function channelSchema(plan: ExecutionPlan, { edge, from }: PlannedEdge): GraphNodeSchema {
+  if (edge.projection !== undefined) return edge.projection.schema
   if (edge.sideTag !== null) return edge.sideSchema ?? OPAQUE_SCHEMA
   return plan.vertices[from]!.nodes.at(-1)!.outputSchema
 }

@@ -22,8 +22,6 @@ import type { SourceDriver } from './source-driver.ts'
 
 /** Watermarks follow records at most this far behind; a message per batch and channel would cost more. */
 const WATERMARK_INTERVAL_MS = 5
-/** Share of a turn that one subtask may use before others run. */
-const STEPS_BEFORE_CLOCK = 8
 
 interface Input {
   readonly reader: ChannelReader
@@ -110,14 +108,9 @@ export class Subtask {
 
   /** Works for a while; false when there is nothing to do until woken. */
   run(nowMs: number, untilMs: number): boolean {
-    let progressed = false
-    for (;;) {
-      for (let i = 0; i < STEPS_BEFORE_CLOCK; i++) {
-        if (!this.step(nowMs)) return progressed
-        progressed = true
-      }
-      if (this.monotonicMs() >= untilMs) return true
-    }
+    if (!this.step(nowMs)) return false
+    while (this.monotonicMs() < untilMs) if (!this.step(nowMs)) break
+    return true
   }
 
   /** One piece of work; false when there was none to do. */

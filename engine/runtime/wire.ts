@@ -249,12 +249,12 @@ function copyStrings<C extends { bytes: Uint8Array; starts: Int32Array; ends: In
     ends[i] = total
   }
   const bytes = new Uint8Array(total)
+  const source = column.bytes
   for (let i = 0; i < count; i++) {
-    const row = rows === null ? i : rows[i]!
-    const from = column.starts[row]!
+    const from = column.starts[rows === null ? i : rows[i]!]!
     const to = starts[i]!
     const length = ends[i]! - to
-    for (let k = 0; k < length; k++) bytes[to + k] = column.bytes[from + k]!
+    for (let k = 0; k < length; k++) bytes[to + k] = source[from + k]!
   }
   return { bytes, starts, ends }
 }
