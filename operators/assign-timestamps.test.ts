@@ -1,10 +1,11 @@
 /** Tests of the operator form of assignTimestampsAndWatermarks. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import type { WatermarkingOperator } from '../engine/contract/operator.ts'
 import type { Batch, Float64Column } from '../engine/core/batch.ts'
 import type { WatermarkPlan } from '../engine/core/graph.ts'
 import { schema, t } from '../engine/core/schema.ts'
-import { assignTimestampsOperator, type WatermarkingOperator } from './assign-timestamps.ts'
+import { assignTimestampsOperator } from './assign-timestamps.ts'
 import { OperatorRig } from './operator.testkit.ts'
 
 const ROWS = schema({ at: t.float64() })

@@ -5,18 +5,12 @@
  * watermarks on, so it asks `currentWatermark` after each call.
  */
 
-import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { OperatorContext, Output, WatermarkingOperator } from '../engine/contract/operator.ts'
 import { type Batch, sliceBatch, withEventTime } from '../engine/core/batch.ts'
 import type { WatermarkGenerator, WatermarkPlan } from '../engine/core/graph.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MAX } from '../engine/core/time.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
-
-/** An operator that decides the watermark of its output. */
-export interface WatermarkingOperator extends Operator {
-  /** The watermark downstream may see now; never regresses. */
-  currentWatermark(): number
-}
 
 export function assignTimestampsOperator(plan: WatermarkPlan): WatermarkingOperator {
   return new AssignTimestampsOperator(plan)

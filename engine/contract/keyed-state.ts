@@ -23,7 +23,7 @@ export interface KeyGroupRange {
   readonly total: number
 }
 
-/** Turns a value into bytes and back. `decode` must not keep `bytes`. */
+/** Turns a value into bytes and back. What `encode` returns is valid until its next call; `decode` keeps no view of `bytes`. */
 export interface ValueCodec<V = unknown> {
   /** Part of the state's schema: a change is detected on restore. */
   readonly description: string

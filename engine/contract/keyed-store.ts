@@ -10,6 +10,8 @@
  *
  * Invariants:
  * - Keys order as unsigned bytes, shorter first on a common prefix.
+ * - After `writeAndCheckpoint` returned its promise, reads see the batch. When it rejects, later writes may be
+ *   applied already: a caller that writes the batch again must first drop from it what was written since.
  * - `writeAndCheckpoint` sees exactly the writes that came before it, plus its own; later writes are
  *   not in its files. Until its promise settles no other `writeAndCheckpoint` starts.
  * - Arguments are borrowed for the length of the call (for `writeAndCheckpoint`, until the promise

@@ -6,7 +6,8 @@
  *
  * Promises of the engine:
  * - `open` comes first, once; `close` last, once, also after a failure.
- * - `process` is called again with the same batch until every row is consumed, before anything else.
+ * - `process` is called again with the rows that it left until every one is consumed, before anything else.
+ *   They may come as a batch of their own that starts at row 0.
  * - `advanceWatermark` gets strictly growing values, and is repeated with the same value until it
  *   returns true, before any further input. At the end of bounded input the value is +Infinity.
  * - `snapshot` is called only when all input before the barrier is consumed and all output emitted.
@@ -71,4 +72,12 @@ export interface Operator {
 /** An operator with several inputs gets one processor an input; the rest is shared. */
 export interface MultiInputOperator extends Omit<Operator, 'process'> {
   processInput(input: number, batch: Batch, from: number, output: Output): number
+}
+
+/**
+ * An operator that makes watermarks itself: the engine asks after each call and sends growing values on.
+ * Watermarks from upstream end at it, except +Infinity.
+ */
+export interface WatermarkingOperator extends Operator {
+  currentWatermark(): number
 }

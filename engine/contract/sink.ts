@@ -32,7 +32,7 @@ export interface OutboxSegment {
 export interface OutboxWriter {
   /** Appends one record; the bytes are copied. */
   append(record: Uint8Array): void
-  /** Bytes appended but not yet handed to the disk; writers above a few MiB should report blocked. */
+  /** Bytes appended but not yet taken by the disk; writers above a few MiB should report blocked. */
   readonly bufferedBytes: number
   /** Hands buffered bytes to the disk; resolves when there is room again. */
   flush(): Promise<void>

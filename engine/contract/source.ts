@@ -6,8 +6,8 @@
  * again on each restore, so any parallelism can continue any checkpoint.
  *
  * Promises of a reader:
- * - `poll` returns at once. After `pending` it calls `context.wake()` when there is more.
- * - A batch holds rows of one split and is valid until the next `poll`.
+ * - `poll` returns at once, or throws what fails the job. After `pending` it calls `context.wake()` when there is more.
+ * - A batch holds rows of one split and is valid until the next `poll`, which may reuse all of its columns.
  * - `snapshot` gives positions just after the last row that `poll` returned.
  * - A record that cannot be decoded goes to `context.deadLetter` and the reader goes on.
  */

@@ -11,7 +11,7 @@
  * - When `advance` returns `drained`, no batch, watermark or call is under way anywhere in the chain.
  */
 
-import type { Operator, Output } from '../contract/operator.ts'
+import type { Operator, Output, WatermarkingOperator } from '../contract/operator.ts'
 import { assert } from '../core/assert.ts'
 import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
 import type { KeyExtractor } from '../core/keys.ts'
@@ -21,11 +21,6 @@ import { copyBatch } from './wire.ts'
 
 /** `yield`: more to do, but let others run; `blocked`: wait for room. */
 export type ChainProgress = 'drained' | 'blocked' | 'yield'
-
-/** Operators that make watermarks themselves; those from upstream end there, except the last one. */
-export interface WatermarkingOperator extends Operator {
-  currentWatermark(): number
-}
 
 function makesWatermarks(operator: Operator): operator is WatermarkingOperator {
   return typeof (operator as Partial<WatermarkingOperator>).currentWatermark === 'function'

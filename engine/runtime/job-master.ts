@@ -9,6 +9,9 @@
  * - One run at a time. Messages of an earlier run's workers change nothing.
  * - A manifest is written only by the newest generation; losing the race for its number ends the job.
  * - After any failure of a run the next one starts from the newest manifest, never from memory.
+ *
+ * It is longer than other files: every method changes the same few fields (state, goal, run), and they are
+ * easier to hold right when they are read together.
  */
 
 import type { CommitQueue } from '../checkpoint/commits.ts'
