@@ -3,54 +3,14 @@
  * killed with SIGKILL at random instants with the parallelism changed in between.
  */
 import assert from 'node:assert/strict'
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { existsSync, readFileSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { fileURLToPath } from 'node:url'
 import { queryPostgres } from '../connectors/postgres/index.ts'
 import { verifyCheckpoints } from '../engine/checkpoint/verify.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
 import { expectedPatterns, patternOf, patternsInFiles, sorted } from './main-job-oracle.ts'
-
-const START = fileURLToPath(new URL('../cli/start.ts', import.meta.url))
-const STATE = join('.millrace', 'pattern-detection')
-
-interface Run {
-  readonly child: ChildProcess
-  readonly output: () => string
-  readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
-}
-
-function startMainJob(directory: string, ...args: string[]): Run {
-  const child = spawn(process.execPath, [START, '--port', '0', ...args], {
-    cwd: directory,
-    stdio: ['ignore', 'pipe', 'pipe'],
-    // The child is a program of its own, not a test.
-    env: { ...process.env, NODE_TEST_CONTEXT: undefined },
-  })
-  let text = ''
-  child.stdout!.on('data', (chunk: Buffer) => {
-    text += chunk.toString()
-  })
-  child.stderr!.on('data', (chunk: Buffer) => {
-    text += chunk.toString()
-  })
-  const ended = once(child, 'close').then(([code, signal]) => ({ code, signal }))
-  return { child, output: () => text, ended }
-}
-
-async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), 'millrace-main-'))
-  try {
-    await body(directory)
-  } finally {
-    await rm(directory, { recursive: true, force: true })
-  }
-}
+import { STATE, startMainJob, until, withDirectory } from './main-job-process.ts'
 
 async function storedPatterns(directory: string) {
   const rows = await queryPostgres(
@@ -68,15 +28,6 @@ async function assertAnswer(directory: string): Promise<void> {
   assert.deepEqual(await storedPatterns(directory), expected.patterns, 'pattern store')
   const verified = await verifyCheckpoints(nodeIo.disk, join(directory, STATE, 'checkpoints'))
   assert.deepEqual(verified.problems, [])
-}
-
-async function until(condition: () => boolean, run: Run, what: string, limitMs = 60_000): Promise<void> {
-  const deadline = performance.now() + limitMs
-  while (!condition()) {
-    if (run.child.exitCode !== null) assert.fail(`ended before ${what}:\n${run.output()}`)
-    if (performance.now() > deadline) assert.fail(`no ${what} within ${limitMs} ms:\n${run.output()}`)
-    await new Promise((resolve) => setTimeout(resolve, 20))
-  }
 }
 
 test('finds the 55 patterns of the flights, and nothing more on a second start', async () => {
