@@ -15,7 +15,7 @@ export interface RunOutput {
 
 /** Where output goes; `process` in real life. */
 export interface OutputStreams {
-  readonly stdout: { write(text: string): unknown }
+  readonly stdout: { write(text: string): unknown; readonly isTTY?: boolean }
   readonly stderr: { write(text: string): unknown; readonly isTTY?: boolean; readonly columns?: number }
 }
 
@@ -87,7 +87,7 @@ function timeText(ms: number | null): string {
 /** The progress line: events, events/s, watermark, last checkpoint. */
 export function progressLine(status: JobStatus, eventsPerSecond: number): string {
   const last = status.checkpoints.findLast((checkpoint) => checkpoint.status === 'completed')
-  const checkpoint = last === undefined ? '-' : `#${last.id} ${last.durationMs ?? 0} ms ${bytes(last.stateBytes ?? 0)}`
+  const checkpoint = last === undefined ? '-' : `${last.epoch} in ${last.durationMs ?? 0} ms, ${bytes(last.stateBytes ?? 0)}`
   return [
     `${number.format(recordsRead(status))} events`,
     `${number.format(Math.round(eventsPerSecond))} events/s`,
@@ -109,6 +109,7 @@ export function humanOutput(streams: OutputStreams): RunOutput {
     erase()
     stderr.write(`${line}\n`)
   }
+  let releaseStdout = (): void => {}
   return {
     note,
     onEvent(event) {
@@ -117,6 +118,7 @@ export function humanOutput(streams: OutputStreams): RunOutput {
     },
     watch(status) {
       if (stderr.isTTY !== true) return
+      releaseStdout = beforeWrites(streams.stdout, erase)
       let before = 0
       let beforeAt = performance.now()
       timer = setInterval(() => {
@@ -135,8 +137,22 @@ export function humanOutput(streams: OutputStreams): RunOutput {
     close() {
       if (timer !== null) clearInterval(timer)
       timer = null
+      releaseStdout()
       erase()
     },
+  }
+}
+
+/** On a terminal, rows on stdout share the screen with the progress line, which has to go before each. */
+function beforeWrites(stdout: OutputStreams['stdout'], action: () => void): () => void {
+  if (stdout.isTTY !== true) return () => {}
+  const write = stdout.write
+  stdout.write = function (this: unknown, ...args: [string]) {
+    action()
+    return write.apply(stdout, args)
+  }
+  return () => {
+    stdout.write = write
   }
 }
 
