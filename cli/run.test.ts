@@ -203,7 +203,9 @@ describe('what cannot be run', { concurrency: 2 }, () => {
 })
 
 describe('signals and checkpoints', () => {
-  const slow = ['--workers', '1', '--port', '0', '--set', 'limit=400', '--set', 'every=20']
+  /** Rows that take far longer than any command does on a busy machine. */
+  const LIMIT = 4_000
+  const slow = ['--workers', '1', '--port', '0', '--set', `limit=${LIMIT}`, '--set', 'every=20']
 
   test('SIGINT: a checkpoint, 130, and --restore latest goes on from there', async () => {
     const directory = join(folder, 'resume')
@@ -215,7 +217,7 @@ describe('signals and checkpoints', () => {
     const first = await run.finished
     assert.equal(first.code, 130, first.stderr)
     const before = lines(first.stdout).length
-    assert.ok(before < 400)
+    assert.ok(before < LIMIT)
 
     const refused = await millrace('run', ...args)
     assert.equal(refused.code, 1)
@@ -227,8 +229,8 @@ describe('signals and checkpoints', () => {
 
     const rest = await millrace('run', ...args, '--restore', 'latest', '--set', 'every=0')
     assert.equal(rest.code, 0, rest.stderr)
-    assert.equal(before + lines(rest.stdout).length, 400)
-    const expectedSums = [0, 1, 2].map((r) => Array.from({ length: 400 }, (_, n) => n).filter((n) => n % 3 === r))
+    assert.equal(before + lines(rest.stdout).length, LIMIT)
+    const expectedSums = [0, 1, 2].map((r) => Array.from({ length: LIMIT }, (_, n) => n).filter((n) => n % 3 === r))
     const totals = expectedSums.map((numbers) => numbers.reduce((a, b) => a + b))
     const finals = new Set(lines(rest.stdout).map((line) => Number(/sum (\d+)/.exec(line)![1])))
     for (const total of totals) assert.ok(finals.has(total), `the sum ${total} is missing`)
@@ -280,14 +282,14 @@ describe('signals and checkpoints', () => {
       '--workers',
       '1',
       '--set',
-      'limit=400',
+      `limit=${LIMIT}`,
       '--checkpoint-dir',
       other,
       '--restore',
       path,
     )
     assert.equal(resumed.code, 0, resumed.stderr)
-    assert.ok(lines(resumed.stdout).length < 400)
+    assert.ok(lines(resumed.stdout).length < LIMIT)
     assert.match(resumed.stderr, /continues/)
 
     const gone = await millrace('savepoint', '--port', port!)
