@@ -40,6 +40,8 @@ export async function runCommand(args: readonly string[]): Promise<number> {
       return (await import('./remote-commands.ts')).savepointCommand(flags)
     case 'cancel':
       return (await import('./remote-commands.ts')).cancelCommand(flags)
+    case 'state':
+      return (await import('./state-command.ts')).stateCommand(flags)
     case 'checkpoints':
       return (await import('./checkpoints-command.ts')).checkpointsCommand(flags)
   }

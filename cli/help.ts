@@ -26,6 +26,16 @@ export const COMMANDS = {
     summary: 'list the checkpoints of a directory, or check every byte of them',
     flags: { json: { type: 'boolean', help: 'as JSON' }, ...HELP },
   },
+  state: {
+    usage: 'state DIR',
+    summary: 'show keyed state of a checkpoint; without --operator, the operators that have some',
+    flags: {
+      operator: { type: 'string', value: 'UID', help: 'whose state' },
+      limit: { type: 'string', value: 'N', help: 'entries at most (default 20; 0 shows all)' },
+      json: { type: 'boolean', help: 'one JSON object a line' },
+      ...HELP,
+    },
+  },
   bench: { usage: 'bench engine', summary: 'measure the engine on this machine', flags: HELP },
 } as const satisfies Readonly<Record<string, CommandSpec>>
 
