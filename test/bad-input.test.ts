@@ -97,3 +97,31 @@ test('bad records are dead-lettered with the job alive', async () => {
     await rm(directory, { recursive: true, force: true })
   }
 })
+
+test('without a checkpoint directory dead letters are kept too, and it is said where', async () => {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-bad-'))
+  const messages: string[] = []
+  try {
+    const input = join(directory, 'visits.jsonl')
+    await writeFile(input, `${good('home', 0)}\nnot json\n`)
+    const env = StreamExecutionEnvironment.getExecutionEnvironment()
+    const results = collectSink()
+    env.fromSource(filesSource({ path: input, schema: visit, format: 'json' })).sinkTo(results)
+    await env.execute('no directory', {
+      onEvent(event) {
+        if (event.type === 'exception' && event.where === 'dead letters') messages.push(event.message)
+      },
+    })
+    assert.equal(results.results.length, 1)
+    const kept = /are in (.*)\/dead-letters\.$/.exec(messages[0] ?? '')
+    assert.ok(kept, messages.join())
+    const letters = await deadLetters(kept[1]!)
+    assert.deepEqual(
+      letters.map(({ bytes }) => Buffer.from(bytes, 'base64').toString()),
+      ['not json'],
+    )
+    await rm(kept[1]!, { recursive: true, force: true })
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+})

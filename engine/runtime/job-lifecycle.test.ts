@@ -3,50 +3,16 @@
  * each other, commits that fail, and failures half-way through a deployment.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Sink, SinkCommitter, SinkWriter } from '../contract/sink.ts'
 import type { Source, SourceReader } from '../contract/source.ts'
 import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
+import { optionsOf, withDirectory } from './job.testkit.ts'
 import { launchJob } from './launcher.ts'
-import type { JobOptions } from './launcher-types.ts'
 
 const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 1_000, keys: 50 }
 const SLOW: FixtureOptions = { ...SMALL, pauseMs: 10 }
-
-function optionsOf(overrides: Partial<JobOptions>): JobOptions {
-  return {
-    name: 'fixture',
-    parallelism: 1,
-    workers: 0,
-    moduleUrl: null,
-    checkpointIntervalMs: null,
-    checkpointTimeoutMs: 10_000,
-    checkpointDirectory: null,
-    stateBackend: 'memory',
-    restore: null,
-    allowNonRestoredState: false,
-    acceptDuplicates: false,
-    restart: { attempts: 0, delayMs: 0 },
-    keyGroups: 128,
-    stateMemoryBytes: 64 << 20,
-    config: {},
-    onEvent: () => {},
-    ...overrides,
-  }
-}
-
-async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), 'millrace-life-'))
-  try {
-    await body(directory)
-  } finally {
-    await rm(directory, { recursive: true, force: true })
-  }
-}
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 

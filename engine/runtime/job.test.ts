@@ -3,57 +3,15 @@
  * restarts, stops and rescales, against a model.
  */
 import assert from 'node:assert/strict'
-import { mkdtemp, rm } from 'node:fs/promises'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { Io } from '../core/io.ts'
-import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
+import { type Delivered, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
+import { assertExact, optionsOf, withDirectory } from './job.testkit.ts'
 import { launchJob } from './launcher.ts'
-import type { JobOptions } from './launcher-types.ts'
 import { nodeIo } from './node-io.ts'
 import type { JobEvent } from './status.ts'
 
 const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 5_000, keys: 500 }
-
-function optionsOf(overrides: Partial<JobOptions>): JobOptions {
-  return {
-    name: 'fixture',
-    parallelism: 1,
-    workers: 0,
-    moduleUrl: null,
-    checkpointIntervalMs: null,
-    checkpointTimeoutMs: 10_000,
-    checkpointDirectory: null,
-    stateBackend: 'memory',
-    restore: null,
-    allowNonRestoredState: false,
-    acceptDuplicates: false,
-    restart: { attempts: 0, delayMs: 0 },
-    keyGroups: 128,
-    stateMemoryBytes: 64 << 20,
-    config: {},
-    onEvent: () => {},
-    ...overrides,
-  }
-}
-
-async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
-  const directory = await mkdtemp(join(tmpdir(), 'millrace-job-'))
-  try {
-    await body(directory)
-  } finally {
-    await rm(directory, { recursive: true, force: true })
-  }
-}
-
-function assertExact(delivered: Delivered, options: FixtureOptions): void {
-  const totals = expectedTotals(options)
-  assert.equal(delivered.rows.length, totals.size, 'each key once')
-  for (const row of delivered.rows) {
-    assert.deepEqual({ count: row.count, sum: row.sum }, totals.get(row.name), `totals of ${row.name}`)
-  }
-}
 
 for (const stateBackend of ['memory', 'rocksdb'] as const) {
   describe(`a job on ${stateBackend}`, () => {

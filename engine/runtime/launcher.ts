@@ -3,10 +3,10 @@
  *
  * Called by the API's `execute` and the command line. The checkpoint directory is locked for the life of
  * the job; without one a temporary directory serves restarts within the process and is removed at the
- * end.
+ * end, save for dead letters.
  */
 import { randomUUID } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -52,7 +52,7 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
   let lock: FileLock | null = null
   const release = (): void => {
     lock?.release()
-    if (isTemporary) rmSync(directory, { recursive: true, force: true })
+    if (isTemporary) removeTemporary(directory, options.onEvent)
   }
   try {
     lock = acquireFileLock(layout.lock(directory))
@@ -70,6 +70,24 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
     release()
     throw error
   }
+}
+
+/** Removes what only restarts needed. Dead letters are the user's records: they stay, and it is said where. */
+function removeTemporary(directory: string, onEvent: JobOptions['onEvent']): void {
+  const letters = layout.deadLetters(directory)
+  if (!existsSync(letters) || readdirSync(letters).length === 0) {
+    rmSync(directory, { recursive: true, force: true })
+    return
+  }
+  for (const name of readdirSync(directory)) {
+    if (join(directory, name) !== letters) rmSync(join(directory, name), { recursive: true, force: true })
+  }
+  onEvent({
+    type: 'exception',
+    where: 'dead letters',
+    message: `Records that could not be used are in ${letters}.`,
+    stack: null,
+  })
 }
 
 type Placement = Pick<MasterEnvironment, 'spawn' | 'createRings'>

@@ -1,0 +1,47 @@
+/** What tests that launch the fixture's job share: options, a directory, and the exact answer. */
+import assert from 'node:assert/strict'
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { type Delivered, expectedTotals, type FixtureOptions } from './job.fixture.ts'
+import type { JobOptions } from './launcher-types.ts'
+
+export function optionsOf(overrides: Partial<JobOptions>): JobOptions {
+  return {
+    name: 'fixture',
+    parallelism: 1,
+    workers: 0,
+    moduleUrl: null,
+    checkpointIntervalMs: null,
+    checkpointTimeoutMs: 10_000,
+    checkpointDirectory: null,
+    stateBackend: 'memory',
+    restore: null,
+    allowNonRestoredState: false,
+    acceptDuplicates: false,
+    restart: { attempts: 0, delayMs: 0 },
+    keyGroups: 128,
+    stateMemoryBytes: 64 << 20,
+    config: {},
+    onEvent: () => {},
+    ...overrides,
+  }
+}
+
+export async function withDirectory(body: (directory: string) => Promise<void>): Promise<void> {
+  const directory = await mkdtemp(join(tmpdir(), 'millrace-job-'))
+  try {
+    await body(directory)
+  } finally {
+    await rm(directory, { recursive: true, force: true })
+  }
+}
+
+/** Each key's total is there once and right. */
+export function assertExact(delivered: Delivered, options: FixtureOptions): void {
+  const totals = expectedTotals(options)
+  assert.equal(delivered.rows.length, totals.size, 'each key once')
+  for (const row of delivered.rows) {
+    assert.deepEqual({ count: row.count, sum: row.sum }, totals.get(row.name), `totals of ${row.name}`)
+  }
+}
