@@ -12,8 +12,9 @@ import { rowReader } from '../../engine/core/rows.ts'
 
 /** The part of a writable stream that is used. */
 export interface LineStream {
-  write(text: string): boolean
-  once(event: 'drain' | 'close' | 'error', listener: () => void): unknown
+  /** `done` is called once the text has left the process, or cannot leave it any more. */
+  write(text: string, done: () => void): unknown
+  once(event: 'close' | 'error', listener: () => void): unknown
 }
 
 export interface PrintSinkOptions<T> {
@@ -26,7 +27,7 @@ export interface PrintSinkOptions<T> {
 }
 
 export interface PrintSink<T> extends Sink<T> {
-  /** Resolves when the stream has taken all lines so far, or is closed. */
+  /** Resolves when all lines so far have left the process, so that it may exit, or the stream is closed. */
   flushed(): Promise<void>
 }
 
@@ -59,65 +60,54 @@ export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {
   }
 }
 
-/** Writes in order, and holds text back while the stream is full. */
+/**
+ * Writes in order and counts what has not left the process yet.
+ *
+ * A full stream is written to all the same: writers cannot be held up from here, so waiting text takes the
+ * same memory in the stream's own buffer, where whoever ends the process can wait for it.
+ */
 class Printer {
   private readonly stream: LineStream | undefined
-  private held: string[] = []
-  private state: 'open' | 'full' | 'gone' = 'open'
+  private state: 'unused' | 'open' | 'gone' = 'unused'
+  private pending = 0
   private waiters: (() => void)[] = []
-  private isListening = false
 
   constructor(stream: LineStream | undefined) {
     this.stream = stream
   }
 
   print(text: string): void {
-    switch (this.state) {
-      case 'open':
-        this.write(text)
-        return
-      case 'full':
-        this.held.push(text)
-        return
-      case 'gone':
-        // The reader left, as in `job | head`; the job goes on without printing.
-        return
-    }
-  }
-
-  flushed(): Promise<void> {
-    if (this.state !== 'full') return Promise.resolve()
-    return new Promise((resolve) => this.waiters.push(resolve))
-  }
-
-  private write(text: string): void {
+    // The reader left, as in `job | head`; the job goes on without printing.
+    if (this.state === 'gone') return
     const stream = this.stream ?? process.stdout
-    if (!this.isListening) {
-      this.isListening = true
+    if (this.state === 'unused') {
+      this.state = 'open'
       stream.once('error', () => this.gone())
       stream.once('close', () => this.gone())
     }
-    if (stream.write(text)) return
-    this.state = 'full'
-    stream.once('drain', () => this.drain())
+    this.pending++
+    stream.write(text, () => {
+      this.pending--
+      this.wakeIfFlushed()
+    })
   }
 
-  private drain(): void {
-    if (this.state !== 'full') return
-    this.state = 'open'
-    const text = this.held.join('')
-    this.held = []
-    if (text !== '') this.write(text)
-    if (this.state === 'open') this.wakeAll()
+  flushed(): Promise<void> {
+    if (this.isFlushed) return Promise.resolve()
+    return new Promise((resolve) => this.waiters.push(resolve))
+  }
+
+  private get isFlushed(): boolean {
+    return this.state === 'gone' || this.pending === 0
   }
 
   private gone(): void {
     this.state = 'gone'
-    this.held = []
-    this.wakeAll()
+    this.wakeIfFlushed()
   }
 
-  private wakeAll(): void {
+  private wakeIfFlushed(): void {
+    if (!this.isFlushed) return
     for (const waiter of this.waiters) waiter()
     this.waiters = []
   }
