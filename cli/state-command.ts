@@ -1,24 +1,31 @@
 /**
  * `millrace state DIR [--operator UID] [--limit N] [--json]`: keyed state of a checkpoint, read offline.
  *
- * It reads committed files only, so it may run beside the job: the files of a checkpoint never change, and
- * they are linked into a temporary directory before they are opened.
+ * It reads committed files only, so it may run beside the job. Invariants:
+ * - Nothing in DIR is changed: a checkpoint's files are linked into a temporary directory elsewhere (copied
+ *   where links are not possible) and opened there. Once linked, the job's clean-up cannot take them away.
+ * - The temporary directory is removed however the command ends, `| head` and Ctrl-C included.
  */
-import { existsSync } from 'node:fs'
-import { mkdtemp, rm } from 'node:fs/promises'
+import { existsSync, rmSync } from 'node:fs'
+import { mkdtemp } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
+import { setImmediate as turn } from 'node:timers/promises'
 import { integerFlag, type ParsedFlags, usageError } from '../engine/api/run-flags.ts'
 import { layout } from '../engine/checkpoint/layout.ts'
 import type { Manifest, ManifestOperator } from '../engine/checkpoint/manifest.ts'
 import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-store.ts'
+import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import type { Disk } from '../engine/core/io.ts'
 import type { StateBackendName } from '../engine/runtime/launcher-types.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
 import { keyedStoreFactory } from '../engine/runtime/store-factories.ts'
-import { readState, type StateEntry } from '../state/state-reader.ts'
+import { countRows, readState, type StateEntry, stateChunks } from '../state/state-reader.ts'
 
 const LIMIT_DEFAULT = 20
+const WRITE_CHARS = 64 << 10
+const DATE_MS_MAX = 8.64e15
 
 interface Checkpoint {
   readonly directory: string
@@ -26,13 +33,13 @@ interface Checkpoint {
 }
 
 /** The newest readable checkpoint of a directory, or the one whose manifest is named. */
-async function findCheckpoint(path: string): Promise<Checkpoint> {
+async function findCheckpoint(disk: Disk, path: string): Promise<Checkpoint> {
   const named = /^(.*)\/manifests\/0*(\d+)\.json$/.exec(path)
   const directory = named === null ? path : named[1]!
-  const numbers = named === null ? (await manifestNumbers(nodeIo.disk, path)).reverse() : [Number(named[2])]
-  let problem = 'it has no checkpoints'
+  const numbers = named === null ? (await manifestNumbers(disk, path)).reverse() : [Number(named[2])]
+  let problem = 'it has no checkpoint'
   for (const number of numbers) {
-    const { manifest, error } = await readManifest(nodeIo.disk, directory, number)
+    const { manifest, error } = await readManifest(disk, directory, number)
     if (manifest !== null) return { directory, manifest }
     problem = error
   }
@@ -41,8 +48,143 @@ async function findCheckpoint(path: string): Promise<Checkpoint> {
   })
 }
 
+/** One directory a store, with the files under the names that the store knows. */
+async function linkImages(disk: Disk, { directory, manifest }: Checkpoint, into: string): Promise<string[]> {
+  const images: string[] = []
+  for (const [i, { files }] of manifest.stores.entries()) {
+    const image = join(into, `image-${i}`)
+    await disk.makeDirectory(image)
+    for (const file of files) await disk.link(layout.sharedFile(directory, file.sha256), join(image, file.name))
+    images.push(image)
+  }
+  return images
+}
+
+/**
+ * Links the images of the checkpoint at `path` into `scratch`. A running job may collect the checkpoint
+ * meanwhile: then the newest one is taken, once.
+ */
+export async function linkCheckpoint(
+  disk: Disk,
+  path: string,
+  scratch: string,
+): Promise<{ readonly manifest: Manifest; readonly images: readonly string[] }> {
+  for (const attempt of ['first', 'second']) {
+    try {
+      const checkpoint = await findCheckpoint(disk, path)
+      const images = await linkImages(disk, checkpoint, join(scratch, attempt))
+      return { manifest: checkpoint.manifest, images }
+    } catch (error) {
+      const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT'
+      const wasGone = (error as { code?: unknown }).code === 'CHECKPOINT_NOT_FOUND'
+      // Between listing and reading, every manifest of the list may have been collected too.
+      if (!isGone && !(wasGone && attempt === 'first')) throw error
+    }
+  }
+  throw new MillraceError('CHECKPOINT_GONE', `The checkpoint of ${path} was removed while it was read.`, {
+    domain: 'external',
+    retryable: true,
+    hint: 'Try again, or read a savepoint, which a job does not remove.',
+  })
+}
+
+/** Runs `body` with a temporary directory that is gone afterwards, whatever ends the process. */
+async function withScratch(body: (scratch: string) => Promise<void>): Promise<void> {
+  const scratch = await mkdtemp(join(tmpdir(), 'millrace-state-'))
+  const remove = (): void => rmSync(scratch, { recursive: true, force: true })
+  const onInterrupt = (): void => process.exit(130)
+  const onTerminate = (): void => process.exit(143)
+  process.once('exit', remove).once('SIGINT', onInterrupt).once('SIGTERM', onTerminate)
+  try {
+    await body(scratch)
+  } finally {
+    process.off('exit', remove).off('SIGINT', onInterrupt).off('SIGTERM', onTerminate)
+    remove()
+  }
+}
+
+async function withStores(
+  path: string,
+  body: (manifest: Manifest, stores: readonly KeyedStore[]) => Promise<void>,
+): Promise<void> {
+  await withScratch(async (scratch) => {
+    const { manifest, images } = await linkCheckpoint(nodeIo.disk, path, scratch)
+    const stores: KeyedStore[] = []
+    try {
+      if (images.length > 0) {
+        const factory = await keyedStoreFactory(manifest.stateBackend as StateBackendName)
+        for (const [i, image] of images.entries()) stores.push(factory.restore(image, join(scratch, `store-${i}`)))
+      }
+      await body(manifest, stores)
+    } finally {
+      for (const store of stores) store.close()
+    }
+  })
+}
+
+/** Lines on stdout, in pieces, at the pace of whoever reads them. */
+class LineWriter {
+  private text = ''
+
+  async line(line: string): Promise<void> {
+    this.text += `${line}\n`
+    if (this.text.length >= WRITE_CHARS) await this.flush()
+  }
+
+  async flush(): Promise<void> {
+    const text = this.text
+    this.text = ''
+    await new Promise<void>((done) => process.stdout.write(text, () => done()))
+    // Lets signals and a closed pipe be noticed.
+    await turn()
+  }
+}
+
+function bytesOf(value: ArrayBufferView | ArrayBufferLike): string {
+  const view = ArrayBuffer.isView(value) ? value : new Uint8Array(value)
+  return Buffer.from(view.buffer, view.byteOffset, view.byteLength).toString('base64')
+}
+
+/**
+ * What JSON can hold: bigints, NaN and infinities as text, maps as lists of pairs, sets and arrays of numbers
+ * as lists, bytes in base64, times in ISO 8601, and `[circular]` for a value inside itself.
+ */
+function plain(value: unknown, outer: readonly unknown[] = []): unknown {
+  if (typeof value === 'bigint') return String(value)
+  if (typeof value === 'number') return Number.isFinite(value) ? value : String(value)
+  if (value === null || typeof value !== 'object') return value
+  if (outer.includes(value)) return '[circular]'
+  const inner = [...outer, value]
+  if (Array.isArray(value)) return value.map((part) => plain(part, inner))
+  if (value instanceof Map) return [...value].map((pair) => pair.map((part) => plain(part, inner)))
+  if (value instanceof Set) return [...value].map((part) => plain(part, inner))
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? String(value) : value.toISOString()
+  if (value instanceof Uint8Array || value instanceof DataView || value instanceof ArrayBuffer) return bytesOf(value)
+  if (ArrayBuffer.isView(value)) return Array.from(value as Float64Array, (part) => plain(part))
+  if (value instanceof RegExp || value instanceof Error) return String(value)
+  if (value instanceof Number || value instanceof String || value instanceof Boolean) return value.valueOf()
+  return Object.fromEntries(Object.entries(value).map(([name, part]) => [name, plain(part, inner)]))
+}
+
+function jsonOf(value: unknown): string {
+  return JSON.stringify(plain(value)) ?? 'null'
+}
+
+function windowOf(namespace: number): string {
+  if (namespace === 0) return '-'
+  return Math.abs(namespace) <= DATE_MS_MAX ? new Date(namespace).toISOString() : String(namespace)
+}
+
+function lineOf({ key, namespace, table, value }: StateEntry): string {
+  return `${jsonOf(key)}  ${windowOf(namespace)}  ${table}  ${jsonOf(value)}`
+}
+
+function keyedOperators(manifest: Manifest): ManifestOperator[] {
+  return manifest.operators.filter((operator) => operator.isKeyed)
+}
+
 function operatorOf(manifest: Manifest, uid: string): ManifestOperator {
-  const keyed = manifest.operators.filter((operator) => operator.isKeyed)
+  const keyed = keyedOperators(manifest)
   const found = keyed.find((operator) => operator.uid === uid)
   if (found !== undefined) return found
   throw new MillraceError('OPERATOR_UNKNOWN', `No operator with uid ${JSON.stringify(uid)} keeps keyed state.`, {
@@ -50,83 +192,56 @@ function operatorOf(manifest: Manifest, uid: string): ManifestOperator {
   })
 }
 
-/** Hands every entry of an operator to `visit` until that returns false. */
-async function visitState(
-  { directory, manifest }: Checkpoint,
-  operator: ManifestOperator,
-  visit: (entry: StateEntry) => boolean,
-): Promise<void> {
-  const factory = await keyedStoreFactory(manifest.stateBackend as StateBackendName)
-  const scratch = await mkdtemp(join(tmpdir(), 'millrace-state-'))
-  try {
-    for (const [i, stored] of manifest.stores.entries()) {
-      const image = join(scratch, `image-${i}`)
-      await nodeIo.disk.makeDirectory(image)
-      for (const file of stored.files) {
-        await nodeIo.disk.link(layout.sharedFile(directory, file.sha256), join(image, file.name))
-      }
-      const store = factory.restore(image, join(scratch, `store-${i}`))
-      try {
-        for (const entry of readState(store, operator.operatorId, manifest.keyGroups, operator.tables)) {
-          if (!visit(entry)) return
-        }
-      } finally {
-        store.close()
-      }
+async function listOperators(manifest: Manifest, stores: readonly KeyedStore[], asJson: boolean): Promise<void> {
+  const out = new LineWriter()
+  for (const { uid, name, parallelism, operatorId, tables } of keyedOperators(manifest)) {
+    const counts = new Map<number, number>()
+    for (const chunk of stateChunks(stores, operatorId, manifest.keyGroups)) {
+      countRows(chunk, counts)
+      await turn()
     }
-  } finally {
-    await rm(scratch, { recursive: true, force: true })
-  }
-}
-
-/** JSON with what JSON lacks: bigints as text, maps as lists of pairs, sets as lists, NaN and infinities as text. */
-function jsonOf(value: unknown): string {
-  return JSON.stringify(value, (_, part: unknown) => {
-    if (typeof part === 'bigint' || (typeof part === 'number' && !Number.isFinite(part))) return String(part)
-    if (part instanceof Map) return [...part]
-    if (part instanceof Set) return [...part]
-    return part
-  })
-}
-
-function lineOf(entry: StateEntry): string {
-  const window = entry.namespace === 0 ? '-' : new Date(entry.namespace).toISOString()
-  return `${jsonOf(entry.key)}  ${window}  ${entry.table}  ${jsonOf(entry.value)}`
-}
-
-async function listOperators(checkpoint: Checkpoint, asJson: boolean): Promise<void> {
-  for (const operator of checkpoint.manifest.operators.filter((candidate) => candidate.isKeyed)) {
-    let entries = 0
-    await visitState(checkpoint, operator, () => ++entries > 0)
-    const { uid, name, parallelism, tables } = operator
-    const shapes = tables.map((table) => `${table.name} v${table.version} ${table.layout}`)
-    process.stdout.write(
+    const shown = tables.map((table) => ({ ...table, entries: counts.get(table.id) ?? 0 }))
+    const entries = shown.reduce((sum, table) => sum + table.entries, 0)
+    const texts = shown.map((table) => `${table.name} v${table.version} ${table.layout}: ${table.entries}`)
+    await out.line(
       asJson
-        ? `${JSON.stringify({ uid, name, parallelism, tables, entries })}\n`
-        : `${uid}  "${name}"  parallelism ${parallelism}  ${entries} entries  ${shapes.join('; ')}\n`,
+        ? JSON.stringify({ uid, name, parallelism, entries, tables: shown })
+        : `${uid}  "${name}"  parallelism ${parallelism}  ${entries} entries  ${texts.join('; ')}`,
     )
   }
+  await out.flush()
+}
+
+interface EntryOptions {
+  readonly uid: string
+  /** 0 shows all. */
+  readonly limit: number
+  readonly asJson: boolean
+}
+
+async function listEntries(manifest: Manifest, stores: readonly KeyedStore[], options: EntryOptions): Promise<void> {
+  const { uid, limit, asJson } = options
+  const { operatorId, tables } = operatorOf(manifest, uid)
+  const out = new LineWriter()
+  let shown = 0
+  for (const entry of readState(stores, operatorId, manifest.keyGroups, tables)) {
+    await out.line(asJson ? jsonOf({ operator: uid, ...entry, value: entry.value ?? null }) : lineOf(entry))
+    if (++shown === limit) break
+  }
+  await out.flush()
 }
 
 export async function stateCommand(flags: ParsedFlags): Promise<number> {
-  const [path, stray] = flags.positionals
-  if (path === undefined || stray !== undefined) {
+  const [given, stray] = flags.positionals
+  if (given === undefined || stray !== undefined) {
     throw usageError('This command needs one directory.', 'Write millrace state DIR --operator UID.')
   }
-  if (!existsSync(path)) throw usageError(`There is no ${path}.`, "Give a job's --checkpoint-dir.")
+  if (!existsSync(given)) throw usageError(`There is no ${given}.`, "Give a job's --checkpoint-dir.")
   const limit = integerFlag(flags, 'limit', 0, Number.MAX_SAFE_INTEGER) ?? LIMIT_DEFAULT
   const asJson = flags.has('json')
-  const checkpoint = await findCheckpoint(path)
   const uid = flags.text('operator')
-  if (uid === null) {
-    await listOperators(checkpoint, asJson)
-    return 0
-  }
-  let shown = 0
-  await visitState(checkpoint, operatorOf(checkpoint.manifest, uid), (entry) => {
-    process.stdout.write(`${asJson ? jsonOf({ operator: uid, ...entry }) : lineOf(entry)}\n`)
-    shown++
-    return limit === 0 || shown < limit
-  })
+  await withStores(resolve(given), (manifest, stores) =>
+    uid === null ? listOperators(manifest, stores, asJson) : listEntries(manifest, stores, { uid, limit, asJson }),
+  )
   return 0
 }

@@ -51,7 +51,7 @@ test('columns of numbers, flat objects and other objects', () => {
   store.write(builder.batch())
   backend.checkpointSettled()
 
-  const entries = [...readState(store, 3, 128, backend.declarations())]
+  const entries = [...readState([store], 3, 128, backend.declarations())]
   const of = (table: string) =>
     new Map(
       entries
@@ -65,6 +65,25 @@ test('columns of numbers, flat objects and other objects', () => {
   assert.deepEqual({ ...(of('means').get('7')!.value as object) }, { sum: 1, count: 0, label: 'é' })
   assert.deepEqual(of('any').get('"a"')!.value, { seen: new Map([['k', 1n]]) })
   assert.equal(entries.length, 7)
+
+  const other = memoryStoreFactory().create(join(directory, 'other'))
+  const halves = [
+    ...readState(
+      [other, store],
+      3,
+      128,
+      backend.declarations().map((d) => ({ ...d, layout: 'mine' })),
+    ),
+  ]
+  const groups = halves.map((entry) => entry.keyGroup)
+  assert.deepEqual(
+    groups,
+    groups.toSorted((a, b) => a - b),
+  )
+  const raw = halves.find((entry) => entry.table === 'totals' && entry.key === 7)!.value as Uint8Array
+  assert.deepEqual(new Float64Array(raw.buffer), new Float64Array([0, 1.5]), 'an unknown layout comes as its bytes')
+  assert.deepEqual([...readState([store], 2, 128, backend.declarations())], [], 'another operator')
+  other.close()
   store.close()
   rmSync(directory, { recursive: true })
 })

@@ -2,14 +2,15 @@
  * Reads keyed state without the job that wrote it: entries of one operator, decoded as far as the bytes
  * and the manifest's table descriptions say.
  *
- * Called by `millrace state`. Numbers columns come back as numbers; objects as plain data, because their
- * classes belong to the job.
+ * Called by `millrace state`. Columns of numbers come back as numbers; objects as plain data, because their
+ * classes belong to the job; values of a layout that only the job knows as their bytes.
+ * Invariant: entries come in scan order over all stores, and a scan that is given up is closed.
  */
-import type { KeyedStore } from '../engine/contract/keyed-store.ts'
-import { MillraceError } from '../engine/core/errors.ts'
+import type { KeyedStore, ScanChunk } from '../engine/contract/keyed-store.ts'
+import { MillraceError, messageOf } from '../engine/core/errors.ts'
 import { decodeKey, type Key } from '../engine/core/keys.ts'
 import { keyGroupPrefix, namespaceOf, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
-import { objectCodec } from './value-codec.ts'
+import { describedCodec } from './value-codec.ts'
 
 /** A table as a manifest describes it. */
 export interface StoredTable {
@@ -30,29 +31,12 @@ export interface StateEntry {
 
 type Decoder = (bytes: Uint8Array, start: number, end: number) => unknown
 
-const SAMPLES: Readonly<Record<string, unknown>> = { number: 0, boolean: false, string: '' }
-
-/** Decodes values of a layout, by its description. Throws `STATE_LAYOUT_UNKNOWN`. */
-function decoderOf(table: StoredTable): Decoder {
-  const doubles = /^doubles\((\d+)\)$/.exec(table.layout)
-  if (doubles !== null) return (bytes, start, end) => doublesOf(bytes, start, end)
-  if (table.layout === 'object') return decodeWith(undefined)
-  const compact = /^object\((.*)\)$/.exec(table.layout)
-  if (compact === null) {
-    throw new MillraceError('STATE_LAYOUT_UNKNOWN', `Table ${table.name} has the layout ${table.layout}.`, {
-      hint: 'Read it with the version of Millrace that wrote it.',
-    })
-  }
-  const template: Record<string, unknown> = {}
-  for (const field of compact[1]!.split(',')) {
-    const cut = field.lastIndexOf(':')
-    template[field.slice(0, cut)] = SAMPLES[field.slice(cut + 1)]
-  }
-  return decodeWith(() => ({ ...template }))
-}
-
-function decodeWith(template: (() => unknown) | undefined): Decoder {
-  const codec = objectCodec(template, { id: 'state reader' })
+/** Decodes values of a layout by its description. */
+function decoderOf(layout: string): Decoder {
+  // Timers (operators/timers.ts) are stored as the columns of numbers are.
+  if (layout === 'times' || /^doubles\(\d+\)$/.test(layout)) return doublesOf
+  const codec = describedCodec(layout)
+  if (codec === null) return (bytes, start, end) => bytes.slice(start, end)
   return (bytes, start, end) => codec.decode(bytes, start, end)
 }
 
@@ -61,35 +45,66 @@ function doublesOf(bytes: Uint8Array, start: number, end: number): number[] {
   return Array.from({ length: (end - start) / 8 }, (_, k) => view.getFloat64(k * 8, true))
 }
 
-/** Every entry of an operator in a store, in key order within each key group. */
+export interface StateChunk extends ScanChunk {
+  readonly keyGroup: number
+}
+
+/**
+ * The rows of an operator, key group by key group: each group lies in one store, that of the worker that had
+ * it. A chunk is valid until the next one is asked for.
+ */
+export function* stateChunks(
+  stores: readonly KeyedStore[],
+  operatorId: number,
+  keyGroups: number,
+): Generator<StateChunk> {
+  for (let keyGroup = 0; keyGroup < keyGroups; keyGroup++) {
+    const from = keyGroupPrefix(operatorId, keyGroup)
+    for (const store of stores) {
+      const scan = store.scan(from, prefixEnd(from))
+      try {
+        for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) yield { keyGroup, ...chunk }
+      } finally {
+        scan.close()
+      }
+    }
+  }
+}
+
+/** Adds the rows of a chunk to `counts`, by table id. */
+export function countRows({ keys }: StateChunk, counts: Map<number, number>): void {
+  for (let row = 0; row < keys.count; row++) {
+    const id = stateIdOf(keys.bytes, keys.offsets[row]!)
+    counts.set(id, (counts.get(id) ?? 0) + 1)
+  }
+}
+
+/** Every entry of an operator, in scan order: key group, table, namespace, key. Throws `STATE_VALUE_CORRUPT`. */
 export function* readState(
-  store: KeyedStore,
+  stores: readonly KeyedStore[],
   operatorId: number,
   keyGroups: number,
   tables: readonly StoredTable[],
 ): Generator<StateEntry> {
-  const byId = new Map(tables.map((table) => [table.id, { name: table.name, decode: decoderOf(table) }]))
-  for (let keyGroup = 0; keyGroup < keyGroups; keyGroup++) {
-    const from = keyGroupPrefix(operatorId, keyGroup)
-    const scan = store.scan(from, prefixEnd(from))
-    try {
-      for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
-        const { keys, values } = chunk
-        for (let row = 0; row < keys.count; row++) {
-          const at = keys.offsets[row]!
-          const table = byId.get(stateIdOf(keys.bytes, at))
-          if (table === undefined) continue
-          yield {
-            table: table.name,
-            key: decodeKey(keys.bytes, at + PREFIX_BYTES, keys.offsets[row + 1]!),
-            keyGroup,
-            namespace: namespaceOf(keys.bytes, at),
-            value: table.decode(values.bytes, values.offsets[row]!, values.offsets[row + 1]!),
-          }
-        }
+  const byId = new Map(tables.map(({ id, name, layout }) => [id, { name, decode: decoderOf(layout) }]))
+  for (const { keyGroup, keys, values } of stateChunks(stores, operatorId, keyGroups)) {
+    for (let row = 0; row < keys.count; row++) {
+      const at = keys.offsets[row]!
+      const table = byId.get(stateIdOf(keys.bytes, at))
+      if (table === undefined) continue
+      const key = decodeKey(keys.bytes, at + PREFIX_BYTES, keys.offsets[row + 1]!)
+      const namespace = namespaceOf(keys.bytes, at)
+      let value: unknown
+      try {
+        value = table.decode(values.bytes, values.offsets[row]!, values.offsets[row + 1]!)
+      } catch (error) {
+        throw new MillraceError(
+          'STATE_VALUE_CORRUPT',
+          `A value of table ${table.name} in key group ${keyGroup} cannot be decoded: ${messageOf(error)}.`,
+          { domain: 'external', hint: 'Check the files with `millrace checkpoints verify DIR`.', cause: error },
+        )
       }
-    } finally {
-      scan.close()
+      yield { table: table.name, key, keyGroup, namespace, value }
     }
   }
 }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { ValueCodec } from '../engine/contract/keyed-state.ts'
-import { objectCodec } from './value-codec.ts'
+import { describedCodec, objectCodec } from './value-codec.ts'
 import { checkRestorable } from './value-restorable.ts'
 
 /** Encodes, overwrites the codec's buffer by another encode, and decodes from the middle of a larger one. */
@@ -96,6 +96,41 @@ describe('object codec', () => {
       'odd "name"': fc.double(),
     })
     fc.assert(fc.property(record, (value) => assert.deepEqual(roundTrip(codec, value), { ...value })))
+  })
+
+  test('the description alone is enough to read values as plain data', () => {
+    const value = fc.oneof(fc.double(), fc.boolean(), fc.string({ unit: 'binary' }))
+    const name = fc.oneof(fc.string(), fc.string({ unit: fc.constantFrom(...'a,:"\\()1\n'), maxLength: 6 }))
+    const record = fc.dictionary(name, value, { noNullPrototype: true, minKeys: 1, maxKeys: 6 })
+    fc.assert(
+      fc.property(record, (sample) => {
+        const writer = objectCodec(() => sample)
+        const reader = describedCodec(writer.description)
+        assert.ok(reader !== null)
+        assert.equal(reader.description, writer.description)
+        const bytes = writer.encode(sample).slice()
+        assert.deepEqual(reader.decode(bytes, 0, bytes.length), sample)
+      }),
+    )
+    const flat = Object.assign(new Flat(), { name: 'n', count: 2 })
+    for (const changed of [flat, Object.assign(new Flat(), { name: null })]) {
+      const bytes = objectCodec(() => new Flat())
+        .encode(changed)
+        .slice()
+      const reader = describedCodec('object(count:number,name:string,done:boolean)')
+      assert.deepEqual(reader?.decode(bytes, 0, bytes.length), { ...changed })
+    }
+    for (const other of [
+      'times',
+      'doubles(2)',
+      'object()',
+      'object(a)',
+      'object(a:int)',
+      'object(a:number,)',
+      'object(a:number',
+    ]) {
+      assert.equal(describedCodec(other), null, other)
+    }
   })
 
   test('refuses instances it could not restore, and functions', () => {

@@ -163,7 +163,7 @@ function nameOfClass(value: object): string {
 
 interface CompactField {
   readonly name: string
-  readonly type: 'number' | 'boolean' | 'string'
+  readonly type: keyof typeof FIELD_TYPES
 }
 
 /** The fields of a flat template, or null when it is not flat. */
@@ -180,6 +180,36 @@ function compactFields(sample: unknown): CompactField[] | null {
   return fields
 }
 
+const FIELD_TYPES = { number: 0, boolean: false, string: '' } as const
+
+/** `object(name:type,...)`; a name that would be ambiguous there is written as a JSON string. */
+function describeFields(fields: readonly CompactField[]): string {
+  const shown = (name: string): string => (name === '' || /[",:]/.test(name) ? JSON.stringify(name) : name)
+  return `object(${fields.map((f) => `${shown(f.name)}:${f.type}`).join(',')})`
+}
+
+/**
+ * The codec that reads what a codec of this description wrote, without its template: values come back as plain
+ * data. Null when `description` is not of `objectCodec`.
+ */
+export function describedCodec(description: string): ValueCodec | null {
+  if (description === 'object') return objectCodec()
+  if (!description.startsWith('object(') || !description.endsWith(')')) return null
+  const field = /("(?:[^"\\]|\\.)*"|[^",:]+):(number|boolean|string)(?:,(?=.)|$)/suy
+  const text = description.slice('object('.length, -1)
+  const template: [string, number | boolean | string][] = []
+  while (field.lastIndex < text.length) {
+    const match = field.exec(text)
+    if (match === null) return null
+    const [, name, type] = match
+    const plain: string = name!.startsWith('"') ? JSON.parse(name!) : name!
+    template.push([plain, FIELD_TYPES[type as CompactField['type']]])
+  }
+  return template.length === 0
+    ? null
+    : objectCodec(() => Object.fromEntries(template), { id: `reader of ${description}` })
+}
+
 interface CompiledCodec {
   /** False when the value does not fit. */
   readonly write: (value: unknown, arena: ByteArena) => boolean
@@ -193,7 +223,7 @@ function compactCodec(fields: readonly CompactField[], sample: object, fallback:
   let view: DataView = new DataView(new ArrayBuffer(0))
   let buffer: Buffer = Buffer.alloc(0)
   return {
-    description: `object(${fields.map((f) => `${f.name}:${f.type}`).join(',')})`,
+    description: describeFields(fields),
     encode(value) {
       arena.clear()
       arena.writeByte(FORMAT_COMPACT)
