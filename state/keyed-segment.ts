@@ -3,7 +3,8 @@
  *
  * Made and driven by keyed-table.ts; operators see it as `StateSegment`. The index is an open-addressing
  * table with linear probing; a slot's hash, key range and flags lie in one 16-byte record, so that a
- * look-up touches one cache line of the index, one record and the key bytes.
+ * look-up touches one cache line of the index, one record and the key bytes. It is longer than other files
+ * because all its methods keep the same arrays in step.
  *
  * Invariants:
  * - Every entry, deleted ones that the store must still hear of included (tombstones), is in the index.

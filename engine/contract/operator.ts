@@ -69,11 +69,6 @@ export interface Operator {
   close?(): void
 }
 
-/** An operator with several inputs gets one processor an input; the rest is shared. */
-export interface MultiInputOperator extends Omit<Operator, 'process'> {
-  processInput(input: number, batch: Batch, from: number, output: Output): number
-}
-
 /**
  * An operator that makes watermarks itself: the engine asks after each call and sends growing values on.
  * Watermarks from upstream end at it, except +Infinity.

@@ -12,8 +12,3 @@ export function assert(condition: unknown, message: string): asserts condition {
     throw new MillraceError('INVARIANT_VIOLATED', `Invariant violated: ${message}.`, { domain: 'internal' })
   }
 }
-
-/** Marks a branch that the type system proves unreachable. */
-export function unreachable(value: never): never {
-  throw new MillraceError('INVARIANT_VIOLATED', `Unexpected value ${String(value)}.`, { domain: 'internal' })
-}

@@ -1,26 +1,9 @@
 /**
- * Time and the numbers that must not be mixed up.
+ * Event time, watermarks and durations.
  *
  * Event time is a Float64 count of milliseconds since 1970 UTC; fractions are allowed, NaN means
  * "no timestamp yet". A watermark w says: no later record has event time <= w.
  */
-
-declare const brand: unique symbol
-/** A number that the compiler keeps apart from other numbers. */
-export type Branded<Name extends string> = number & { readonly [brand]: Name }
-
-/** Milliseconds since 1970 UTC, of a record. */
-export type EventTime = number
-/** Index of a key group, 0 <= g < key groups. */
-export type KeyGroup = Branded<'KeyGroup'>
-/** Sink epoch: grows by one with each committed checkpoint, never by a takeover. */
-export type Epoch = Branded<'Epoch'>
-/** Number of a checkpoint attempt, never reused; barriers and acks carry it. */
-export type AttemptId = Branded<'AttemptId'>
-/** Number in a manifest's file name; one writer each, no gaps. */
-export type ManifestNumber = Branded<'ManifestNumber'>
-/** Fencing number: grows by one with each takeover of the job. */
-export type Generation = Branded<'Generation'>
 
 export const WATERMARK_MIN = Number.NEGATIVE_INFINITY
 /** The watermark at the end of bounded input. */

@@ -26,7 +26,7 @@ export interface ManifestParts {
 }
 
 /** This epoch's output by sink; sinks without any are left out. */
-export function groupCommittables(acks: readonly WorkerAck[], epoch: number): PendingCommit[] {
+function groupCommittables(acks: readonly WorkerAck[], epoch: number): PendingCommit[] {
   const bySink = new Map<string, JsonValue[]>()
   for (const { sink, committable } of acks.flatMap((ack) => ack.committables)) {
     const group = bySink.get(sink)

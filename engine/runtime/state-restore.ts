@@ -11,6 +11,7 @@ import { layout } from '../checkpoint/layout.ts'
 import type { ManifestStore } from '../checkpoint/manifest.ts'
 import type { KeyedStore, KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { OperatorCounters } from '../contract/operator.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { keyGroupRange } from '../core/keys.ts'
 import { type ExecutionPlan, workerOf } from './planner.ts'
@@ -49,7 +50,9 @@ export async function openWorkerState(
       builder: null,
       keyed,
       open() {
-        throw new Error('unreachable: the plan has no keyed operator on this worker')
+        throw new MillraceError('INVARIANT_VIOLATED', 'The plan has no keyed operator on this worker.', {
+          domain: 'internal',
+        })
       },
     }
   }
