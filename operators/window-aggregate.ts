@@ -185,7 +185,8 @@ class WindowOperator implements Operator {
         else if (maxTimestamp <= watermark) break rows
       }
       if (lateCount === count) {
-        this.lateRows[this.lateCount++] = i
+        // Between two windows that leave a gap a row is late only by its own time; else no window wants it.
+        if (count > 0 || time + latenessMs <= watermark) this.lateRows[this.lateCount++] = i
         continue
       }
       for (let w = 0; w < count; w++) {

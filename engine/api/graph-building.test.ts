@@ -8,9 +8,11 @@ import type { Sink } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
 import {
   BoundedOutOfOrdernessTimestampExtractor,
+  CumulativeEventTimeWindows,
   count,
   job,
   outputTag,
+  SlidingEventTimeWindows,
   StreamExecutionEnvironment,
   schema,
   seconds,
@@ -276,6 +278,8 @@ describe('programs that cannot be jobs', () => {
     const env = environment()
     throwsCode('WINDOW_INVALID', () => TumblingEventTimeWindows.of(0))
     throwsCode('WINDOW_INVALID', () => TumblingEventTimeWindows.of(1_000, 1_000))
+    throwsCode('WINDOW_INVALID', () => SlidingEventTimeWindows.of(1_000, 0))
+    throwsCode('WINDOW_INVALID', () => CumulativeEventTimeWindows.of(1_000, 300))
     throwsCode('PARALLELISM_INVALID', () => env.setParallelism(0))
     throwsCode('PARALLELISM_INVALID', () => env.fromElements(1).setParallelism(1.5))
     throwsCode('DURATION_INVALID', () => env.enableCheckpointing(0))

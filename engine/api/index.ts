@@ -42,5 +42,10 @@ export { outputTag } from './output-tag.ts'
 export { RestartStrategies } from './restart-strategies.ts'
 export { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
 export { type TimestampAssigner, WatermarkStrategy } from './watermark-strategy.ts'
-export { TumblingEventTimeWindows, type WindowAssigner } from './window-assigners.ts'
+export {
+  CumulativeEventTimeWindows,
+  SlidingEventTimeWindows,
+  TumblingEventTimeWindows,
+  type WindowAssigner,
+} from './window-assigners.ts'
 export { WindowedStream } from './windowed-stream.ts'

@@ -10,7 +10,7 @@ import { keyedProcessOperator } from '../../operators/keyed-process.ts'
 import { mapOperator } from '../../operators/map.ts'
 import { reduceOperator } from '../../operators/reduce.ts'
 import { windowOperator } from '../../operators/window-aggregate.ts'
-import { tumblingWindows } from '../../operators/window-assigner.ts'
+import { cumulativeWindows, slidingWindows, tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel } from '../../operators/window-columnar.ts'
 import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
 import { objectCodec } from '../../state/value-codec.ts'
@@ -56,6 +56,17 @@ export type WindowWork =
       readonly inputSchema: Schema
       readonly keyKind: 'string' | 'opaque'
     }
+
+function assignerOf(windows: WindowAssigner) {
+  switch (windows.kind) {
+    case 'tumbling-event-time':
+      return tumblingWindows(windows.sizeMs, windows.offsetMs)
+    case 'sliding-event-time':
+      return slidingWindows(windows.sizeMs, windows.slideMs, windows.offsetMs)
+    case 'cumulative-event-time':
+      return cumulativeWindows(windows.sizeMs, windows.stepMs, windows.offsetMs)
+  }
+}
 
 function kernelOf(work: WindowWork, outputSchema: Schema) {
   switch (work.kind) {
@@ -103,11 +114,10 @@ export const makeOperator = {
       keyedProcessOperator(create, { codecOf: objectCodec }),
   /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
   window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
-    const { sizeMs, offsetMs } = settings.assigner
     const { allowedLatenessMs, lateTag } = settings
     const create = (): Operator =>
       windowOperator({
-        assigner: tumblingWindows(sizeMs, offsetMs),
+        assigner: assignerOf(settings.assigner),
         kernel: kernelOf(work, output),
         allowedLatenessMs,
         lateTag,
