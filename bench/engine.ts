@@ -10,6 +10,7 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { CHECKPOINT_POLICY_DEFAULT } from '../engine/checkpoint/checkpoint-policy.ts'
 import { siblingModule } from '../engine/core/own-module.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
 import { defaultStateBackend } from '../engine/runtime/store-factories.ts'
@@ -52,12 +53,13 @@ export async function measureEngine(options: EngineBenchOptions): Promise<Engine
       moduleUrl: siblingModule(import.meta.url, './engine-job').href,
       checkpointIntervalMs: options.checkpointIntervalMs,
       checkpointTimeoutMs: 60_000,
+      checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
       checkpointDirectory: directory,
       stateBackend: defaultStateBackend(),
       restore: null,
       allowNonRestoredState: false,
       acceptDuplicates: false,
-      restart: { attempts: 0, delayMs: 0 },
+      restart: { kind: 'none' },
       keyGroups: 128,
       stateMemoryBytes: 512 << 20,
       config,

@@ -10,9 +10,9 @@ import type { JobGraph } from '../contract/job-graph.ts'
 import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Schema } from '../core/schema.ts'
-import { type Duration, toMs } from '../core/time.ts'
+import type { Duration } from '../core/time.ts'
 import type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
-import { CheckpointConfig } from './checkpoint-config.ts'
+import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
 import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
 import {
   type ExecuteOptions,
@@ -60,9 +60,10 @@ export class StreamExecutionEnvironment {
     return this
   }
 
-  /** Takes a checkpoint every `interval`. */
-  enableCheckpointing(interval: Duration | number): this {
-    this.checkpointConfig.setCheckpointInterval(toMs(interval))
+  /** Takes a checkpoint every `interval`; exactly once unless told. */
+  enableCheckpointing(interval: Duration | number, mode?: CheckpointingMode): this {
+    this.checkpointConfig.setCheckpointInterval(interval)
+    if (mode !== undefined) this.checkpointConfig.setCheckpointingConsistencyMode(mode)
     return this
   }
 
@@ -153,6 +154,7 @@ export class StreamExecutionEnvironment {
       parallelism: this.parallelism,
       checkpointIntervalMs: this.checkpointConfig.checkpointIntervalMs,
       checkpointTimeoutMs: this.checkpointConfig.checkpointTimeoutMs,
+      checkpointPolicy: this.checkpointConfig.checkpointPolicy,
       checkpointDirectory: this.checkpointConfig.checkpointStorage,
       stateBackend: this.stateBackend,
       restart: this.restart,

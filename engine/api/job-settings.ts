@@ -3,6 +3,7 @@
  *
  * Order of precedence: flags, then the program's settings, then defaults.
  */
+import type { CheckpointPolicy } from '../checkpoint/checkpoint-policy.ts'
 import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
 import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
@@ -13,6 +14,7 @@ export interface JobSettings {
   readonly parallelism: number | null
   readonly checkpointIntervalMs: number | null
   readonly checkpointTimeoutMs: number
+  readonly checkpointPolicy: CheckpointPolicy
   readonly checkpointDirectory: string | null
   readonly stateBackend: StateBackendName | null
   readonly restart: RestartStrategy | null
@@ -27,8 +29,8 @@ export interface Placement {
 const STATE_MEMORY_BYTES = 512 * 1_048_576
 
 /** With checkpoints a failure restarts the job ten times, without them it ends the job. */
-const RESTART_DEFAULT: RestartStrategy = { attempts: 10, delayMs: 1_000 }
-const RESTART_NEVER: RestartStrategy = { attempts: 0, delayMs: 0 }
+const RESTART_DEFAULT: RestartStrategy = { kind: 'fixed-delay', attempts: 10, delayMs: 1_000 }
+const RESTART_NEVER: RestartStrategy = { kind: 'none' }
 
 /** Placement of a job whose module worker threads may import; `cores` is the default of `--workers`. */
 export function threadsPlacement(flags: RunFlags, moduleUrl: string, cores: number): Placement {
@@ -51,6 +53,7 @@ export function toJobOptions(
     moduleUrl: placement.moduleUrl,
     checkpointIntervalMs,
     checkpointTimeoutMs: settings.checkpointTimeoutMs,
+    checkpointPolicy: settings.checkpointPolicy,
     checkpointDirectory: flags.checkpointDirectory ?? settings.checkpointDirectory,
     stateBackend: flags.stateBackend ?? settings.stateBackend ?? defaultStateBackend(),
     restore: flags.restore,

@@ -3,6 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
 import { MillraceError } from '../core/errors.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
 import { threadsPlacement, toJobOptions } from './job-settings.ts'
@@ -81,6 +82,7 @@ describe('job options', () => {
     parallelism: 3,
     checkpointIntervalMs: 500,
     checkpointTimeoutMs: 9,
+    checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: 'program',
     stateBackend: 'rocksdb',
     restart: null,
@@ -110,7 +112,7 @@ describe('job options', () => {
   })
 
   test('only jobs with checkpoints restart by default', () => {
-    assert.equal(options([], unset).restart.attempts, 0)
-    assert.equal(options([]).restart.attempts, 10)
+    assert.equal(options([], unset).restart.kind, 'none')
+    assert.deepEqual(options([]).restart, { kind: 'fixed-delay', attempts: 10, delayMs: 1_000 })
   })
 })

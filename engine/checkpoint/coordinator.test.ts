@@ -5,10 +5,19 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { CheckpointCoordinator, type Decision, PENDING_EPOCHS_MAX } from './coordinator.ts'
+import { CheckpointCoordinator, type CoordinatorOptions, type Decision, PENDING_EPOCHS_MAX } from './coordinator.ts'
 
-const make = (workers = 2, intervalMs: number | null = 100) =>
-  new CheckpointCoordinator({ workers, intervalMs, timeoutMs: 500, lastAttempt: 10, nowMs: 0 })
+const make = (workers = 2, intervalMs: number | null = 100, other: Partial<CoordinatorOptions> = {}) =>
+  new CheckpointCoordinator({
+    workers,
+    intervalMs,
+    timeoutMs: 500,
+    minPauseMs: 0,
+    tolerableFailures: Number.POSITIVE_INFINITY,
+    lastAttempt: 10,
+    nowMs: 0,
+    ...other,
+  })
 
 type Event =
   | { readonly do: 'tick'; readonly ms: number }
@@ -158,8 +167,60 @@ describe('requests', () => {
     assert.equal(periodic.tick(100).do, 'trigger')
     periodic.declined(11, 'disk full')
     abortAll(periodic, 11, 150)
-    assert.equal(periodic.tick(249).do, 'nothing')
-    assert.equal(periodic.tick(250).do, 'trigger')
+    assert.equal(periodic.tick(199).do, 'nothing')
+    assert.equal(periodic.tick(200).do, 'trigger')
+  })
+
+  test('the interval is between starts; a slow checkpoint delays the next, and the pause is kept', () => {
+    for (const minPauseMs of [0, 30, 250]) {
+      const coordinator = make(1, 100, { minPauseMs })
+      assert.equal(coordinator.tick(100).do, 'trigger')
+      coordinator.acked(0, 11)
+      coordinator.completed(11, false, 180)
+      const next = Math.max(200, 180 + minPauseMs)
+      assert.equal(coordinator.tick(next - 1).do, 'nothing')
+      assert.equal(coordinator.tick(next).do, 'trigger')
+      coordinator.acked(0, 12)
+      coordinator.completed(12, false, next + 300)
+      const late = next + 300 + minPauseMs
+      if (minPauseMs > 0) assert.equal(coordinator.tick(late - 1).do, 'nothing')
+      assert.equal(coordinator.tick(late).do, 'trigger')
+    }
+    const savepoint = make(1, 100, { minPauseMs: 1_000 })
+    savepoint.tick(100)
+    savepoint.acked(0, 11)
+    savepoint.completed(11, false, 110)
+    assert.equal(savepoint.request('savepoint', 111).do, 'trigger', 'what was asked for does not pause')
+  })
+
+  test('failures in a row are counted, those of savepoints are not, and success forgets them', () => {
+    const coordinator = make(1, 100, { tolerableFailures: 1 })
+    let attempt = 10
+    const failAt = (now: number): boolean => {
+      assert.equal(coordinator.tick(now).do, 'trigger')
+      coordinator.declined(++attempt, 'disk full')
+      coordinator.abortDone(0, attempt, now)
+      return coordinator.hasFailedTooOften
+    }
+    const succeedAt = (now: number): void => {
+      assert.equal(coordinator.tick(now).do, 'trigger')
+      coordinator.acked(0, ++attempt)
+      coordinator.completed(attempt, false, now)
+    }
+    assert.equal(failAt(100), false)
+    succeedAt(700)
+    assert.equal(failAt(1_300), false)
+    coordinator.request('savepoint', 2_000)
+    coordinator.declined(++attempt, 'disk full')
+    coordinator.abortDone(0, attempt, 2_001)
+    assert.equal(coordinator.hasFailedTooOften, false)
+    coordinator.tick(2_600)
+    coordinator.acked(0, ++attempt)
+    coordinator.completionFailed(attempt, 2_601)
+    assert.equal(coordinator.hasFailedTooOften, false, 'a savepoint again')
+    succeedAt(3_200)
+    assert.equal(failAt(4_000), false)
+    assert.equal(failAt(5_000), true)
   })
 
   test('nothing follows the final checkpoint while its output is applied', () => {

@@ -41,8 +41,13 @@ const NOTHING: Decision = { do: 'nothing' }
 
 export interface CoordinatorOptions {
   readonly workers: number
+  /** Between the starts of two periodic checkpoints. */
   readonly intervalMs: number | null
   readonly timeoutMs: number
+  /** From the end of one to the start of the next periodic checkpoint. */
+  readonly minPauseMs: number
+  /** Periodic checkpoints in a row that may fail; Infinity for any number. */
+  readonly tolerableFailures: number
   /** Highest attempt id used before. */
   readonly lastAttempt: number
   readonly nowMs: number
@@ -52,7 +57,9 @@ export class CheckpointCoordinator {
   private state: CoordinatorState = { phase: 'idle' }
   private readonly options: CoordinatorOptions
   private lastAttempt: number
-  private lastEndedAtMs: number
+  private lastStartedAtMs: number
+  private lastEndedAtMs = Number.NEGATIVE_INFINITY
+  private failuresInARow = 0
   private retryAtMs = Number.NEGATIVE_INFINITY
   private requested: CheckpointKind | null = null
   /** The final checkpoint exists: none follows. */
@@ -62,7 +69,7 @@ export class CheckpointCoordinator {
   constructor(options: CoordinatorOptions) {
     this.options = options
     this.lastAttempt = options.lastAttempt
-    this.lastEndedAtMs = options.nowMs
+    this.lastStartedAtMs = options.nowMs
   }
 
   get current(): CoordinatorState {
@@ -94,13 +101,24 @@ export class CheckpointCoordinator {
     }
     if (this.finished || this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
     if (this.requested !== null && nowMs < this.retryAtMs) return NOTHING
-    const due = this.options.intervalMs !== null && nowMs - this.lastEndedAtMs >= this.options.intervalMs
-    const kind = this.requested ?? (due ? 'checkpoint' : null)
+    const kind = this.requested ?? (this.isDue(nowMs) ? 'checkpoint' : null)
     if (kind === null) return NOTHING
     this.requested = null
+    this.lastStartedAtMs = nowMs
     const attempt = ++this.lastAttempt
     this.state = { phase: 'collecting', attempt, kind, startedAtMs: nowMs, missing: this.everyWorker() }
     return { do: 'trigger', attempt, kind }
+  }
+
+  private isDue(nowMs: number): boolean {
+    const { intervalMs, minPauseMs } = this.options
+    if (intervalMs === null) return false
+    return nowMs - this.lastStartedAtMs >= intervalMs && nowMs - this.lastEndedAtMs >= minPauseMs
+  }
+
+  /** True when more periodic checkpoints in a row failed than are tolerated: the job is to restart. */
+  get hasFailedTooOften(): boolean {
+    return this.failuresInARow > this.options.tolerableFailures
   }
 
   acked(worker: number, attempt: number): Decision {
@@ -125,9 +143,15 @@ export class CheckpointCoordinator {
   private abort(reason: string): Decision {
     if (this.state.phase !== 'collecting') return NOTHING
     const { attempt, kind } = this.state
-    if (kind !== 'checkpoint') this.want(kind)
+    this.failed(kind)
     this.state = { phase: 'aborting', attempt, missing: this.everyWorker() }
     return { do: 'abort', attempt, reason }
+  }
+
+  /** What was asked for is tried again; periodic ones have their turn, and are counted. */
+  private failed(kind: CheckpointKind): void {
+    if (kind === 'checkpoint') this.failuresInARow++
+    else this.want(kind)
   }
 
   /** A worker holds nothing of the aborted attempt any more. */
@@ -147,6 +171,7 @@ export class CheckpointCoordinator {
   completed(attempt: number, hasOutput: boolean, nowMs: number): void {
     if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
     this.finished = this.state.kind === 'final'
+    this.failuresInARow = 0
     this.state = { phase: 'idle' }
     this.lastEndedAtMs = nowMs
     if (hasOutput) this.pendingEpochs++
@@ -155,7 +180,7 @@ export class CheckpointCoordinator {
   /** The manifest could not be written; the attempt's output joins the next one. */
   completionFailed(attempt: number, nowMs: number): void {
     if (this.state.phase !== 'completing' || this.state.attempt !== attempt) return
-    if (this.state.kind !== 'checkpoint') this.want(this.state.kind)
+    this.failed(this.state.kind)
     this.state = { phase: 'idle' }
     this.lastEndedAtMs = nowMs
     this.retryAtMs = nowMs + RETRY_DELAY_MS

@@ -6,7 +6,7 @@ import { truncate, writeFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { nodeIo } from '../runtime/node-io.ts'
-import { collectGarbage, RETAINED_MANIFESTS, sweepLeftovers } from './gc.ts'
+import { collectGarbage, discardCheckpoints, sweepLeftovers } from './gc.ts'
 import { layout } from './layout.ts'
 import { manifestName } from './manifest.ts'
 import { createManifest, manifestNumbers, readManifest } from './manifest-store.ts'
@@ -33,19 +33,24 @@ async function fill(directory: string, manifests: readonly Given[], orphans: rea
 test('keeps what retained checkpoints and savepoints name, and nothing else', async () => {
   const given = fc.record({ isSavepoint: fc.boolean(), files: fc.uniqueArray(fc.nat(9), { maxLength: 4 }) })
   await fc.assert(
-    fc.asyncProperty(fc.array(given, { maxLength: 9 }), fc.array(fc.nat(9)), (manifests, orphans) =>
-      withCheckpointDirectory(async (directory) => {
-        await fill(directory, manifests, orphans)
-        await collectGarbage(disk, directory)
-        const newest = manifests.flatMap((m, i) => (m.isSavepoint ? [] : [i])).slice(-RETAINED_MANIFESTS)
-        const kept = manifests.flatMap((m, i) => (m.isSavepoint || newest.includes(i) ? [i + 1] : []))
-        assert.deepEqual(await manifestNumbers(disk, directory), kept)
-        for (const number of kept) assert.equal((await readManifest(disk, directory, number)).error, null)
-        const live = new Set(kept.flatMap((number) => manifests[number - 1]!.files.map((file) => `f${file}`)))
-        assert.deepEqual(await disk.list(layout.shared(directory)), [...live].sort())
-      }),
+    fc.asyncProperty(
+      fc.array(given, { maxLength: 9 }),
+      fc.array(fc.nat(9)),
+      fc.nat(4),
+      (manifests, orphans, retained) =>
+        withCheckpointDirectory(async (directory) => {
+          await fill(directory, manifests, orphans)
+          if (retained === 0) await discardCheckpoints(disk, directory)
+          else await collectGarbage(disk, directory, retained)
+          const newest = manifests.flatMap((m, i) => (m.isSavepoint || retained === 0 ? [] : [i])).slice(-retained)
+          const kept = manifests.flatMap((m, i) => (m.isSavepoint || newest.includes(i) ? [i + 1] : []))
+          assert.deepEqual(await manifestNumbers(disk, directory), kept)
+          for (const number of kept) assert.equal((await readManifest(disk, directory, number)).error, null)
+          const live = new Set(kept.flatMap((number) => manifests[number - 1]!.files.map((file) => `f${file}`)))
+          assert.deepEqual(await disk.list(layout.shared(directory)), [...live].sort())
+        }),
     ),
-    { numRuns: 15 },
+    { numRuns: 25 },
   )
 })
 
@@ -54,7 +59,7 @@ test('removes nothing while a manifest cannot be read', () =>
     const manifests = [1, 2, 3, 4, 5].map((file) => ({ isSavepoint: false, files: [file] }))
     await fill(directory, manifests, [9])
     await truncate(layout.manifest(directory, manifestName(4)), 50)
-    await collectGarbage(disk, directory)
+    await collectGarbage(disk, directory, 3)
     assert.equal((await disk.list(layout.shared(directory))).length, 6)
   }))
 

@@ -47,6 +47,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     stateBackend: options.stateBackend,
     stateMemoryBytes: options.stateMemoryBytes,
     checkpointDirectory: from.directory,
+    checkpointingMode: options.checkpointPolicy.mode,
     graph,
     rings,
     splits,

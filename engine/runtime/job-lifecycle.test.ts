@@ -3,16 +3,23 @@
  * each other, commits that fail, and failures half-way through a deployment.
  */
 import assert from 'node:assert/strict'
+import { readdir } from 'node:fs/promises'
+import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
+import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Sink, SinkCommitter, SinkWriter } from '../contract/sink.ts'
 import type { Source, SourceReader } from '../contract/source.ts'
+import type { Disk } from '../core/io.ts'
 import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
-import { optionsOf, withDirectory } from './job.testkit.ts'
+import { assertExact, optionsOf, withDirectory } from './job.testkit.ts'
 import { launchJob } from './launcher.ts'
+import { nodeIo } from './node-io.ts'
 
 const SMALL: FixtureOptions = { splits: 4, rowsPerSplit: 1_000, keys: 50 }
 const SLOW: FixtureOptions = { ...SMALL, pauseMs: 10 }
+
+const RETRYING = { kind: 'fixed-delay', attempts: 5, delayMs: 0 } as const
 
 const pause = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
@@ -109,7 +116,7 @@ describe('a job', { timeout: 30_000 }, () => {
         },
       }),
     })
-    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    const job = await launchJob(graph, optionsOf({ restart: { kind: 'fixed-delay', attempts: 3, delayMs: 0 } }))
     await until(() => opened === 2)
     await job.cancel()
     assert.equal((await job.done).state, 'cancelled')
@@ -136,7 +143,7 @@ describe('a job', { timeout: 30_000 }, () => {
         },
       }),
     })
-    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    const job = await launchJob(graph, optionsOf({ restart: { kind: 'fixed-delay', attempts: 3, delayMs: 0 } }))
     await job.done
     assert.deepEqual(order, ['open', 'committed'])
     assert.equal(delivered.rows.length, expectedTotals(SMALL).size)
@@ -166,6 +173,53 @@ describe('a job', { timeout: 30_000 }, () => {
     assert.deepEqual(closed.sort(), ['reader', 'writer'])
   })
 
+  test('that is cancelled removes its checkpoints if asked to; savepoints and what they name stay', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const graph = (delivered: Delivered) => fixtureGraph({ ...SLOW, pauseMs: 20 }, delivered)
+      const policy = { ...CHECKPOINT_POLICY_DEFAULT, deleteOnCancellation: true }
+      const options = optionsOf({ checkpointDirectory, checkpointIntervalMs: 5, checkpointPolicy: policy })
+      const delivered: Delivered = { rows: [], marker: 0 }
+      const job = await launchJob(graph(delivered), options)
+      await until(() => job.status().checkpointsCompleted > 0)
+      const savepoint = await job.savepoint()
+      await until(() => job.status().checkpoints.at(-1)?.kind !== 'savepoint')
+      await job.cancel()
+      assert.deepEqual(await readdir(join(checkpointDirectory, 'manifests')), [basename(savepoint)])
+      const resumed = await launchJob(graph(delivered), { ...options, restore: savepoint, checkpointIntervalMs: null })
+      await resumed.done
+      assertExact(delivered, SLOW)
+    }))
+
+  test('keeps as many checkpoints as it is told', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const policy = { ...CHECKPOINT_POLICY_DEFAULT, retained: 1 }
+      const options = optionsOf({ checkpointDirectory, checkpointIntervalMs: 5, checkpointPolicy: policy })
+      const job = await launchJob(fixtureGraph(SLOW, { rows: [], marker: 0 }), options)
+      await job.done
+      assert.ok(job.status().checkpointsCompleted > 2)
+      assert.equal((await readdir(join(checkpointDirectory, 'manifests'))).length, 1)
+    }))
+
+  test('restarts after more failed checkpoints in a row than it tolerates, else goes on', async () => {
+    for (const tolerableFailures of [1, Number.POSITIVE_INFINITY]) {
+      let full = 4
+      const disk: Disk = {
+        ...nodeIo.disk,
+        async link(from, to) {
+          if (full-- > 0) throw Object.assign(new Error('no space'), { code: 'ENOSPC' })
+          return nodeIo.disk.link(from, to)
+        },
+      }
+      const policy = { ...CHECKPOINT_POLICY_DEFAULT, tolerableFailures }
+      const delivered: Delivered = { rows: [], marker: 0 }
+      const options = { checkpointIntervalMs: 5, checkpointPolicy: policy, restart: RETRYING }
+      const job = await launchJob(fixtureGraph(SLOW, delivered), optionsOf(options), { ...nodeIo, disk })
+      await job.done
+      assert.equal(job.status().restarts, tolerableFailures === 1 ? 2 : 0)
+      assertExact(delivered, SLOW)
+    }
+  })
+
   test('loses no output when a segment cannot be sealed', async () => {
     const delivered: Delivered = { rows: [], marker: 0 }
     let seals = 0
@@ -179,7 +233,7 @@ describe('a job', { timeout: 30_000 }, () => {
         },
       }),
     })
-    const job = await launchJob(graph, optionsOf({ restart: { attempts: 3, delayMs: 0 } }))
+    const job = await launchJob(graph, optionsOf({ restart: { kind: 'fixed-delay', attempts: 3, delayMs: 0 } }))
     await job.done
     assert.equal(job.status().restarts, 1)
     assert.equal(delivered.rows.length, expectedTotals(SMALL).size)

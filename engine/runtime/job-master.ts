@@ -16,7 +16,7 @@
 
 import type { CommitQueue } from '../checkpoint/commits.ts'
 import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../checkpoint/coordinator.ts'
-import { collectGarbage, sweepLeftovers } from '../checkpoint/gc.ts'
+import { collectGarbage, discardCheckpoints, sweepLeftovers } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
 import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
 import { createManifest } from '../checkpoint/manifest-store.ts'
@@ -30,6 +30,7 @@ import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
 import { type ExecutionPlan, planJob } from './planner.ts'
 import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
+import { decideRestart, NO_FAILURES } from './restart-policy.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import { recoverSinks } from './sink-recovery.ts'
 import type { JobState, JobStatus } from './status.ts'
@@ -100,6 +101,7 @@ export class JobMaster implements RunningJob {
   private run: Run | null = null
   private runs = 0
   private restarts = 0
+  private failures = NO_FAILURES
   private cancelTick: (() => void) | null = null
   private cancelRestart: (() => void) | null = null
   private starting: Promise<void> = Promise.resolve()
@@ -191,6 +193,8 @@ export class JobMaster implements RunningJob {
         workers,
         intervalMs: options.checkpointIntervalMs,
         timeoutMs: options.checkpointTimeoutMs,
+        minPauseMs: options.checkpointPolicy.minPauseMs,
+        tolerableFailures: options.checkpointPolicy.tolerableFailures,
         lastAttempt: recovered.manifest.attempt,
         nowMs: io.clock.nowMs(),
       }),
@@ -339,8 +343,8 @@ export class JobMaster implements RunningJob {
         }
         return
       case 'abort':
-        this.checkpointFailed(decision.attempt, decision.reason)
         for (const worker of run.workers) worker.send({ type: 'abort', attempt: decision.attempt })
+        this.checkpointFailed(run, decision.attempt, decision.reason)
         return
       case 'complete':
         this.complete(run, decision.attempt, decision.kind).catch((error) => {
@@ -349,9 +353,13 @@ export class JobMaster implements RunningJob {
     }
   }
 
-  private checkpointFailed(id: number, reason: string): void {
+  private checkpointFailed(run: Run, id: number, reason: string): void {
     this.board.checkpointEnded(id, { status: 'failed', failure: reason })
     this.options.onEvent({ type: 'checkpoint-failed', id, reason })
+    if (!run.coordinator.hasFailedTooOften) return
+    const { tolerableFailures } = this.options.checkpointPolicy
+    const message = `More than ${tolerableFailures} checkpoints in a row failed, the last one because: ${reason}`
+    this.failRun(failureOf(new MillraceError('CHECKPOINTS_FAILED', message, { domain: 'external' })))
   }
 
   /** All acks are in: writes the manifest, the only commit point, then has the sinks apply the output. */
@@ -387,7 +395,7 @@ export class JobMaster implements RunningJob {
       if ((await io.disk.size(path)) !== null) throw error
       if (run.over) return
       run.coordinator.completionFailed(attempt, io.clock.nowMs())
-      this.checkpointFailed(attempt, messageOf(error))
+      this.checkpointFailed(run, attempt, messageOf(error))
       return
     }
     if (run.over) return
@@ -435,7 +443,11 @@ export class JobMaster implements RunningJob {
     if (run.collecting || run.coordinator.current.phase !== 'idle') return
     run.collecting = true
     try {
-      const collecting = collectGarbage(this.environment.io.disk, this.directory)
+      const collecting = collectGarbage(
+        this.environment.io.disk,
+        this.directory,
+        this.options.checkpointPolicy.retained,
+      )
       run.onDisk = collecting.catch(() => {})
       await collecting
     } catch (error) {
@@ -487,10 +499,12 @@ export class JobMaster implements RunningJob {
     if (this.isOver || this.state === 'restarting') return
     this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
     this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
-    const { attempts, delayMs } = this.options.restart
     const cause = new MillraceError(failure.code ?? 'TASK_FAILED', `${failure.where}: ${failure.message}`)
     if (failure.stack !== null) cause.stack = failure.stack
-    const gives = !failure.restartable || this.restarts >= attempts || this.goal === 'cancel'
+    const { clock, random } = this.environment.io
+    const { delayMs, history } = decideRestart(this.options.restart, this.failures, clock.nowMs(), random.next())
+    this.failures = history
+    const gives = !failure.restartable || delayMs === null || this.goal === 'cancel'
     this.state = 'restarting'
     this.rejectSavepoints(cause)
     this.abandonRun().then(() => {
@@ -620,6 +634,10 @@ export class JobMaster implements RunningJob {
     // A restart under way stops at its next step; only then nothing of the job runs any more.
     await this.starting
     await this.abandonRun()
+    if (this.options.checkpointPolicy.deleteOnCancellation) {
+      const discarding = discardCheckpoints(this.environment.io.disk, this.directory)
+      await discarding.catch((error) => this.exception('removing checkpoints', error))
+    }
     this.end('cancelled', null)
   }
 

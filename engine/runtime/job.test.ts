@@ -64,7 +64,7 @@ for (const stateBackend of ['memory', 'rocksdb'] as const) {
           parallelism: 2,
           stateBackend,
           checkpointIntervalMs: 10,
-          restart: { attempts: 5, delayMs: 1 },
+          restart: { kind: 'fixed-delay', attempts: 5, delayMs: 1 },
           onEvent: (event) => events.push(event),
         }),
       )
@@ -175,7 +175,7 @@ test('fails with the cause when restarts are used up', async () => {
   }
   const job = await launchJob(
     fixtureGraph(failing, { rows: [], marker: 0 }),
-    optionsOf({ restart: { attempts: 2, delayMs: 1 } }),
+    optionsOf({ restart: { kind: 'fixed-delay', attempts: 2, delayMs: 1 } }),
   )
   await assert.rejects(job.done, /numbers.*always/)
   assert.equal(job.status().restarts, 2)

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
 import { type Delivered, expectedTotals, type FixtureOptions } from './job.fixture.ts'
 import type { JobOptions } from './launcher-types.ts'
 
@@ -14,12 +15,13 @@ export function optionsOf(overrides: Partial<JobOptions>): JobOptions {
     moduleUrl: null,
     checkpointIntervalMs: null,
     checkpointTimeoutMs: 10_000,
+    checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: null,
     stateBackend: 'memory',
     restore: null,
     allowNonRestoredState: false,
     acceptDuplicates: false,
-    restart: { attempts: 0, delayMs: 0 },
+    restart: { kind: 'none' },
     keyGroups: 128,
     stateMemoryBytes: 64 << 20,
     config: {},

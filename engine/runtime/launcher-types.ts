@@ -1,15 +1,13 @@
 /**
  * What the API hands to the runtime to start a job, and what it gets back.
  */
+import type { CheckpointPolicy } from '../checkpoint/checkpoint-policy.ts'
+import type { RestartStrategy } from './restart-policy.ts'
 import type { JobControl, JobEvent, JobState } from './status.ts'
 
-export type StateBackendName = 'memory' | 'rocksdb'
+export type { RestartStrategy } from './restart-policy.ts'
 
-/** Restart after a failure: at most `attempts` times (Infinity allowed), `delayMs` apart. */
-export interface RestartStrategy {
-  readonly attempts: number
-  readonly delayMs: number
-}
+export type StateBackendName = 'memory' | 'rocksdb'
 
 export interface JobOptions {
   readonly name: string
@@ -22,6 +20,7 @@ export interface JobOptions {
   /** Null: no periodic checkpoints. */
   readonly checkpointIntervalMs: number | null
   readonly checkpointTimeoutMs: number
+  readonly checkpointPolicy: CheckpointPolicy
   /** Null: a temporary directory, removed at the end. */
   readonly checkpointDirectory: string | null
   readonly stateBackend: StateBackendName

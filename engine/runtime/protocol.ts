@@ -1,6 +1,7 @@
 /**
  * Messages between the coordinator's thread and its workers. Plain data: they are cloned on the way.
  */
+import type { CheckpointingMode } from '../checkpoint/checkpoint-policy.ts'
 import type { ManifestStore, ManifestTable } from '../checkpoint/manifest.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { StateBackendName } from './launcher-types.ts'
@@ -21,6 +22,7 @@ export interface Deployment {
   readonly stateBackend: StateBackendName
   readonly stateMemoryBytes: number
   readonly checkpointDirectory: string
+  readonly checkpointingMode: CheckpointingMode
   /** `describeGraph` of the coordinator's graph. */
   readonly graph: readonly string[]
   readonly rings: RingMemoryBuffers | null

@@ -216,6 +216,7 @@ async function buildSubtask(
     router,
     source,
     inputs: inputsOf(options, vertex, index),
+    alignsBarriers: options.deployment.checkpointingMode === 'exactly-once',
     monotonicMs: () => options.worker.io.clock.monotonicMs(),
     hooks: {
       capture: (attempt, alignmentMs) => options.capture(hosted, attempt, alignmentMs),

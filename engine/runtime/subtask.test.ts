@@ -51,7 +51,7 @@ interface Rig {
   readonly log: unknown[]
 }
 
-function rigOf(inputs: readonly LocalChannel[], outputs: readonly LocalChannel[]): Rig {
+function rigOf(inputs: readonly LocalChannel[], outputs: readonly LocalChannel[], alignsBarriers = true): Rig {
   const log: unknown[] = []
   const router = new OutputRouter(
     outputs.map((channel) => ({
@@ -68,6 +68,7 @@ function rigOf(inputs: readonly LocalChannel[], outputs: readonly LocalChannel[]
     router,
     source: null,
     inputs,
+    alignsBarriers,
     monotonicMs: () => 0,
     hooks: { capture: (attempt) => log.push(`cut ${attempt}`), ended: () => log.push('ended') },
   })
@@ -126,6 +127,20 @@ describe('alignment', () => {
         )
       }),
     )
+  })
+
+  test('at-least-once holds nothing back, and cuts once every input has brought the barrier', () => {
+    const { subtask, inputs, outputs, log } = rigOf(channels(2), channels(1), false)
+    inputs[0]!.writeControl({ kind: 'barrier', attempt: 1 })
+    inputs[0]!.writeBatch(batchOf(5), null, 1)
+    runAll(subtask)
+    assert.deepEqual(log, [5])
+    inputs[1]!.writeBatch(batchOf(6), null, 1)
+    inputs[1]!.writeControl({ kind: 'barrier', attempt: 1 })
+    inputs[1]!.writeBatch(batchOf(7), null, 1)
+    runAll(subtask)
+    assert.deepEqual(log, [5, 6, 'cut 1', 7])
+    assert.deepEqual(contents(outputs[0]!), [5, 6, 'barrier 1', 7])
   })
 
   test('a newer barrier cancels an older alignment, whose late barriers mean nothing', () => {

@@ -7,7 +7,8 @@
  *
  * Invariants:
  * - New input is taken only when the chain is drained, so input memory may be reused by then.
- * - After a barrier on one input nothing more is taken from it until every input has brought it (I8).
+ * - After a barrier on one input nothing more is taken from it until every input has brought it (I8),
+ *   unless checkpoints are at-least-once.
  * - A checkpoint is cut between records: state, offsets, outbox and watermark belong to one instant; the
  *   barrier is sent on before any later output.
  * - A barrier older than the newest one seen, or of an aborted attempt, is ignored.
@@ -44,6 +45,8 @@ export interface SubtaskOptions {
   readonly source: SourceDriver | null
   readonly inputs: readonly ChannelReader[]
   readonly hooks: SubtaskHooks
+  /** False for at-least-once checkpoints: an input goes on after its barrier. */
+  readonly alignsBarriers: boolean
   /** Monotonic milliseconds, for measuring alignment. */
   readonly monotonicMs: () => number
 }
@@ -60,6 +63,7 @@ export class Subtask {
   readonly source: SourceDriver | null
   private readonly inputs: readonly Input[]
   private readonly hooks: SubtaskHooks
+  private readonly alignsBarriers: boolean
   private readonly monotonicMs: () => number
   private held: ChannelReader | null = null
   private nextInput = 0
@@ -79,6 +83,7 @@ export class Subtask {
     this.router = options.router
     this.source = options.source
     this.hooks = options.hooks
+    this.alignsBarriers = options.alignsBarriers
     this.monotonicMs = options.monotonicMs
     this.inputs = options.inputs.map((reader) => ({ reader, watermark: WATERMARK_MIN, idle: false, aligned: false }))
   }
@@ -231,7 +236,7 @@ export class Subtask {
     for (let i = 0; i < count; i++) {
       const at = (this.nextInput + i) % count
       const input = this.inputs[at]!
-      if (input.aligned) continue
+      if (input.aligned && this.alignsBarriers) continue
       const message = input.reader.peek()
       if (message === null) continue
       this.nextInput = (at + 1) % count

@@ -125,7 +125,7 @@ test('a file that only an aborted attempt had linked is linked again after a col
     checkpoints.add(1, CAPTURE, [], [])
     const first = await ack(1)
     await checkpoints.abort(1)
-    await collectGarbage(nodeIo.disk, directory)
+    await collectGarbage(nodeIo.disk, directory, 3)
     checkpoints.add(2, CAPTURE, [], [])
     const { store: image } = await ack(2)
     assert.deepEqual(image, first.store)

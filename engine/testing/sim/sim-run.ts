@@ -4,6 +4,7 @@
  * Called by the command line (main.ts) and the tests. Everything random comes from the seed, so a seed
  * is a complete description of a run, and the same seed gives the same trace hash.
  */
+import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { MillraceError, messageOf } from '../../core/errors.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { JobEvent } from '../../runtime/status.ts'
@@ -207,12 +208,13 @@ class Simulation {
       moduleUrl: null,
       checkpointIntervalMs: this.shape.intervalMs,
       checkpointTimeoutMs: this.shape.timeoutMs,
+      checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
       checkpointDirectory: DIRECTORY,
       stateBackend: 'memory',
       restore: this.processes === 0 ? null : 'latest',
       allowNonRestoredState: false,
       acceptDuplicates: false,
-      restart: { attempts: Number.POSITIVE_INFINITY, delayMs: 5 },
+      restart: { kind: 'fixed-delay', attempts: Number.POSITIVE_INFINITY, delayMs: 5 },
       keyGroups: this.shape.keyGroups,
       stateMemoryBytes: 1 << 20,
       config: {},
