@@ -1,10 +1,11 @@
 /**
- * Per-record logic with keyed state and event-time timers: Flink's KeyedProcessFunction.
+ * Per-record logic with keyed state and timers: Flink's KeyedProcessFunction.
  *
  * States are tables declared in the function's `open`; an entry belongs to the key of the record or timer
  * that is being processed. Invariants:
  * - State and timers are looked up by the current key at each use, so no slot outlives a call.
- * - Timers fire in order of time; what a timer emits carries its time.
+ * - Timers fire in order of time. What an event-time timer emits carries its time; what a processing-time timer
+ *   emits has no event time.
  * - Before a batch is processed its keys are looked up in every state, so cold entries cost one read of the
  *   store a batch and state.
  */
@@ -12,9 +13,10 @@ import type {
   AggregatingState,
   AggregatingStateDescriptor,
   KeyedProcessFunction,
+  OnTimerContext,
   OutputTag,
-  ProcessContext,
   RuntimeContext,
+  TimeDomain,
   TimerService,
   ValueState,
   ValueStateDescriptor,
@@ -28,12 +30,10 @@ import { decodeKey, type Key } from '../engine/core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
-import { EventTimeTimers } from './timers.ts'
+import type { QueuedTimer } from './timer-queue.ts'
+import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
-
-/** Fired timers a call. */
-const TIMERS_MAX = 2_000
 
 /** Makes the codec of a state's values; `what` names the state in errors, `id` is unique in the process. */
 export type CodecFactory = (template: (() => unknown) | undefined, options: { what: string; id: string }) => ValueCodec
@@ -132,17 +132,21 @@ class KeyedProcessOperator implements Operator {
   private readonly slotsAhead = new Int32Array(BATCH_ROWS_MAX)
   private context!: OperatorContext
   private rows!: RowSource
-  private timers!: EventTimeTimers
+  private timers!: InternalTimerService
   private opening = true
   private watermark = WATERMARK_MIN
   private firingAt: number | null = null
+  /** Event time of the record, or time of the timer. */
   private timestamp = Number.NaN
+  /** Event time of what is emitted. */
+  private emitTime = Number.NaN
+  private timeDomain: TimeDomain = 'EVENT_TIME'
   private output!: Output
   private emitted = true
-  private readonly userContext: ProcessContext<unknown>
+  private readonly userContext: OnTimerContext<unknown>
   private readonly collect = (result: unknown): void => {
     if (isPromise(result)) throw asyncFunctionError(this.context.name)
-    if (this.collector.add(result, this.timestamp, this.output)) this.emitted = true
+    if (this.collector.add(result, this.emitTime, this.output)) this.emitted = true
   }
 
   constructor(create: () => AnyFunction, options: KeyedProcessOptions) {
@@ -152,15 +156,22 @@ class KeyedProcessOperator implements Operator {
     this.userContext = this.makeUserContext()
   }
 
-  private makeUserContext(): ProcessContext<unknown> {
+  private makeUserContext(): OnTimerContext<unknown> {
     const { current, sides } = this
     const timestampOf = () => this.timestamp
+    const domainOf = () => this.timeDomain
     const timerService: TimerService = {
       currentWatermark: () => this.watermark,
       currentProcessingTime: () => this.context.worker.nowMs(),
-      registerEventTimeTimer: (timeMs) => this.timers.register(current.require(), current.rows[0], timeMs),
+      registerEventTimeTimer: (timeMs) =>
+        this.timers.registerEventTimeTimer(current.require(), current.rows[0], timeMs),
       deleteEventTimeTimer: (timeMs) => {
-        this.timers.delete(current.require(), current.rows[0], timeMs)
+        this.timers.deleteEventTimeTimer(current.require(), current.rows[0], timeMs)
+      },
+      registerProcessingTimeTimer: (timeMs) =>
+        this.timers.registerProcessingTimeTimer(current.require(), current.rows[0], timeMs),
+      deleteProcessingTimeTimer: (timeMs) => {
+        this.timers.deleteProcessingTimeTimer(current.require(), current.rows[0], timeMs)
       },
     }
     return {
@@ -170,9 +181,12 @@ class KeyedProcessOperator implements Operator {
       get timestamp() {
         return timestampOf()
       },
+      get timeDomain() {
+        return domainOf()
+      },
       timerService,
       output: <X>(tag: OutputTag<X>, value: X) => {
-        sides.add(tag.id, value, this.timestamp, this.output)
+        sides.add(tag.id, value, this.emitTime, this.output)
         this.emitted = true
       },
     }
@@ -182,7 +196,7 @@ class KeyedProcessOperator implements Operator {
     this.context = context
     this.rows = new RowSource(context)
     this.watermark = lowestRestoredWatermark(context.restored)
-    this.timers = new EventTimeTimers(context.keyed)
+    this.timers = new InternalTimerService(context)
     this.guard(() => this.fn.open?.(this.runtimeContext()))
     this.opening = false
   }
@@ -275,6 +289,7 @@ class KeyedProcessOperator implements Operator {
         this.emitted = false
         current.set(keys, i)
         this.timestamp = batch.eventTime[i]
+        this.emitTime = this.timestamp
         const returned: unknown = fn.processElement(read(batch, i), userContext, collect)
         if (isPromise(returned)) throw asyncFunctionError(this.context.name)
       }
@@ -304,22 +319,25 @@ class KeyedProcessOperator implements Operator {
     }
     if (output.blocked) return false
     this.output = output
-    const done = this.fireTimers(this.firingAt, output)
+    const done = this.timers.advanceWatermark(this.firingAt, output, this.fire)
     this.finishCall(output)
     if (done) this.firingAt = null
     return done
   }
 
-  private fireTimers(watermark: number, output: Output): boolean {
-    for (let fired = 0; fired < TIMERS_MAX; fired++) {
-      if (output.blocked) return false
-      const timer = this.timers.takeDue(watermark)
-      if (timer === null) return true
-      this.current.set(timer.keys, 0)
-      this.timestamp = timer.timeMs
-      this.guard(() => this.fn.onTimer?.(timer.timeMs, this.userContext, this.collect))
-    }
-    return false
+  onProcessingTime(nowMs: number, output: Output): boolean {
+    this.output = output
+    const done = this.timers.onProcessingTime(nowMs, output, this.fire)
+    this.finishCall(output)
+    return done
+  }
+
+  private readonly fire = (timer: QueuedTimer, domain: TimeDomain): void => {
+    this.current.set(timer.keys, 0)
+    this.timestamp = timer.timeMs
+    this.emitTime = domain === 'EVENT_TIME' ? timer.timeMs : Number.NaN
+    this.timeDomain = domain
+    this.guard(() => this.fn.onTimer?.(timer.timeMs, this.userContext, this.collect))
   }
 
   snapshot(): JsonValue {

@@ -70,13 +70,14 @@ export class CollectingOutput implements Output {
   }
 }
 
-export function testWorker(): WorkerContext {
+/** Processing time stands still unless a test gives its own clock. */
+export function testWorker(nowMs: () => number = () => 1_000): WorkerContext {
   let ids = 0
   return {
     workerIndex: 0,
     io: null as unknown as Io,
     interner: new StringInterner(),
-    nowMs: () => 1_000,
+    nowMs,
     uniqueId: (prefix) => `${prefix}-${ids++}`,
   }
 }
@@ -97,6 +98,8 @@ interface SubtaskRig {
   readonly operator: Operator
   readonly backend: KeyedBackend | null
   readonly store: KeyedStore
+  /** Processing time at which the operator wants a call. */
+  dueAtMs: number
 }
 
 /** An operator with all its subtasks. */
@@ -104,7 +107,9 @@ export class OperatorRig {
   readonly output: CollectingOutput
   readonly counters: OperatorCounters = { lateDropped: 0, filtered: 0, coldReads: 0 }
   private readonly options: RigOptions
-  private readonly worker = testWorker()
+  /** The processing time of all subtasks. */
+  nowMs = 1_000
+  private readonly worker = testWorker(() => this.nowMs)
   private readonly directory = mkdtempSync(join(tmpdir(), 'operator-rig-'))
   private stores = 0
   subtasks: SubtaskRig[]
@@ -130,8 +135,9 @@ export class OperatorRig {
       for (const from of old) copyOwned(from, store, keyGroupRange(subtask, parallelism, KEY_GROUPS))
       const backend = this.options.keyOf ? this.openBackend(subtask, parallelism, store, before) : null
       const operator = this.options.create()
-      operator.open(this.contextOf(subtask, parallelism, snapshots, backend))
-      return { operator, backend, store }
+      const rig: SubtaskRig = { operator, backend, store, dueAtMs: Number.POSITIVE_INFINITY }
+      operator.open(this.contextOf(subtask, parallelism, snapshots, rig))
+      return rig
     })
   }
 
@@ -157,8 +163,9 @@ export class OperatorRig {
     subtask: number,
     parallelism: number,
     restored: readonly JsonValue[],
-    backend: KeyedBackend | null,
+    rig: SubtaskRig,
   ): OperatorContext {
+    const { backend } = rig
     return {
       name: 'tested',
       uid: 'tested',
@@ -171,7 +178,9 @@ export class OperatorRig {
         return backend
       },
       restored,
-      scheduleProcessingTime() {},
+      scheduleProcessingTime(timeMs) {
+        rig.dueAtMs = Math.min(rig.dueAtMs, timeMs)
+      },
     }
   }
 
@@ -222,6 +231,23 @@ export class OperatorRig {
         backend?.maybeEvict()
       }
       this.output.drain()
+    }
+  }
+
+  /** Moves processing time forward and makes the calls that operators asked for. */
+  processingTime(nowMs: number): void {
+    this.nowMs = nowMs
+    for (const rig of this.subtasks) {
+      for (let calls = 0; rig.dueAtMs <= nowMs; ) {
+        rig.dueAtMs = Number.POSITIVE_INFINITY
+        while (!rig.operator.onProcessingTime!(nowMs, this.output)) {
+          assert.ok(++calls < 100_000, 'onProcessingTime ends')
+          this.output.drain()
+          rig.backend?.maybeEvict()
+        }
+        assert.ok(++calls < 100_000, 'nothing asks for a call of the past for ever')
+        this.output.drain()
+      }
     }
   }
 

@@ -1,197 +1,299 @@
 /**
- * Event-time timers in keyed state: they survive restores and rescaling like any other entry.
+ * The timers of an operator, in event time and in processing time, in keyed state: they survive restores and
+ * rescaling like any other entry. Flink's InternalTimerService.
  *
- * Used by keyed-process.ts. A table entry holds the sorted times that one key registered within one
- * bucket of time; the bucket's start is the namespace. Due timers of a bucket are taken into a heap and
- * fired in order of time, each checked against state first, because it may have been deleted meanwhile.
+ * Used by operators that act for a key later: process functions, windows, joins. A timer is a time, a key and a
+ * namespace (a number of the operator's own: a window's start; 0 where there is one timer a key and time).
+ * Registering one that exists changes nothing. A table entry holds the times that one key registered within one
+ * bucket of time, whose start is the table's namespace; the bucket that is current lies in a queue too, and each
+ * timer taken from there is checked against state, because it may have been deleted meanwhile.
  *
  * Invariants:
- * - `earliest` is at most the first time in any bucket, so advancing past nothing costs nothing.
- * - A timer registered while timers fire, and due already, fires in the same advance.
+ * - Timers of one domain fire in order of time over all keys; one registered while timers fire, and due
+ *   already, fires in the same advance.
+ * - A timer leaves state before the operator is called for it.
+ * - After the end of input (watermark +Infinity) no processing-time timer fires, as in Flink.
  */
-import type { KeyedState, SegmentChunk, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { TimeDomain } from '../engine/contract/functions.ts'
+import type { SegmentChunk, SegmentScan, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { OperatorContext, Output } from '../engine/contract/operator.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { NumberQueue, type QueuedTimer, TimerQueue } from './timer-queue.ts'
 
 const BUCKET_MS = 1_000
 const SCAN_KEYS = 2_000
+/** Steps a call: one for a timer, several for a piece of a bucket. */
+const STEPS_MAX = 2_000
+const SCAN_STEPS = 200
+/** Deleted timers that may lie in the queue before it is made anew. */
+const STALE_MIN = 1_000
 
-/** A key of one row, kept longer than a call. */
-export interface DueTimer {
-  readonly timeMs: number
-  readonly keys: KeyColumn
+/** Called for each due timer; valid during the call. The key is row 0 of `timer.keys`. */
+export type FireTimer = (timer: Readonly<QueuedTimer>, domain: TimeDomain) => void
+
+export interface TimerServiceOptions {
+  /** Of the tables; an operator with several services gives each its own. */
+  readonly name?: string
+  /** False: every namespace is 0, and times take half the room. */
+  readonly namespaced?: boolean
 }
 
-/** Sorted times, 8 bytes each, little-endian. */
-const TIMES_CODEC: ValueCodec = {
-  description: 'times',
-  encode(value) {
-    return new Uint8Array(Float64Array.from(value as number[]).buffer)
-  },
-  decode(bytes, start, end) {
-    const view = new DataView(bytes.buffer, bytes.byteOffset + start, end - start)
-    return Array.from({ length: (end - start) / 8 }, (_, i) => view.getFloat64(i * 8, true))
-  },
+/** Pairs of time and namespace in order of time, 8 bytes a number, little-endian; times alone without namespaces. */
+function timesCodec(namespaced: boolean): ValueCodec {
+  const stride = namespaced ? 1 : 2
+  return {
+    description: namespaced ? 'times and namespaces' : 'times',
+    encode(value) {
+      const pairs = value as number[]
+      const stored = new Float64Array(pairs.length / stride)
+      for (let i = 0; i < stored.length; i++) stored[i] = pairs[i * stride]
+      return new Uint8Array(stored.buffer)
+    },
+    decode(bytes, start, end) {
+      const view = new DataView(bytes.buffer, bytes.byteOffset + start, end - start)
+      const pairs: number[] = []
+      for (let at = 0; at < end - start; at += 8) {
+        pairs.push(view.getFloat64(at, true))
+        if (!namespaced) pairs.push(0)
+      }
+      return pairs
+    },
+  }
 }
 
 const bucketOf = (timeMs: number): number =>
   Number.isFinite(timeMs) ? Math.floor(timeMs / BUCKET_MS) * BUCKET_MS : timeMs
 
-export class EventTimeTimers {
+/** Where the pair is; where it belongs, as ~position, when it is not there. */
+function positionOf(pairs: readonly number[], timeMs: number, namespace: number): number {
+  let low = 0
+  let high = pairs.length / 2
+  while (low < high) {
+    const middle = (low + high) >> 1
+    const time = pairs[middle * 2]
+    if (time < timeMs || (time === timeMs && pairs[middle * 2 + 1] < namespace)) low = middle + 1
+    else high = middle
+  }
+  return pairs[low * 2] === timeMs && pairs[low * 2 + 1] === namespace ? low * 2 : ~(low * 2)
+}
+
+/** The timers of one domain. */
+class Timers {
   private readonly table: StateTable
+  private readonly domain: TimeDomain
   private readonly rows = new Int32Array(1)
   private readonly slots = new Int32Array(1)
-  /** No timer is due before this time. */
-  private earliest = Number.NEGATIVE_INFINITY
-  /** Due timers that wait to fire, a binary heap by time; null when none are firing. */
-  private due: DueTimer[] | null = null
-  private dueUpTo = Number.NEGATIVE_INFINITY
-  /** Buckets up to this one are in `due`; null before the first. */
-  private bucketInHeap: number | null = null
+  /** All timers of buckets up to `loadedUpTo`, besides deleted ones. */
+  private readonly queue = new TimerQueue()
+  private loadedUpTo = Number.NEGATIVE_INFINITY
+  /** Buckets after `loadedUpTo`, some perhaps twice. */
+  private readonly buckets = new NumberQueue()
+  /** Loaded buckets that are still in the table. */
+  private readonly loaded = new Set<number>()
+  /** The bucket being loaded. */
+  private scan: SegmentScan | null = null
+  private scanned = Number.NEGATIVE_INFINITY
+  private stale = 0
 
-  constructor(keyed: KeyedState) {
-    this.table = keyed.table({ name: '$timers', version: 1, layout: { kind: 'object', codec: TIMES_CODEC } })
+  constructor(table: StateTable, domain: TimeDomain) {
+    this.table = table
+    this.domain = domain
+    for (const bucket of table.namespaces()) this.buckets.push(bucket)
   }
 
-  /** Registers a timer for key `row` of `keys`; the same time twice is one timer. Throws `TIMER_INVALID`. */
-  register(keys: KeyColumn, row: number, timeMs: number): void {
+  /** No timer is due before this time; Infinity when there is none. */
+  get earliestMs(): number {
+    if (this.scan !== null) return this.scanned
+    return this.queue.size > 0 ? this.queue.firstTimeMs : this.buckets.first
+  }
+
+  register(keys: KeyColumn, row: number, timeMs: number, namespace: number): void {
     if (typeof timeMs !== 'number' || Number.isNaN(timeMs)) {
       throw new MillraceError('TIMER_INVALID', `A timer cannot be set for ${String(timeMs)}.`, {
         hint: 'Give milliseconds since 1970 UTC.',
       })
     }
-    const segment = this.table.segment(bucketOf(timeMs))
+    this.giveUpScan()
+    const bucket = bucketOf(timeMs)
+    const isLoaded = bucket <= this.loadedUpTo
+    if (isLoaded) this.loaded.add(bucket)
+    else if (this.table.existing(bucket) === null) this.buckets.push(bucket)
+    const segment = this.table.segment(bucket)
     this.rows[0] = row
     segment.upsert(keys, this.rows, 1, this.slots)
     const slot = this.slots[0]
-    const times = (segment.objects[slot] as number[] | undefined) ?? []
-    segment.objects[slot] = times
-    if (times.includes(timeMs)) return
-    times.push(timeMs)
-    times.sort((a, b) => a - b)
-    this.earliest = Math.min(this.earliest, timeMs)
-    // Later buckets of a firing are scanned when their turn comes.
-    if (this.due === null || this.bucketInHeap === null || timeMs > this.dueUpTo) return
-    if (bucketOf(timeMs) <= this.bucketInHeap) {
-      heapPush(this.due, { timeMs, keys: copyOfKey(keys, row) })
-    }
+    const pairs = (segment.objects[slot] as number[] | undefined) ?? []
+    segment.objects[slot] = pairs
+    const at = positionOf(pairs, timeMs, namespace)
+    if (at >= 0) return
+    pairs.splice(~at, 0, timeMs, namespace)
+    if (isLoaded) this.queue.push(timeMs, namespace, keys, row)
   }
 
   /** Forgets a timer; returns false when there is none. */
-  delete(keys: KeyColumn, row: number, timeMs: number): boolean {
+  delete(keys: KeyColumn, row: number, timeMs: number, namespace: number): boolean {
+    this.giveUpScan()
+    const deleted = this.take(keys, row, timeMs, namespace)
+    if (deleted && bucketOf(timeMs) <= this.loadedUpTo) this.countStale()
+    return deleted
+  }
+
+  private take(keys: KeyColumn, row: number, timeMs: number, namespace: number): boolean {
     const segment = this.table.existing(bucketOf(timeMs))
     if (segment === null) return false
     this.rows[0] = row
     segment.find(keys, this.rows, 1, this.slots)
     const slot = this.slots[0]
     if (slot < 0) return false
-    const times = segment.objects[slot] as number[]
-    const at = times.indexOf(timeMs)
+    const pairs = segment.objects[slot] as number[]
+    const at = positionOf(pairs, timeMs, namespace)
     if (at < 0) return false
-    if (times.length === 1) segment.remove(slot)
+    if (pairs.length === 2) segment.remove(slot)
     else {
-      times.splice(at, 1)
+      pairs.splice(at, 2)
       segment.markDirty(slot)
     }
     return true
   }
 
   /**
-   * Takes the earliest timer at or before `watermark` out of state, or returns null when none is left.
-   * Call again with the same watermark until then, before any further row.
+   * Fires what is due at or before `upTo`, until `output` is blocked or the call has done its share; true when
+   * nothing is left. Called again with the same time, or a later one, until then.
    */
-  takeDue(watermark: number): DueTimer | null {
-    if (this.due === null) {
-      if (watermark < this.earliest) return null
-      this.due = []
-      this.dueUpTo = watermark
-      this.bucketInHeap = null
-      this.earliest = Number.POSITIVE_INFINITY
+  fire(upTo: number, output: Output, fire: FireTimer): boolean {
+    for (let left = STEPS_MAX; left > 0; left--) {
+      if (output.blocked) return false
+      if (this.scan === null && this.queue.size > 0 && this.queue.firstTimeMs <= upTo) {
+        const timer = this.queue.pop()
+        if (this.take(timer.keys, 0, timer.timeMs, timer.namespace)) fire(timer, this.domain)
+        else if (this.stale > 0) this.stale--
+        continue
+      }
+      if (this.scan === null && (this.buckets.isEmpty || this.buckets.first > upTo)) {
+        this.dropFired(upTo)
+        return true
+      }
+      this.loadMore()
+      left -= SCAN_STEPS
     }
-    for (;;) {
-      const timer = heapPop(this.due)
-      if (timer === null) {
-        if (!this.loadNextBucket(this.due)) break
-      } else if (this.delete(timer.keys, 0, timer.timeMs)) return timer
-    }
-    this.due = null
-    this.dropFired()
-    return null
+    return false
   }
 
-  /** Brings the due timers of the next bucket into the heap; false when no due bucket is left. */
-  private loadNextBucket(due: DueTimer[]): boolean {
-    const next = this.table.namespaces().find((bucket) => this.bucketInHeap === null || bucket > this.bucketInHeap)
-    if (next === undefined) return false
-    if (next > this.dueUpTo) {
-      this.earliest = Math.min(this.earliest, next)
-      return false
+  /** Brings a piece of the next bucket into the queue, whose earlier timers have all fired. */
+  private loadMore(): void {
+    if (this.scan === null) {
+      const bucket = this.buckets.pop()!
+      const segment = this.table.existing(bucket)
+      if (segment === null || bucket <= this.loadedUpTo) return
+      this.scanned = bucket
+      this.scan = segment.scan()
     }
-    this.bucketInHeap = next
-    this.scanBucket(next, due)
+    const chunk = this.scan.next(SCAN_KEYS)
+    if (chunk !== null) {
+      this.takeChunk(chunk)
+      return
+    }
+    this.scan.close()
+    this.scan = null
+    this.loaded.add(this.scanned)
+    this.loadedUpTo = this.scanned
+  }
+
+  private takeChunk(chunk: SegmentChunk): void {
+    for (let i = 0; i < chunk.count; i++) {
+      const pairs = chunk.objects[i] as number[]
+      for (let k = 0; k < pairs.length; k += 2) this.queue.push(pairs[k], pairs[k + 1], chunk.keys, i)
+    }
+  }
+
+  /** A scan cannot go on once its segment changes: the bucket will be loaded from its beginning. */
+  private giveUpScan(): void {
+    if (this.scan === null) return
+    this.scan.close()
+    this.scan = null
+    this.queue.clear()
+    this.buckets.push(this.scanned)
+  }
+
+  private countStale(): void {
+    if (++this.stale < STALE_MIN || this.stale < this.queue.size / 2) return
+    this.stale = 0
+    this.queue.clear()
+    this.loadedUpTo = Number.NEGATIVE_INFINITY
+    for (const bucket of this.loaded) this.buckets.push(bucket)
+    this.loaded.clear()
+  }
+
+  /** Every time of a bucket before that of `upTo` has fired. */
+  private dropFired(upTo: number): void {
+    const current = bucketOf(upTo)
+    for (const bucket of this.loaded) {
+      if (bucket >= current) continue
+      this.table.drop(bucket)
+      this.loaded.delete(bucket)
+    }
+  }
+}
+
+export class InternalTimerService {
+  private readonly eventTime: Timers
+  private readonly processingTime: Timers
+  private readonly context: OperatorContext
+  /** The call that is asked for already. */
+  private scheduledAtMs = Number.POSITIVE_INFINITY
+  private ended = false
+
+  /** Make it in the operator's `open`: it declares two tables. */
+  constructor(context: OperatorContext, options: TimerServiceOptions = {}) {
+    const { name = '$timers', namespaced = false } = options
+    this.context = context
+    const tableOf = (table: string) =>
+      context.keyed.table({ name: table, version: 1, layout: { kind: 'object', codec: timesCodec(namespaced) } })
+    this.eventTime = new Timers(tableOf(name), 'EVENT_TIME')
+    this.processingTime = new Timers(tableOf(`${name}.processing`), 'PROCESSING_TIME')
+    this.schedule(this.processingTime.earliestMs)
+  }
+
+  /** A timer of key `row` of `keys`. Throws `TIMER_INVALID`. */
+  registerEventTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): void {
+    this.eventTime.register(keys, row, timeMs, namespace)
+  }
+
+  /** Returns false when there is no such timer. */
+  deleteEventTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): boolean {
+    return this.eventTime.delete(keys, row, timeMs, namespace)
+  }
+
+  /** A timer of key `row` of `keys`; one of the past fires at once. Throws `TIMER_INVALID`. */
+  registerProcessingTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): void {
+    this.processingTime.register(keys, row, timeMs, namespace)
+    this.schedule(timeMs)
+  }
+
+  /** Returns false when there is no such timer. */
+  deleteProcessingTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): boolean {
+    return this.processingTime.delete(keys, row, timeMs, namespace)
+  }
+
+  private schedule(timeMs: number): void {
+    if (timeMs >= this.scheduledAtMs) return
+    this.scheduledAtMs = timeMs
+    this.context.scheduleProcessingTime(timeMs)
+  }
+
+  /** To be called from `advanceWatermark`, with what it has to return. */
+  advanceWatermark(watermark: number, output: Output, fire: FireTimer): boolean {
+    if (watermark === Number.POSITIVE_INFINITY) this.ended = true
+    return this.eventTime.fire(watermark, output, fire)
+  }
+
+  /** To be called from `onProcessingTime`, with what it has to return. */
+  onProcessingTime(nowMs: number, output: Output, fire: FireTimer): boolean {
+    this.scheduledAtMs = Number.POSITIVE_INFINITY
+    if (this.ended) return true
+    if (!this.processingTime.fire(nowMs, output, fire)) return false
+    this.schedule(this.processingTime.earliestMs)
     return true
   }
-
-  /** Every time of a bucket before the watermark's own has fired. */
-  private dropFired(): void {
-    const current = bucketOf(this.dueUpTo)
-    for (const bucket of this.table.namespaces()) if (bucket < current) this.table.drop(bucket)
-  }
-
-  private scanBucket(bucket: number, due: DueTimer[]): void {
-    const scan = this.table.segment(bucket).scan()
-    try {
-      for (let chunk = scan.next(SCAN_KEYS); chunk !== null; chunk = scan.next(SCAN_KEYS)) this.takeChunk(chunk, due)
-    } finally {
-      scan.close()
-    }
-  }
-
-  private takeChunk(chunk: SegmentChunk, due: DueTimer[]): void {
-    for (let i = 0; i < chunk.count; i++) {
-      for (const timeMs of chunk.objects[i] as number[]) {
-        if (timeMs <= this.dueUpTo) heapPush(due, { timeMs, keys: copyOfKey(chunk.keys, i) })
-        else this.earliest = Math.min(this.earliest, timeMs)
-      }
-    }
-  }
-}
-
-function copyOfKey(keys: KeyColumn, row: number): KeyColumn {
-  const bytes = new Uint8Array(keys.bytes.subarray(keys.starts[row], keys.ends[row]))
-  return {
-    bytes,
-    starts: Int32Array.of(0),
-    ends: Int32Array.of(bytes.length),
-    hashes: Int32Array.of(keys.hashes[row]),
-  }
-}
-
-function heapPush(heap: DueTimer[], timer: DueTimer): void {
-  let at = heap.push(timer) - 1
-  while (at > 0) {
-    const parent = (at - 1) >> 1
-    if (heap[parent].timeMs <= timer.timeMs) break
-    heap[at] = heap[parent]
-    at = parent
-  }
-  heap[at] = timer
-}
-
-function heapPop(heap: DueTimer[]): DueTimer | null {
-  const last = heap.pop()
-  if (last === undefined) return null
-  if (heap.length === 0) return last
-  const first = heap[0]
-  let at = 0
-  for (;;) {
-    let child = 2 * at + 1
-    if (child >= heap.length) break
-    if (child + 1 < heap.length && heap[child + 1].timeMs < heap[child].timeMs) child++
-    if (heap[child].timeMs >= last.timeMs) break
-    heap[at] = heap[child]
-    at = child
-  }
-  heap[at] = last
-  return first
 }

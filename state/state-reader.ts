@@ -34,7 +34,7 @@ type Decoder = (bytes: Uint8Array, start: number, end: number) => unknown
 /** Decodes values of a layout by its description. */
 function decoderOf(layout: string): Decoder {
   // Timers (operators/timers.ts) are stored as the columns of numbers are.
-  if (layout === 'times' || /^doubles\(\d+\)$/.test(layout)) return doublesOf
+  if (layout.startsWith('times') || /^doubles\(\d+\)$/.test(layout)) return doublesOf
   const codec = describedCodec(layout)
   if (codec === null) return (bytes, start, end) => bytes.slice(start, end)
   return (bytes, start, end) => codec.decode(bytes, start, end)

@@ -84,11 +84,19 @@ export interface AggregatingStateDescriptor<In, Acc, Out> {
   readonly aggregate: AggregateFunction<In, Acc, Out>
 }
 
+/** What a timer goes by: the watermark, or the machine's clock. */
+export type TimeDomain = 'EVENT_TIME' | 'PROCESSING_TIME'
+
+/** Timers of the current key. Each is kept once for a key and time, in state. */
 export interface TimerService {
   currentWatermark(): number
   currentProcessingTime(): number
+  /** Fires when the watermark reaches `timeMs`. Throws `TIMER_INVALID`. */
   registerEventTimeTimer(timeMs: number): void
   deleteEventTimeTimer(timeMs: number): void
+  /** Fires when the machine's clock reaches `timeMs`; not any more after the end of input. Throws `TIMER_INVALID`. */
+  registerProcessingTimeTimer(timeMs: number): void
+  deleteProcessingTimeTimer(timeMs: number): void
 }
 
 export interface ProcessContext<K> {
@@ -99,6 +107,10 @@ export interface ProcessContext<K> {
   output<X>(tag: OutputTag<X>, value: X): void
 }
 
+export interface OnTimerContext<K> extends ProcessContext<K> {
+  readonly timeDomain: TimeDomain
+}
+
 export interface RuntimeContext {
   readonly taskName: string
   readonly indexOfThisSubtask: number
@@ -107,11 +119,12 @@ export interface RuntimeContext {
   getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
 }
 
-/** Per-record logic with keyed state and event-time timers. A fresh one is made for each subtask. */
+/** Per-record logic with keyed state and timers. A fresh one is made for each subtask. */
 export interface KeyedProcessFunction<K, In, Out> {
   open?(context: RuntimeContext): void
   processElement(value: In, context: ProcessContext<K>, collect: (result: Out) => void): void
-  onTimer?(timeMs: number, context: ProcessContext<K>, collect: (result: Out) => void): void
+  /** What it collects has the timer's time as event time, or none for a processing-time timer. */
+  onTimer?(timeMs: number, context: OnTimerContext<K>, collect: (result: Out) => void): void
   close?(): void
 }
 
