@@ -109,7 +109,11 @@ function box({ vertex, x, y }, figures, isSelected, onSelect, fit) {
         onSelect(vertex.id)
       },
     },
-    h('title', null, `${vertex.name}\n${vertex.operators.join(' → ')}\nuid ${vertex.uid}`),
+    h(
+      'title',
+      null,
+      `${vertex.name}\n${vertex.operators.join(' → ')}\nuid ${vertex.uid}${vertex.description ? `\n${vertex.description}` : ''}`,
+    ),
     h('rect', { class: 'box', width: size.boxWidth, height: size.boxHeight, rx: 10 }),
     h('path', { class: 'strip', d: `M10 0H${size.boxWidth - 10}a10 10 0 0 1 9.2 4H.8A10 10 0 0 1 10 0Z` }),
     text(pad, 27, 'vertex-name', fit(vertex.name, barWidth - 36, '650 14px')),

@@ -12,6 +12,7 @@ import type {
   KeySelector,
   MapFunction,
   OutputTag,
+  Partitioner,
   ReduceFunction,
 } from '../contract/functions.ts'
 import type { Sink } from '../contract/sink.ts'
@@ -20,8 +21,10 @@ import { MillraceError } from '../core/errors.ts'
 import type { Partitioning } from '../core/graph.ts'
 import type { Key } from '../core/keys.ts'
 import { describeSchema, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
+import { targetsFactory } from './custom-partitioner.ts'
 import { functionSink, type SinkFunction } from './function-sink.ts'
 import {
+  checkMaxParallelism,
   checkParallelism,
   checkUid,
   type GraphBuilder,
@@ -147,17 +150,48 @@ export class DataStream<T> {
 
   /** Spreads elements evenly over the next operator's subtasks. */
   rebalance(): DataStream<T> {
-    return new DataStream<T>(this.home, this.through('rebalance', null), this.schema)
+    return this.partitioned({ partitioning: 'rebalance' })
+  }
+
+  /**
+   * As `rebalance`, but each subtask serves only its share of the next operator's, or shares one with others:
+   * fewer connections, and even only where the subtasks before it are.
+   */
+  rescale(): DataStream<T> {
+    return this.partitioned({ partitioning: 'rescale' })
+  }
+
+  /** Sends each element to a subtask of the next operator chosen at random. */
+  shuffle(): DataStream<T> {
+    return this.partitioned({ partitioning: 'shuffle' })
+  }
+
+  /** Keeps elements in the subtask of the same index. The next operator must have as many: `FORWARD_PARALLELISM`. */
+  forward(): DataStream<T> {
+    return this.partitioned({ partitioning: 'forward', mustForward: true })
+  }
+
+  /**
+   * Sends each element where `partitioner` says, from its key: a field, or what a function makes of the
+   * element. The job fails with `PARTITION_INVALID` when that is no partition. State by key needs `keyBy`.
+   */
+  partitionCustom<F extends keyof T & string>(partitioner: Partitioner<T[F]>, field: F): DataStream<T>
+  partitionCustom<K>(partitioner: Partitioner<K>, keySelector: (value: T) => K): DataStream<T>
+  partitionCustom<K>(partitioner: Partitioner<K>, selector: string | ((value: T) => K)): DataStream<T> {
+    return this.partitioned({
+      partitioning: 'custom',
+      createTargets: targetsFactory(this.schema, partitioner, selector),
+    })
   }
 
   /** Sends every element to every subtask of the next operator. */
   broadcast(): DataStream<T> {
-    return new DataStream<T>(this.home, this.through('broadcast', null), this.schema)
+    return this.partitioned({ partitioning: 'broadcast' })
   }
 
   /** Sends every element to the next operator's first subtask. */
   global(): DataStream<T> {
-    return new DataStream<T>(this.home, this.through('global', null), this.schema)
+    return this.partitioned({ partitioning: 'global' })
   }
 
   /** Ends the stream in a sink. Its guarantee is the sink's own; its rows may have fewer fields than the stream's. */
@@ -187,6 +221,11 @@ export class DataStream<T> {
 
   private endIn(sink: Sink): DataStreamSink {
     return new DataStreamSink(this.addNode(`Sink: ${sink.kind}`, this.schema, { role: 'sink', sink }))
+  }
+
+  private partitioned(how: Pick<Upstream, 'partitioning' | 'createTargets' | 'mustForward'>): DataStream<T> {
+    const upstreams = this.upstreams.map(({ from, sideTag }) => ({ from, sideTag, createKeys: null, ...how }))
+    return new DataStream<T>(this.home, upstreams, this.schema)
   }
 
   /** @internal Edges into the next operator with another partitioning. */
@@ -237,9 +276,27 @@ export class SingleOutputStreamOperator<T> extends DataStream<T> {
     return this
   }
 
-  /** Never runs this operator in one call with the one before it. */
+  /** Never more subtasks than this: a lower limit than the job's. Throws `PARALLELISM_INVALID`. */
+  setMaxParallelism(maxParallelism: number): this {
+    this.node.maxParallelism = checkMaxParallelism(maxParallelism)
+    return this
+  }
+
+  /** What this operator does, shown with the graph. */
+  setDescription(description: string): this {
+    this.node.description = description
+    return this
+  }
+
+  /** Runs this operator in one call with those after it, but not with the one before it. */
+  startNewChain(): this {
+    this.node.chaining = 'head'
+    return this
+  }
+
+  /** Never runs this operator in one call with another one. */
   disableChaining(): this {
-    this.node.chainingDisabled = true
+    this.node.chaining = 'never'
     return this
   }
 
@@ -328,8 +385,21 @@ export class DataStreamSink {
     return this
   }
 
+  /** Never more subtasks than this. Throws `PARALLELISM_INVALID`. */
+  setMaxParallelism(maxParallelism: number): this {
+    this.node.maxParallelism = checkMaxParallelism(maxParallelism)
+    return this
+  }
+
+  /** What this sink is for, shown with the graph. */
+  setDescription(description: string): this {
+    this.node.description = description
+    return this
+  }
+
+  /** Never runs this sink in one call with the operator before it. */
   disableChaining(): this {
-    this.node.chainingDisabled = true
+    this.node.chaining = 'never'
     return this
   }
 }

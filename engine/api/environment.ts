@@ -22,7 +22,7 @@ import {
   type Program,
   startEmbedded,
 } from './execution.ts'
-import { checkParallelism, GraphBuilder } from './graph-builder.ts'
+import { checkMaxParallelism, checkParallelism, GraphBuilder } from './graph-builder.ts'
 import type { JobSettings } from './job-settings.ts'
 import type { WatermarkStrategy } from './watermark-strategy.ts'
 
@@ -36,6 +36,8 @@ export class StreamExecutionEnvironment {
   private builder = new GraphBuilder()
   private readonly checkpointConfig = new CheckpointConfig()
   private parallelism: number | null = null
+  private maxParallelism: number | null = null
+  private isChainingDisabled = false
   private restart: RestartStrategy | null = null
   private stateBackend: StateBackendName | null = null
 
@@ -57,6 +59,21 @@ export class StreamExecutionEnvironment {
   /** Default number of subtasks of an operator. `--parallelism` overrides it. */
   setParallelism(parallelism: number): this {
     this.parallelism = checkParallelism(parallelism)
+    return this
+  }
+
+  /**
+   * Most subtasks that a keyed operator may ever have: the job's number of key groups, 128 unless told. It is
+   * part of every checkpoint, so it is fixed for the life of a job. Throws `PARALLELISM_INVALID`.
+   */
+  setMaxParallelism(maxParallelism: number): this {
+    this.maxParallelism = checkMaxParallelism(maxParallelism)
+    return this
+  }
+
+  /** Runs every operator of this environment's jobs in a task of its own: to find out where time goes. */
+  disableOperatorChaining(): this {
+    this.isChainingDisabled = true
     return this
   }
 
@@ -146,12 +163,13 @@ export class StreamExecutionEnvironment {
 
   /** The graph of what was declared so far. Throws as `GraphBuilder.build`. */
   getGraph(): JobGraph {
-    return this.builder.build()
+    return this.builder.build({ isChainingDisabled: this.isChainingDisabled })
   }
 
   getSettings(): JobSettings {
     return {
       parallelism: this.parallelism,
+      maxParallelism: this.maxParallelism,
       checkpointIntervalMs: this.checkpointConfig.checkpointIntervalMs,
       checkpointTimeoutMs: this.checkpointConfig.checkpointTimeoutMs,
       checkpointPolicy: this.checkpointConfig.checkpointPolicy,

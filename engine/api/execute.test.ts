@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import {
   count,
+  type DataStream,
   type KeyedProcessFunction,
   MillraceError,
   outputTag,
@@ -44,6 +45,44 @@ describe('execute on the calling thread', () => {
       rows.map((row) => row.n).sort((a, b) => a - b),
       [2, 4, 20, 40],
     )
+  })
+
+  test('every partitioning brings each element where it belongs, between any parallelisms', async () => {
+    const ways: Record<string, (stream: DataStream<number>) => DataStream<number>> = {
+      rebalance: (stream) => stream.rebalance(),
+      rescale: (stream) => stream.rescale(),
+      shuffle: (stream) => stream.shuffle(),
+      global: (stream) => stream.global(),
+      broadcast: (stream) => stream.broadcast(),
+      custom: (stream) => stream.partitionCustom({ partition: (n: number, partitions) => n % partitions }, (n) => n),
+    }
+    const input = Array.from({ length: 500 }, (_, n) => n)
+    for (const [name, way] of Object.entries(ways)) {
+      for (const [before, after] of [
+        [2, 3],
+        [3, 2],
+      ] as const) {
+        const spread = environment()
+          .fromCollection(input)
+          .map((n) => n)
+          .setParallelism(before)
+        const rows = await way(spread)
+          .map((n) => n)
+          .setParallelism(after)
+          .executeAndCollect()
+        const copies = name === 'broadcast' ? after : 1
+        assert.deepEqual(
+          rows.sort((a, b) => a - b),
+          input.flatMap((n) => new Array<number>(copies).fill(n)),
+          `${name} ${before} to ${after}`,
+        )
+      }
+    }
+    const forward = environment()
+      .fromElements(1)
+      .forward()
+      .map((n) => n)
+    await assert.rejects(forward.executeAndCollect(), { code: 'FORWARD_PARALLELISM' })
   })
 
   test('windows of columns, with late rows on the side', async () => {

@@ -17,7 +17,7 @@ import type { Sink } from '../contract/sink.ts'
 import type { Source } from '../contract/source.ts'
 import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { Partitioning, WatermarkPlan } from '../core/graph.ts'
+import type { ChainingStrategy, Partitioning, RowTargets, WatermarkPlan } from '../core/graph.ts'
 import { murmur3 } from '../core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 
@@ -27,6 +27,10 @@ export interface Upstream {
   readonly partitioning: Partitioning
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
   readonly sideTag: string | null
+  /** For `custom`. */
+  readonly createTargets?: () => RowTargets
+  /** See `GraphEdge`. */
+  readonly mustForward?: boolean
 }
 
 export type TransformationBody =
@@ -47,7 +51,8 @@ export interface Transformation {
   uid: string | null
   parallelism: number
   maxParallelism: number
-  chainingDisabled: boolean
+  chaining: ChainingStrategy
+  description: string | null
   readonly outputSchema: Schema
   readonly inputs: readonly Upstream[]
   readonly body: TransformationBody
@@ -86,6 +91,17 @@ export function checkParallelism(parallelism: number): number {
   return parallelism
 }
 
+/** Key groups have two bytes in every key of the state; Flink's limit is the same. */
+const PARALLELISM_MAX = 32_768
+
+/** Throws `PARALLELISM_INVALID` unless `maxParallelism` may be a limit of subtasks. */
+export function checkMaxParallelism(maxParallelism: number): number {
+  if (checkParallelism(maxParallelism) <= PARALLELISM_MAX) return maxParallelism
+  throw new MillraceError('PARALLELISM_INVALID', `A maximum of ${maxParallelism} subtasks is not possible.`, {
+    hint: `Give a whole number up to ${PARALLELISM_MAX}.`,
+  })
+}
+
 export class GraphBuilder {
   private readonly transformations: Transformation[] = []
 
@@ -95,7 +111,8 @@ export class GraphBuilder {
       uid: null,
       parallelism: 0,
       maxParallelism: spec.maxParallelism ?? 0,
-      chainingDisabled: false,
+      chaining: 'always',
+      description: null,
       outputSchema: spec.outputSchema,
       inputs: spec.inputs,
       body: spec.body,
@@ -105,8 +122,8 @@ export class GraphBuilder {
     return made
   }
 
-  /** Throws `GRAPH_EMPTY`, `GRAPH_WITHOUT_SINK` or `UID_DUPLICATE`. */
-  build(): JobGraph {
+  /** Throws `GRAPH_EMPTY`, `GRAPH_WITHOUT_SINK`, `UID_DUPLICATE` or `PARALLELISM_TOO_HIGH`. */
+  build(options: { readonly isChainingDisabled: boolean } = { isChainingDisabled: false }): JobGraph {
     if (this.transformations.length === 0) {
       throw new MillraceError('GRAPH_EMPTY', 'The job has no sources.', {
         hint: 'Begin with env.fromSource(...) or env.fromElements(...).',
@@ -117,6 +134,7 @@ export class GraphBuilder {
         hint: 'End a stream with sinkTo(...), addSink(...) or print(), or call executeAndCollect().',
       })
     }
+    for (const made of this.transformations) checkWithinMaximum(made)
     const folded = this.foldedAssigners()
     const uids = this.uids(folded)
     const ids = new Map<Transformation, number>()
@@ -131,7 +149,8 @@ export class GraphBuilder {
       }
       const id = nodes.length
       ids.set(made, id)
-      nodes.push(toNode(made, id, uids.get(made)!, plans.get(made) ?? null))
+      const node = toNode(made, id, uids.get(made)!, plans.get(made) ?? null)
+      nodes.push(options.isChainingDisabled ? { ...node, chaining: 'never' } : node)
       for (const input of made.inputs) edges.push(toEdge(input, ids.get(input.from)!, id, made.body))
     }
     return { nodes, edges }
@@ -154,7 +173,7 @@ export class GraphBuilder {
         readers.get(from) === 1 &&
         partitioning === 'forward' &&
         sameParallelism &&
-        !made.chainingDisabled
+        made.chaining === 'always'
       ) {
         folded.set(made, from)
       }
@@ -189,6 +208,16 @@ export class GraphBuilder {
     }
     return uids
   }
+}
+
+/** The job's default parallelism is cut to an operator's maximum; one that was asked for is an error. */
+function checkWithinMaximum({ name, parallelism, maxParallelism }: Transformation): void {
+  if (maxParallelism === 0 || parallelism <= maxParallelism) return
+  throw new MillraceError(
+    'PARALLELISM_TOO_HIGH',
+    `Operator "${name}" asks for ${parallelism} subtasks, and for ${maxParallelism} at most.`,
+    { hint: 'Lower its parallelism, or raise its maximum.' },
+  )
 }
 
 function watermarksOf(assigner: Transformation): WatermarkPlan | null {
@@ -230,7 +259,8 @@ function toNode(made: Transformation, id: number, uid: string, plan: WatermarkPl
     parallelism: made.parallelism,
     maxParallelism: made.maxParallelism,
     outputSchema: made.outputSchema,
-    chainingDisabled: made.chainingDisabled,
+    chaining: made.chaining,
+    ...(made.description === null ? {} : { description: made.description }),
   }
   const body = made.body
   switch (body.role) {
@@ -246,8 +276,9 @@ function toNode(made: Transformation, id: number, uid: string, plan: WatermarkPl
 }
 
 function toEdge(input: Upstream, from: number, to: number, target: TransformationBody): GraphEdge {
-  const { partitioning, createKeys, sideTag } = input
+  const { from: source, ...how } = input
+  const { sideTag } = how
   const projection = target.role === 'operator' ? target.projection : undefined
-  const edge = { from, to, partitioning, createKeys, sideTag, ...(projection === undefined ? {} : { projection }) }
-  return sideTag === null ? edge : { ...edge, sideSchema: input.from.sideSchemas.get(sideTag) ?? OPAQUE_SCHEMA }
+  const edge = { from, to, ...how, ...(projection === undefined ? {} : { projection }) }
+  return sideTag === null ? edge : { ...edge, sideSchema: source.sideSchemas.get(sideTag) ?? OPAQUE_SCHEMA }
 }

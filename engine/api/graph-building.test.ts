@@ -6,6 +6,8 @@ import { describe, test } from 'node:test'
 import { describeGraph, type JobGraph, type SourceNode } from '../contract/job-graph.ts'
 import type { Sink } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
+import { batchOfRows } from '../core/rows.ts'
+import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import {
   BoundedOutOfOrdernessTimestampExtractor,
   CumulativeEventTimeWindows,
@@ -127,17 +129,69 @@ describe('graphs', () => {
       .name('twice')
       .uid('step')
       .setParallelism(3)
+      .setMaxParallelism(5)
+      .setDescription('Doubles.')
       .disableChaining()
       .sinkTo(nothing)
       .name('out')
       .uid('sink')
     const [, map, sink] = env.getGraph().nodes
-    const { name, uid, uidIsExplicit, parallelism, chainingDisabled } = map!
+    const { name, uid, uidIsExplicit, parallelism, maxParallelism, chaining, description } = map!
     assert.deepEqual(
-      { name, uid, uidIsExplicit, parallelism, chainingDisabled },
-      { name: 'twice', uid: 'step', uidIsExplicit: true, parallelism: 3, chainingDisabled: true },
+      { name, uid, uidIsExplicit, parallelism, maxParallelism, chaining, description },
+      {
+        name: 'twice',
+        uid: 'step',
+        uidIsExplicit: true,
+        parallelism: 3,
+        maxParallelism: 5,
+        chaining: 'never',
+        description: 'Doubles.',
+      },
     )
     assert.equal(`${sink?.name} ${sink?.uid}`, 'out sink')
+  })
+
+  test('chaining is begun anew at an operator, or disabled for a whole job wherever that is said', () => {
+    const env = environment()
+    const stream = env.fromElements(1).map((n) => n)
+    stream.startNewChain().sinkTo(nothing)
+    const chaining = () => env.getGraph().nodes.map((node) => node.chaining)
+    assert.deepEqual(chaining(), ['always', 'head', 'always'])
+    env.disableOperatorChaining()
+    assert.deepEqual(chaining(), ['never', 'never', 'never'])
+  })
+
+  test('maximum parallelism: of the job it is the number of key groups, of an operator a limit', () => {
+    const env = environment().setMaxParallelism(16)
+    assert.equal(env.getSettings().maxParallelism, 16)
+    throwsCode('PARALLELISM_INVALID', () => env.setMaxParallelism(32_769))
+    throwsCode('PARALLELISM_INVALID', () => env.setMaxParallelism(0))
+    env.fromElements(1).setMaxParallelism(2).setParallelism(3).sinkTo(nothing)
+    throwsCode('PARALLELISM_TOO_HIGH', () => env.getGraph())
+  })
+
+  test('partitionings reach their edges', () => {
+    const env = environment()
+    const stream = env.fromElements({ id: 'a', n: 1 })
+    stream.rescale().sinkTo(nothing)
+    stream.shuffle().sinkTo(nothing)
+    stream.forward().sinkTo(nothing)
+    stream.partitionCustom((n, count) => n % count, 'n').sinkTo(nothing)
+    const { edges } = env.getGraph()
+    assert.deepEqual(
+      edges.map(({ partitioning, mustForward }) => [partitioning, mustForward]),
+      [
+        ['rescale', undefined],
+        ['shuffle', undefined],
+        ['forward', true],
+        ['custom', undefined],
+      ],
+    )
+    const rows = batchOfRows(OPAQUE_SCHEMA, [{ n: 3 }, { n: 4 }])
+    assert.deepEqual(edges[3]!.createTargets!()(rows, 3), [0, 1])
+    const withSchema = env.fromCollection([{ a: 1 }], { schema: schema({ a: t.float64() }) })
+    throwsCode('FIELD_UNKNOWN', () => withSchema.partitionCustom(() => 0, 'b' as 'a'))
   })
 
   test('a job definition builds a new and equal graph each time, with its settings', () => {

@@ -14,6 +14,7 @@ export type {
   MapFunction,
   OnTimerContext,
   OutputTag,
+  Partitioner,
   ProcessContext,
   ProcessWindowContext,
   ProcessWindowFunction,

@@ -12,6 +12,8 @@ import type { RunFlags } from './run-flags.ts'
 /** Null means that the program did not say. */
 export interface JobSettings {
   readonly parallelism: number | null
+  /** Key groups of the job. */
+  readonly maxParallelism: number | null
   readonly checkpointIntervalMs: number | null
   readonly checkpointTimeoutMs: number
   readonly checkpointPolicy: CheckpointPolicy
@@ -60,7 +62,7 @@ export function toJobOptions(
     allowNonRestoredState: flags.allowNonRestoredState,
     acceptDuplicates: flags.acceptDuplicates,
     restart: settings.restart ?? (checkpointIntervalMs === null ? RESTART_NEVER : RESTART_DEFAULT),
-    keyGroups: DEFAULT_KEY_GROUPS,
+    keyGroups: settings.maxParallelism ?? DEFAULT_KEY_GROUPS,
     stateMemoryBytes: STATE_MEMORY_BYTES,
     config: flags.config,
     onEvent,

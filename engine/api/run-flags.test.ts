@@ -81,6 +81,7 @@ describe('job options', () => {
   const settings = {
     parallelism: 3,
     checkpointIntervalMs: 500,
+    maxParallelism: null,
     checkpointTimeoutMs: 9,
     checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: 'program',

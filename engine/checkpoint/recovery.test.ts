@@ -150,7 +150,7 @@ function graphOf(...uids: string[]): JobGraph {
     parallelism: 0,
     maxParallelism: 0,
     outputSchema: OPAQUE_SCHEMA,
-    chainingDisabled: false,
+    chaining: 'always',
     role: 'operator',
     isKeyed: true,
   })) as unknown as GraphNode[]

@@ -13,6 +13,11 @@ export type FlatMapFunction<T, R> = (value: T, collect: (result: R) => void) => 
 export type ReduceFunction<T> = (accumulated: T, value: T) => T
 export type KeySelector<T, K extends Key> = (value: T) => K
 
+/** The partition, from 0 to `numPartitions` - 1, that elements with this key go to. */
+export type Partitioner<K> =
+  | ((key: K, numPartitions: number) => number)
+  | { partition(key: K, numPartitions: number): number }
+
 /**
  * Incremental aggregation. The accumulator may be a class instance: state restores it onto the
  * prototype of a fresh `createAccumulator()`. `#private` fields cannot be restored and are refused.

@@ -5,7 +5,7 @@
  * graph, and `describeGraph` is what the threads compare to be sure of it.
  */
 import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
-import type { Partitioning, WatermarkPlan } from '../core/graph.ts'
+import type { ChainingStrategy, Partitioning, RowTargets, WatermarkPlan } from '../core/graph.ts'
 import { describeSchema, type Schema } from '../core/schema.ts'
 import type { Operator } from './operator.ts'
 import type { Sink } from './sink.ts'
@@ -23,8 +23,9 @@ interface NodeBase {
   /** Never more subtasks than this; 0 means any. */
   maxParallelism: number
   readonly outputSchema: Schema
-  /** Asks not to be chained to its input. */
-  chainingDisabled: boolean
+  readonly chaining: ChainingStrategy
+  /** What it does, in the user's words; shown where the graph is. */
+  readonly description?: string
 }
 
 export interface SourceNode extends NodeBase {
@@ -52,6 +53,10 @@ export interface GraphEdge {
   readonly partitioning: Partitioning
   /** For `hash`: computes the keys in the sending subtask. Made once a subtask. */
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
+  /** For `custom`: which subtask each row goes to. Made once a subtask. */
+  readonly createTargets?: () => RowTargets
+  /** `forward` was asked for: another parallelism is an error instead of a rebalance. */
+  readonly mustForward?: boolean
   /** Reads a side output instead of the main one. */
   readonly sideTag: string | null
   /** The columns that the target reads, when it says so: others do not travel. */

@@ -5,8 +5,21 @@
  */
 import type { Batch } from './batch.ts'
 
-/** How an edge spreads records over the subtasks of its target. */
-export type Partitioning = 'forward' | 'hash' | 'rebalance' | 'broadcast' | 'global'
+/**
+ * How an edge spreads records over the subtasks of its target: to the one of the same index, by key, in turn
+ * over all of them (`rebalance`) or over its share of them (`rescale`), at random (`shuffle`), to all, to the
+ * first, or as a function of the user's says (`custom`).
+ */
+export type Partitioning = 'forward' | 'hash' | 'rebalance' | 'rescale' | 'shuffle' | 'broadcast' | 'global' | 'custom'
+
+/** Target subtask of each row, for `custom`. */
+export type RowTargets = (batch: Batch, targets: number) => ArrayLike<number>
+
+/**
+ * Whether an operator may run in one call with others: with those before and after it, only with those after
+ * it (`head`), or with none.
+ */
+export type ChainingStrategy = 'always' | 'head' | 'never'
 
 /** Turns values into a watermark for one split; `onBatch` sees assigned event times. */
 export interface WatermarkGenerator {

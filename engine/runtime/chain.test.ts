@@ -10,6 +10,7 @@ import { BATCH_ROWS_MAX, type Batch, sliceBatch } from '../core/batch.ts'
 import { fieldKeyExtractor, keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
 import { BatchBuilder, batchOfRows } from '../core/rows.ts'
 import { schema, t } from '../core/schema.ts'
+import { SeededRandom } from '../testing/sim/seeded-random.ts'
 import { Chain } from './chain.ts'
 import type { Message } from './channel.ts'
 import { LocalChannel } from './channel.ts'
@@ -377,6 +378,71 @@ describe('an output router', () => {
       ),
       { numRuns: 60 },
     )
+  })
+
+  test('deals rows out evenly, at random, or as a partitioner says; each once, in order, to one target', () => {
+    const sizes = fc.array(fc.integer({ min: 1, max: 40 }), { minLength: 1, maxLength: 12 })
+    const kinds = fc.constantFrom('rebalance' as const, 'rescale' as const, 'shuffle' as const, 'custom' as const)
+    fc.assert(
+      fc.property(
+        sizes,
+        fc.integer({ min: 1, max: 5 }),
+        kinds,
+        fc.integer(),
+        (lengths, targets, partitioning, seed) => {
+          const random = new SeededRandom(seed)
+          const channels = Array.from({ length: targets }, () => new LocalChannel(99, nothing, nothing))
+          const custom = (batch: Batch, count: number) => numbersOf(batch).map((n) => (n * 7) % count)
+          const router = new OutputRouter([
+            edge(channels, { partitioning, subtask: 1, random: () => random.next(), targets: custom }),
+          ])
+          let next = 0
+          for (const length of lengths) router.emit(batchOf(Array.from({ length }, () => next++)))
+          const out = channels.map((channel) => {
+            const rows: unknown[] = []
+            while (take(channel, rows));
+            return rows as number[]
+          })
+          assert.deepEqual(
+            out.flat().sort((a, b) => a - b),
+            Array.from({ length: next }, (_, n) => n),
+          )
+          for (const [target, rows] of out.entries()) {
+            assert.deepEqual(
+              rows,
+              [...rows].sort((a, b) => a - b),
+              'order of a target is the order of the stream',
+            )
+            if (partitioning === 'custom') assert.ok(rows.every((n) => (n * 7) % targets === target))
+          }
+          const counts = out.map((rows) => rows.length)
+          if (partitioning !== 'rebalance' && partitioning !== 'rescale') return
+          assert.ok(Math.max(...counts) - Math.min(...counts) <= 1, 'even, whatever the sizes of batches')
+        },
+      ),
+      { numRuns: 100 },
+    )
+  })
+
+  test('shuffles uniformly', () => {
+    const random = new SeededRandom(7)
+    const channels = [0, 1, 2, 3].map(() => new LocalChannel(99, nothing, nothing))
+    const router = new OutputRouter([edge(channels, { partitioning: 'shuffle', random: () => random.next() })])
+    for (let i = 0; i < 10; i++) router.emit(batchOf(Array.from({ length: 400 }, (_, n) => n)))
+    for (const channel of channels) {
+      const rows: unknown[] = []
+      while (take(channel, rows));
+      // 1,000 expected, standard deviation 27.
+      assert.ok(Math.abs(rows.length - 1_000) < 140, `${rows.length} of 4,000`)
+    }
+  })
+
+  test('refuses a partition that does not exist', () => {
+    for (const target of [-1, 2, 0.5, Number.NaN]) {
+      const channels = [0, 1].map(() => new LocalChannel(9, nothing, nothing))
+      const router = new OutputRouter([edge(channels, { partitioning: 'custom', targets: () => [target] })])
+      assert.throws(() => router.emit(batchOf([1])), { code: 'PARTITION_INVALID' })
+    }
   })
 
   test('broadcasts to all, rebalances in turn, sends global rows to the first; control goes everywhere', () => {

@@ -42,6 +42,10 @@ export class StatusBoard {
       name,
       parallelism,
       operators: nodes.map((node) => node.name),
+      description: nodes
+        .map((node) => node.description)
+        .filter((text) => text !== undefined)
+        .join('\n'),
       role,
     }))
     this.edges = plan.edges.map(({ from, to, partitioning }) => ({ from, to, partitioning }))

@@ -171,7 +171,7 @@ function fixtureSink(delivered: Delivered): Sink {
 }
 
 export function fixtureGraph(options: FixtureOptions, delivered: Delivered): JobGraph {
-  const common = { uidIsExplicit: true, parallelism: 0, maxParallelism: 0, chainingDisabled: false }
+  const common = { uidIsExplicit: true, parallelism: 0, maxParallelism: 0, chaining: 'always' as const }
   return {
     nodes: [
       {

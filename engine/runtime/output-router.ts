@@ -9,8 +9,9 @@
  * - A channel sees messages in emission order: nothing overtakes its overflow.
  * - Control messages go to every channel of every edge.
  */
-import { type Batch, type Projection, projectBatch, withKeys } from '../core/batch.ts'
-import type { Partitioning } from '../core/graph.ts'
+import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Partitioning, RowTargets } from '../core/graph.ts'
 import type { KeyExtractor } from '../core/keys.ts'
 import { keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
 import type { ChannelWriter, ControlMessage, Message } from './channel.ts'
@@ -67,7 +68,11 @@ export interface EdgeOutputOptions {
   /** The columns that the target reads, when it says so. */
   readonly projection?: Projection | null
   readonly sideTag: string | null
-  /** One a target subtask, or only the connected one for `forward`. */
+  /** For `custom`. */
+  readonly targets?: RowTargets | null
+  /** For `shuffle`: uniform in [0, 1). */
+  readonly random?: () => number
+  /** One a target subtask that it is connected with. */
   readonly writers: readonly ChannelWriter[]
   readonly keyGroups: number
   /** Index of the sending subtask: where a rebalance starts. */
@@ -80,6 +85,8 @@ class EdgeOutput {
   private readonly partitioning: Partitioning
   private readonly keys: KeyExtractor | null
   private readonly projection: Projection | null
+  private readonly targets: RowTargets | null
+  private readonly random: () => number
   private readonly keyGroups: number
   /** Target of each key group. */
   private readonly targetOfGroup: Uint16Array
@@ -92,6 +99,8 @@ class EdgeOutput {
     this.partitioning = options.partitioning
     this.keys = options.keys
     this.projection = options.projection ?? null
+    this.targets = options.targets ?? null
+    this.random = options.random ?? (() => 0)
     this.keyGroups = options.keyGroups
     this.ports = options.writers.map((writer) => new Port(writer))
     const targets = options.writers.length
@@ -113,8 +122,14 @@ class EdgeOutput {
         for (const port of this.ports) port.send(batch, null, batch.length)
         return
       case 'rebalance':
-        this.ports[this.turn]!.send(batch, null, batch.length)
-        this.turn = (this.turn + 1) % this.ports.length
+      case 'rescale':
+        this.sendInTurn(batch)
+        return
+      case 'shuffle':
+        this.sendTo(batch, () => Math.floor(this.random() * this.ports.length))
+        return
+      case 'custom':
+        this.sendCustom(batch)
         return
       default:
         this.ports[0]!.send(batch, null, batch.length)
@@ -135,7 +150,53 @@ class EdgeOutput {
       const target = targetOfGroup[keyGroupOf(hashes[i]!, keyGroups)]!
       rows[target]![counts[target]!++] = i
     }
-    for (let p = 0; p < this.ports.length; p++) this.ports[p]!.send(keyed, rows[p]!, counts[p]!)
+    this.sendRows(keyed)
+  }
+
+  /** A batch in as many equal runs as there are targets, which costs less than row by row; the odd rows in turn. */
+  private sendInTurn(batch: Batch): void {
+    const targets = this.ports.length
+    const share = Math.floor(batch.length / targets)
+    const odd = batch.length % targets
+    let from = 0
+    for (let k = 0; k < targets && from < batch.length; k++) {
+      const to = from + share + (k < odd ? 1 : 0)
+      const port = this.ports[(this.turn + k) % targets]!
+      port.send(targets === 1 ? batch : sliceBatch(batch, from, to), null, to - from)
+      from = to
+    }
+    this.turn = (this.turn + odd) % targets
+  }
+
+  private sendTo(batch: Batch, targetOf: (row: number) => number): void {
+    if (this.ports.length === 1) {
+      this.ports[0]!.send(batch, null, batch.length)
+      return
+    }
+    const counts = this.counts.fill(0)
+    for (let i = 0; i < batch.length; i++) {
+      const target = targetOf(i)
+      this.rows[target]![counts[target]!++] = i
+    }
+    this.sendRows(batch)
+  }
+
+  private sendCustom(batch: Batch): void {
+    const count = this.ports.length
+    const targets = this.targets!(batch, count)
+    for (let i = 0; i < batch.length; i++) {
+      const target = targets[i]!
+      if (Number.isInteger(target) && target >= 0 && target < count) continue
+      throw new MillraceError('PARTITION_INVALID', `The partitioner gave ${target}; there are ${count} partitions.`, {
+        hint: `Return a whole number from 0 to ${count - 1}, for example hash % numPartitions.`,
+      })
+    }
+    this.sendTo(batch, (i) => targets[i]!)
+  }
+
+  /** What `rows` and `counts` hold for each port. */
+  private sendRows(batch: Batch): void {
+    for (let p = 0; p < this.ports.length; p++) this.ports[p]!.send(batch, this.rows[p]!, this.counts[p]!)
   }
 }
 

@@ -5,16 +5,27 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { GraphEdge, GraphNode, JobGraph } from '../contract/job-graph.ts'
-import type { Partitioning } from '../core/graph.ts'
+import type { ChainingStrategy, Partitioning } from '../core/graph.ts'
 import { keyGroupRange, subtaskOfKeyGroup } from '../core/keys.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { planChannels, planJob, ringCount, workerOf } from './planner.ts'
+
+const PARTITIONINGS: readonly Partitioning[] = [
+  'forward',
+  'hash',
+  'rebalance',
+  'rescale',
+  'shuffle',
+  'broadcast',
+  'global',
+  'custom',
+]
 
 interface NodeOptions {
   readonly parallelism?: number
   readonly maxParallelism?: number
   readonly isKeyed?: boolean
-  readonly chainingDisabled?: boolean
+  readonly chaining?: ChainingStrategy
   readonly role?: 'source' | 'operator'
 }
 
@@ -27,7 +38,7 @@ function node(id: number, options: NodeOptions = {}): GraphNode {
     parallelism: options.parallelism ?? 0,
     maxParallelism: options.maxParallelism ?? 0,
     outputSchema: OPAQUE_SCHEMA,
-    chainingDisabled: options.chainingDisabled ?? false,
+    chaining: options.chaining ?? 'always',
     role: options.role ?? (id === 1 ? 'source' : 'operator'),
     isKeyed: options.isKeyed ?? false,
   } as unknown as GraphNode
@@ -59,11 +70,45 @@ describe('chaining', () => {
     assert.deepEqual(names([node(1), node(2)], edges, 1), ['n1 -> n2'])
   })
 
-  test('stops at rebalance, broadcast and global, and where it is disabled', () => {
-    for (const partitioning of ['rebalance', 'broadcast', 'global'] as const) {
+  test('stops at every other partitioning, also between single subtasks', () => {
+    for (const partitioning of PARTITIONINGS) {
+      if (partitioning === 'forward' || partitioning === 'hash') continue
       assert.deepEqual(names([node(1), node(2)], [edge(1, 2, partitioning)], 1), ['n1', 'n2'])
     }
-    assert.deepEqual(names([node(1), node(2, { chainingDisabled: true })], [edge(1, 2)]), ['n1', 'n2'])
+  })
+
+  test('begins anew at a head, and leaves out what is to be alone', () => {
+    const edges = [edge(1, 2), edge(2, 3)]
+    const chained = (chaining: ChainingStrategy) => names([node(1), node(2, { chaining }), node(3)], edges)
+    assert.deepEqual(chained('always'), ['n1 -> n2 -> n3'])
+    assert.deepEqual(chained('head'), ['n1', 'n2 -> n3'])
+    assert.deepEqual(chained('never'), ['n1', 'n2', 'n3'])
+  })
+
+  test('an edge that must be forward is refused between different parallelisms', () => {
+    const forward = { ...edge(1, 2), mustForward: true }
+    assert.deepEqual(names([node(1), node(2)], [forward]), ['n1 -> n2'])
+    assert.throws(() => plan([node(1), node(2, { parallelism: 3 })], [forward]), { code: 'FORWARD_PARALLELISM' })
+  })
+
+  test('rescale connects each subtask with its share of the others', () => {
+    const pairs = (from: number, to: number) =>
+      planChannels(plan([node(1, { parallelism: from }), node(2, { parallelism: to })], [edge(1, 2, 'rescale')])).map(
+        (channel) => `${channel.fromSubtask}-${channel.toSubtask}`,
+      )
+    assert.deepEqual(pairs(2, 4), ['0-0', '0-1', '1-2', '1-3'])
+    assert.deepEqual(pairs(4, 2), ['0-0', '1-0', '2-1', '3-1'])
+    assert.deepEqual(pairs(2, 3), ['0-0', '0-1', '1-2'])
+    assert.deepEqual(pairs(3, 3), ['0-0', '1-1', '2-2'])
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 9 }), fc.integer({ min: 1, max: 9 }), (from, to) => {
+        const connected = pairs(from, to).map((pair) => pair.split('-').map(Number))
+        assert.equal(connected.length, Math.max(from, to), 'the more numerous have one partner each')
+        const shares = from < to ? connected.map(([f]) => f!) : connected.map(([, t]) => t!)
+        const counts = Array.from({ length: Math.min(from, to) }, (_, i) => shares.filter((s) => s === i).length)
+        assert.ok(Math.max(...counts) - Math.min(...counts) <= 1)
+      }),
+    )
   })
 
   test('stops where a node has several readers or several inputs, or a side output is read', () => {
@@ -91,14 +136,12 @@ describe('chaining', () => {
   })
 })
 
-const PARTITIONINGS: readonly Partitioning[] = ['forward', 'hash', 'rebalance', 'broadcast', 'global']
-
 /** Any graph whose nodes come after what they read. */
 const anyGraph: fc.Arbitrary<JobGraph> = fc
   .array(
     fc.record({
       parallelism: fc.integer({ min: 0, max: 5 }),
-      chainingDisabled: fc.boolean(),
+      chaining: fc.constantFrom('always' as const, 'head' as const, 'never' as const),
       inputs: fc.array(fc.tuple(fc.nat(), fc.constantFrom(...PARTITIONINGS), fc.boolean()), {
         minLength: 1,
         maxLength: 3,
@@ -155,7 +198,8 @@ describe('plans of any graph', () => {
             const from = result.vertices[e.from]!.parallelism
             const to = result.vertices[e.to]!.parallelism
             if (e.partitioning === 'forward') assert.equal(from, to)
-            assert.equal(mine.length, e.partitioning === 'forward' ? from : from * to)
+            const count = { forward: from, rescale: Math.max(from, to) } as Partial<Record<Partitioning, number>>
+            assert.equal(mine.length, count[e.partitioning] ?? from * to)
             // Every subtask hears from each edge: without watermarks and barriers it would neither cut nor end.
             assert.equal(new Set(mine.map((c) => c.toSubtask)).size, to)
             assert.equal(new Set(mine.map((c) => c.fromSubtask)).size, from)

@@ -5,9 +5,9 @@
  * must get the same plan. Subtask s of every task runs on worker s % workers, so one worker holds a
  * slice of the whole job (Flink's slot sharing).
  *
- * An operator is chained to its input when nothing else reads that input, it reads nothing else, and
- * records would only ever go to the subtask at the same index: a forward edge, or a keyBy between two
- * operators of one subtask each.
+ * An operator is chained to its input when nothing else reads that input, it reads nothing else, neither
+ * asks to be apart, and records would only ever go to the subtask at the same index: a forward edge, or a
+ * keyBy between two operators of one subtask each.
  */
 import type { GraphEdge, GraphNode, JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
@@ -63,12 +63,20 @@ export function planJob(graph: JobGraph, options: PlanOptions): ExecutionPlan {
   const parallelism = new Map(graph.nodes.map((node) => [node.id, parallelismOf(node, options)]))
   const incoming = groupBy(graph.edges, (edge) => edge.to)
   const outgoing = groupBy(graph.edges, (edge) => edge.from)
-  const partitioningOf = (edge: GraphEdge): Partitioning =>
-    edge.partitioning === 'forward' && parallelism.get(edge.from) !== parallelism.get(edge.to)
-      ? 'rebalance'
-      : edge.partitioning
+  const nodes = new Map(graph.nodes.map((node) => [node.id, node]))
+  const partitioningOf = (edge: GraphEdge): Partitioning => {
+    const [from, to] = [parallelism.get(edge.from)!, parallelism.get(edge.to)!]
+    if (edge.partitioning !== 'forward' || from === to) return edge.partitioning
+    if (edge.mustForward !== true) return 'rebalance'
+    throw new MillraceError(
+      'FORWARD_PARALLELISM',
+      `"${nodes.get(edge.from)!.name}" has ${from} subtasks and "${nodes.get(edge.to)!.name}" ${to}: forward() needs as many.`,
+      { hint: 'Give both the same parallelism, or use rescale() or rebalance().' },
+    )
+  }
   const chainedInto = (edge: GraphEdge, target: GraphNode): boolean => {
-    if (target.chainingDisabled || edge.sideTag !== null) return false
+    if (target.chaining !== 'always' || nodes.get(edge.from)!.chaining === 'never') return false
+    if (edge.sideTag !== null) return false
     if (outgoing.get(edge.from)!.length !== 1 || incoming.get(edge.to)!.length !== 1) return false
     const partitioning = partitioningOf(edge)
     const single = parallelism.get(edge.from) === 1 && parallelism.get(edge.to) === 1
@@ -148,12 +156,21 @@ export function planChannels(plan: ExecutionPlan): PlannedChannel[] {
     const from = plan.vertices[edge.from]!.parallelism
     const to = plan.vertices[edge.to]!.parallelism
     for (let f = 0; f < from; f++) {
-      if (edge.partitioning === 'forward') add(edge, f, f)
       // `global` too: subtasks that get no rows still need watermarks, barriers and the end.
-      else for (let t = 0; t < to; t++) add(edge, f, t)
+      const [first, end] = targetsOf(edge.partitioning, f, from, to)
+      for (let t = first; t < end; t++) add(edge, f, t)
     }
   }
   return channels
+}
+
+/** Subtasks [first, end) of the target that subtask `f` sends to. */
+function targetsOf(partitioning: Partitioning, f: number, from: number, to: number): [number, number] {
+  if (partitioning === 'forward') return [f, f + 1]
+  if (partitioning !== 'rescale') return [0, to]
+  // The fewer subtasks of both sides share the more out among them, in runs as equal as can be.
+  if (from >= to) return [Math.floor((f * to) / from), Math.floor((f * to) / from) + 1]
+  return [Math.ceil((f * to) / from), Math.ceil(((f + 1) * to) / from)]
 }
 
 export function ringCount(channels: readonly PlannedChannel[]): number {

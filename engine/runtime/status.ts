@@ -12,6 +12,8 @@ export interface VertexStatus {
   readonly parallelism: number
   /** Operators chained into this task, in order. */
   readonly operators: readonly string[]
+  /** What users say about its operators, a line each; may be empty. */
+  readonly description?: string
   readonly role: 'source' | 'operator' | 'sink'
 }
 

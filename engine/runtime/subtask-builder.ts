@@ -332,6 +332,8 @@ function outputsOf(options: BuildOptions, vertex: PlannedVertex, index: number):
       return {
         partitioning: planned.partitioning,
         keys: edge.createKeys?.() ?? null,
+        targets: edge.createTargets?.() ?? null,
+        random: () => options.worker.io.random.next(),
         projection: edge.projection ?? null,
         sideTag: edge.sideTag,
         writers,

@@ -228,7 +228,7 @@ function sink(world: SimJobWorld, toRow: (batch: Batch, i: number) => SinkRow): 
   }
 }
 
-const COMMON = { uidIsExplicit: true, parallelism: 0, maxParallelism: 0, chainingDisabled: false }
+const COMMON = { uidIsExplicit: true, parallelism: 0, maxParallelism: 0, chaining: 'always' as const }
 
 function operatorNode(
   id: number,

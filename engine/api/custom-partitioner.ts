@@ -1,0 +1,28 @@
+/**
+ * From what a user gives to `partitionCustom` to the engine's row targets. Used by `DataStream.partitionCustom`.
+ */
+import type { Partitioner } from '../contract/functions.ts'
+import type { RowTargets } from '../core/graph.ts'
+import { rowReader } from '../core/rows.ts'
+import { fieldIndex, type Schema } from '../core/schema.ts'
+import { StringInterner } from '../core/strings.ts'
+
+/** Makes a fresh one for each subtask that sends. Throws `FIELD_UNKNOWN`. */
+export function targetsFactory<T, K>(
+  schema: Schema,
+  partitioner: Partitioner<K>,
+  selector: string | ((value: T) => K),
+): () => RowTargets {
+  if (typeof selector === 'string' && !schema.isOpaque) fieldIndex(schema, selector)
+  const keyOf = typeof selector === 'string' ? (row: T) => row[selector as keyof T] as K : selector
+  const partition =
+    typeof partitioner === 'function' ? partitioner : (key: K, count: number) => partitioner.partition(key, count)
+  return () => {
+    const read = rowReader(schema, new StringInterner(), 'partitioner')
+    return (batch, targets) => {
+      const rows: number[] = []
+      for (let i = 0; i < batch.length; i++) rows.push(partition(keyOf(read(batch, i) as T), targets))
+      return rows
+    }
+  }
+}
