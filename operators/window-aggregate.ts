@@ -16,13 +16,14 @@
 import type { SegmentChunk, SegmentScan, StateTable, ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
-import { BATCH_ROWS_MAX, type Batch, gatherBatch, type KeyColumn, withKeys } from '../engine/core/batch.ts'
+import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 import type { WindowAssigner } from './window-assigner.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
+import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
 
 const FIRE_KEYS_MAX = 2_000
 
@@ -44,7 +45,8 @@ export interface WindowKernel {
   /** Another text means that stored values mean something else. */
   readonly signature: string
   readonly layout: ValueLayout
-  open(context: OperatorContext, latenessMs: number): void
+  /** `valuesLiveOn`: values that were fired may change and be fired again. */
+  open(context: OperatorContext, valuesLiveOn: boolean): void
   /** Adds rows[0..count) of `batch` to the entries in `slots`. */
   accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void
   /** Emits the result of one entry: key `keyRow` of `keys`, value `at` of `values`. */
@@ -57,6 +59,19 @@ export interface WindowKernel {
     watermark: number,
     output: Output,
   ): void
+  /**
+   * Merges values `fromRows[j]` of `from` (value j when null) into entries `slots[j]` of `into`, for j < count.
+   * Present only where accumulators may be merged in any order; `from` stays as it is.
+   */
+  readonly merge?:
+    | ((
+        from: WindowValues,
+        fromRows: Int32Array | null,
+        count: number,
+        slots: Int32Array,
+        into: MutableWindowValues,
+      ) => void)
+    | undefined
   /** Emits what `fire` left in an unfinished batch. */
   flush(output: Output): void
 }
@@ -76,10 +91,7 @@ export interface WindowOptions {
 
 /** Throws `WINDOW_INVALID` on a negative lateness. */
 export function windowOperator(options: WindowOptions): Operator {
-  const lateness = options.allowedLatenessMs ?? 0
-  if (!(lateness >= 0)) {
-    throw new MillraceError('WINDOW_INVALID', `Allowed lateness cannot be ${lateness} ms.`, { hint: 'Give 0 or more.' })
-  }
+  checkLateness(options.allowedLatenessMs ?? 0)
   return new WindowOperator(options)
 }
 
@@ -98,7 +110,6 @@ class WindowOperator implements Operator {
   private readonly assigner: WindowAssigner
   private readonly kernel: WindowKernel
   private readonly latenessMs: number
-  private readonly lateTag: string | null
   private context!: OperatorContext
   private table!: StateTable
   private watermark = WATERMARK_MIN
@@ -109,40 +120,27 @@ class WindowOperator implements Operator {
   private readonly assigned: Float64Array
   private readonly slots = new Int32Array(BATCH_ROWS_MAX)
   private readonly single = new Int32Array(1)
-  private readonly lateRows = new Int32Array(BATCH_ROWS_MAX)
-  private lateCount = 0
+  private readonly late: LateRows
 
   constructor(options: WindowOptions) {
     this.assigner = options.assigner
     this.kernel = options.kernel
     this.latenessMs = options.allowedLatenessMs ?? 0
-    this.lateTag = options.lateTag ?? null
+    this.late = new LateRows(options.lateTag ?? null)
     this.assigned = new Float64Array(options.assigner.windowsMax)
   }
 
   open(context: OperatorContext): void {
     this.context = context
-    this.refuseOtherState()
+    refuseOtherWindows(context, this.signature)
     this.watermark = lowestRestoredWatermark(context.restored)
-    this.kernel.open(context, this.latenessMs)
+    this.kernel.open(context, this.latenessMs > 0)
     this.table = context.keyed.table({ name: 'windows', version: 1, layout: this.kernel.layout })
     this.updateNextDue()
   }
 
   private get signature(): string {
     return `${this.assigner.description} ${this.kernel.signature}`
-  }
-
-  private refuseOtherState(): void {
-    for (const state of this.context.restored) {
-      const saved = (state as { signature?: JsonValue }).signature
-      if (saved === this.signature) continue
-      throw new MillraceError(
-        'STATE_INCOMPATIBLE',
-        `The windows of operator ${JSON.stringify(this.context.name)} were saved as ${String(saved)}, but are now ${this.signature}.`,
-        { hint: 'Keep the windows and aggregates, or give the operator another uid to start it empty.' },
-      )
-    }
   }
 
   process(batch: Batch, from: number, output: Output): number {
@@ -156,7 +154,7 @@ class WindowOperator implements Operator {
       if (i < batch.length) this.processRefiring(batch, keys, i++, output)
     }
     this.kernel.flush(output)
-    this.emitLate(batch, output)
+    this.late.emit(batch, this.context, output)
     return i
   }
 
@@ -176,7 +174,7 @@ class WindowOperator implements Operator {
         addRow(recent, i)
         continue
       }
-      if (Number.isNaN(time)) throw this.timestampMissing()
+      if (Number.isNaN(time)) throw timestampMissing(this.context.name)
       const count = assigner.assign(time, assigned)
       let lateCount = 0
       for (let w = 0; w < count; w++) {
@@ -186,7 +184,7 @@ class WindowOperator implements Operator {
       }
       if (lateCount === count) {
         // Between two windows that leave a gap a row is late only by its own time; else no window wants it.
-        if (count > 0 || time + latenessMs <= watermark) this.lateRows[this.lateCount++] = i
+        if (count > 0 || time + latenessMs <= watermark) this.late.add(i)
         continue
       }
       for (let w = 0; w < count; w++) {
@@ -234,23 +232,6 @@ class WindowOperator implements Operator {
   private windowOf(window: number): FiringWindow {
     const end = this.assigner.endOf(window)
     return { start: this.assigner.startOf(window), end, maxTimestamp: end - 1 }
-  }
-
-  private emitLate(batch: Batch, output: Output): void {
-    if (this.lateCount === 0) return
-    if (this.lateTag === null) this.context.counters.lateDropped += this.lateCount
-    else output.emitSide(this.lateTag, gatherBatch(withKeys(batch, null), this.lateRows, this.lateCount))
-    this.lateCount = 0
-  }
-
-  private timestampMissing(): MillraceError {
-    return new MillraceError(
-      'TIMESTAMP_MISSING',
-      `Operator ${JSON.stringify(this.context.name)} got a row without event time.`,
-      {
-        hint: 'Give the source a WatermarkStrategy with a timestamp assigner, or call assignTimestampsAndWatermarks before the window.',
-      },
-    )
   }
 
   advanceWatermark(watermark: number, output: Output): boolean {

@@ -151,6 +151,29 @@ function updateOf(kind: StateColumn['kind'], k: number): string {
   }
 }
 
+/** Merges one state column; each kind's loop stays a loop of its own. */
+function mergeColumn(
+  kind: StateColumn['kind'],
+  from: Float64Array,
+  fromRows: Int32Array | null,
+  count: number,
+  slots: Int32Array,
+  into: Float64Array,
+): void {
+  const at = (j: number): number => (fromRows === null ? j : fromRows[j])
+  switch (kind) {
+    case 'count':
+    case 'sum':
+      for (let j = 0; j < count; j++) into[slots[j]] += from[at(j)]
+      return
+    case 'min':
+      for (let j = 0; j < count; j++) if (from[at(j)] < into[slots[j]]) into[slots[j]] = from[at(j)]
+      return
+    case 'max':
+      for (let j = 0; j < count; j++) if (from[at(j)] > into[slots[j]]) into[slots[j]] = from[at(j)]
+  }
+}
+
 class ColumnarKernel implements WindowKernel {
   readonly signature: string
   readonly layout: ValueLayout
@@ -176,6 +199,19 @@ class ColumnarKernel implements WindowKernel {
 
   accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void {
     this.accumulateRows(batch.columns, rows, count, slots, values.doubles)
+  }
+
+  merge(
+    from: WindowValues,
+    fromRows: Int32Array | null,
+    count: number,
+    slots: Int32Array,
+    into: MutableWindowValues,
+  ): void {
+    const { state } = this.plan
+    for (let k = 0; k < state.length; k++) {
+      mergeColumn(state[k].kind, from.doubles[k], fromRows, count, slots, into.doubles[k])
+    }
   }
 
   fire(

@@ -28,6 +28,8 @@ type AnyProcess = ProcessWindowFunction<unknown, unknown, unknown>
 interface Accumulation {
   readonly signature: string
   add(row: unknown, accumulated: unknown): unknown
+  /** Combines two values in any order; may change and return the first. Null when only rows can be added. */
+  readonly merge: ((a: unknown, b: unknown) => unknown) | null
   /** The elements that a ProcessWindowFunction sees, or the one result without it. */
   results(accumulated: unknown): Iterable<unknown>
 }
@@ -49,6 +51,7 @@ export function aggregateKernel<In, Acc, Mid, Out, K>(
   const accumulation: Accumulation = {
     signature: 'aggregate',
     add: (row, accumulated) => fn.add(row, accumulated === undefined ? fn.createAccumulator() : accumulated),
+    merge: fn.mergesInAnyOrder === true ? (a, b) => fn.merge(a, b) : null,
     results: (accumulated) => [fn.getResult(accumulated)],
   }
   return new FunctionKernel(accumulation, options, process as AnyProcess | null)
@@ -64,6 +67,7 @@ export function reduceKernel<T, Out = T, K = unknown>(
   const accumulation: Accumulation = {
     signature: 'reduce',
     add: (row, accumulated) => (accumulated === undefined ? row : fn(accumulated, row)),
+    merge: null,
     results: (accumulated) => [accumulated],
   }
   return new FunctionKernel(accumulation, options, process as AnyProcess | null)
@@ -81,6 +85,7 @@ export function processKernel<In, Out, K>(
       ;(accumulated as unknown[]).push(row)
       return accumulated
     },
+    merge: null,
     results: (accumulated) => accumulated as unknown[],
   }
   return new FunctionKernel(accumulation, options, process as AnyProcess)
@@ -89,6 +94,7 @@ export function processKernel<In, Out, K>(
 class FunctionKernel implements WindowKernel {
   readonly signature: string
   readonly layout: ValueLayout
+  readonly merge: WindowKernel['merge']
   private readonly accumulation: Accumulation
   private readonly process: AnyProcess | null
   private readonly codec: ValueCodec
@@ -100,6 +106,8 @@ class FunctionKernel implements WindowKernel {
 
   constructor(accumulation: Accumulation, options: WindowFunctionOptions, process: AnyProcess | null) {
     this.accumulation = accumulation
+    const { merge } = accumulation
+    this.merge = merge === null ? undefined : (...args) => this.mergeObjects(merge, ...args)
     this.signature = accumulation.signature
     this.codec = options.codec
     this.layout = { kind: 'object', codec: options.codec }
@@ -107,10 +115,10 @@ class FunctionKernel implements WindowKernel {
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
   }
 
-  open(context: OperatorContext, latenessMs: number): void {
+  open(context: OperatorContext, valuesLiveOn: boolean): void {
     this.rows = new RowSource(context)
     this.name = context.name
-    this.valuesLiveOn = latenessMs > 0
+    this.valuesLiveOn = valuesLiveOn
   }
 
   accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void {
@@ -123,6 +131,29 @@ class FunctionKernel implements WindowKernel {
         const accumulated = accumulation.add(read(batch, rows[j]), objects[slot])
         if (isPromise(accumulated)) throw asyncFunctionError(this.name)
         objects[slot] = accumulated
+      }
+    } catch (error) {
+      throw userFunctionError(error, this.name)
+    }
+  }
+
+  private mergeObjects(
+    merge: (a: unknown, b: unknown) => unknown,
+    from: WindowValues,
+    fromRows: Int32Array | null,
+    count: number,
+    slots: Int32Array,
+    into: MutableWindowValues,
+  ): void {
+    const { objects } = into
+    try {
+      for (let j = 0; j < count; j++) {
+        // A copy, because `merge` may keep or change either of its arguments.
+        const value = this.copyOf(from.objects[fromRows === null ? j : fromRows[j]])
+        const slot = slots[j]
+        const merged = objects[slot] === undefined ? value : merge(objects[slot], value)
+        if (isPromise(merged)) throw asyncFunctionError(this.name)
+        objects[slot] = merged
       }
     } catch (error) {
       throw userFunctionError(error, this.name)

@@ -13,6 +13,8 @@ import { windowOperator } from '../../operators/window-aggregate.ts'
 import { cumulativeWindows, slidingWindows, tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel } from '../../operators/window-columnar.ts'
 import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
+import { cumulativeSlices, type SliceScheme, slidingSlices } from '../../operators/window-slices.ts'
+import { isMerging, slicedWindowOperator } from '../../operators/window-slices-operator.ts'
 import { objectCodec } from '../../state/value-codec.ts'
 import type {
   AggregateFunction,
@@ -68,6 +70,18 @@ function assignerOf(windows: WindowAssigner) {
   }
 }
 
+/** How overlapping windows share state; null for windows that do not overlap. */
+function slicesOf(windows: WindowAssigner): SliceScheme | null {
+  switch (windows.kind) {
+    case 'sliding-event-time':
+      return slidingSlices(windows.sizeMs, windows.slideMs, windows.offsetMs)
+    case 'cumulative-event-time':
+      return cumulativeSlices(windows.sizeMs, windows.stepMs, windows.offsetMs)
+    default:
+      return null
+  }
+}
+
 function kernelOf(work: WindowWork, outputSchema: Schema) {
   switch (work.kind) {
     case 'aggregate': {
@@ -115,13 +129,13 @@ export const makeOperator = {
   /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
   window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
     const { allowedLatenessMs, lateTag } = settings
-    const create = (): Operator =>
-      windowOperator({
-        assigner: assignerOf(settings.assigner),
-        kernel: kernelOf(work, output),
-        allowedLatenessMs,
-        lateTag,
-      })
+    const create = (): Operator => {
+      const kernel = kernelOf(work, output)
+      const slices = isMerging(kernel) ? slicesOf(settings.assigner) : null
+      return slices !== null && isMerging(kernel)
+        ? slicedWindowOperator({ slices, kernel, allowedLatenessMs, lateTag })
+        : windowOperator({ assigner: assignerOf(settings.assigner), kernel, allowedLatenessMs, lateTag })
+    }
     create()
     return create
   },

@@ -27,7 +27,14 @@ export interface AggregateFunction<In, Acc, Out> {
   /** May change and return the same accumulator. */
   add(value: In, accumulator: Acc): Acc
   getResult(accumulator: Acc): Out
+  /** May change and return `a`. */
   merge(a: Acc, b: Acc): Acc
+  /**
+   * Promises that `merge` is commutative and associative, and that adding values to two accumulators and merging
+   * these gives what adding all of them to one gives. Overlapping windows then share accumulators (slices) instead
+   * of adding each value to every window.
+   */
+  readonly mergesInAnyOrder?: boolean
 }
 
 /** A time window [start, end), milliseconds since 1970 UTC. */

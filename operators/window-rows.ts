@@ -1,0 +1,61 @@
+/**
+ * What every window operator does with rows apart from aggregating them: it puts late ones aside, and refuses
+ * rows without event time and state of other windows.
+ */
+import type { OperatorContext, Output } from '../engine/contract/operator.ts'
+import { BATCH_ROWS_MAX, type Batch, gatherBatch, withKeys } from '../engine/core/batch.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
+
+/** The rows of a batch that no window takes any more. */
+export class LateRows {
+  private readonly tag: string | null
+  private readonly rows = new Int32Array(BATCH_ROWS_MAX)
+  private count = 0
+
+  /** Without a tag late rows are only counted, as `lateDropped`. */
+  constructor(tag: string | null) {
+    this.tag = tag
+  }
+
+  add(row: number): void {
+    this.rows[this.count++] = row
+  }
+
+  /** Sends the rows on that were added since, or counts them. */
+  emit(batch: Batch, context: OperatorContext, output: Output): void {
+    if (this.count === 0) return
+    if (this.tag === null) context.counters.lateDropped += this.count
+    else output.emitSide(this.tag, gatherBatch(withKeys(batch, null), this.rows, this.count))
+    this.count = 0
+  }
+}
+
+/** Throws `WINDOW_INVALID` on a negative lateness. */
+export function checkLateness(latenessMs: number): void {
+  if (latenessMs >= 0) return
+  throw new MillraceError('WINDOW_INVALID', `Allowed lateness cannot be ${latenessMs} ms.`, { hint: 'Give 0 or more.' })
+}
+
+export function timestampMissing(operatorName: string): MillraceError {
+  return new MillraceError(
+    'TIMESTAMP_MISSING',
+    `Operator ${JSON.stringify(operatorName)} got a row without event time.`,
+    {
+      hint: 'Give the source a WatermarkStrategy with a timestamp assigner, or call assignTimestampsAndWatermarks before the window.',
+    },
+  )
+}
+
+/** Throws `STATE_INCOMPATIBLE` when restored windows were cut or aggregated in another way. */
+export function refuseOtherWindows(context: OperatorContext, signature: string): void {
+  for (const state of context.restored) {
+    const saved = (state as { signature?: JsonValue }).signature
+    if (saved === signature) continue
+    throw new MillraceError(
+      'STATE_INCOMPATIBLE',
+      `The windows of operator ${JSON.stringify(context.name)} were saved as ${String(saved)}, but are now ${signature}.`,
+      { hint: 'Keep the windows and aggregates, or give the operator another uid to start it empty.' },
+    )
+  }
+}
