@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import {
+  CumulativeEventTimeWindows,
   count,
   type DataStream,
   type KeyedProcessFunction,
@@ -11,6 +12,7 @@ import {
   outputTag,
   type ProcessContext,
   type RuntimeContext,
+  SlidingEventTimeWindows,
   StreamExecutionEnvironment,
   schema,
   seconds,
@@ -132,6 +134,24 @@ describe('execute on the calling thread', () => {
       .executeAndCollect()
     const expected = Array.from({ length: 20 }, (_, k) => [1, 2, 3].map((n) => `k${k}-${n}`)).flat()
     assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('sliding and cumulative windows', async () => {
+    const few = readings.slice(0, 3)
+    const keyed = () =>
+      environment().fromCollection(few, { schema: READING }).assignTimestampsAndWatermarks(byAt).keyBy('id')
+    const of = (rows: readonly { key: string; windowStart: number; windowEnd: number; n: number }[]) =>
+      rows.map((row) => `${row.key} ${row.windowStart}-${row.windowEnd} ${row.n}`).sort()
+    const sliding = keyed().window(SlidingEventTimeWindows.of(1_000, 500)).aggregate({ n: count() })
+    assert.deepEqual(of(await sliding.executeAndCollect()), [
+      'a -500-500 1',
+      'a 0-1000 2',
+      'a 500-1500 1',
+      'b -500-500 1',
+      'b 0-1000 1',
+    ])
+    const cumulative = keyed().window(CumulativeEventTimeWindows.of(1_000, 500)).aggregate({ n: count() })
+    assert.deepEqual(of(await cumulative.executeAndCollect()), ['a 0-1000 2', 'a 0-500 1', 'b 0-1000 1', 'b 0-500 1'])
   })
 
   test('union, broadcast and global', async () => {
