@@ -208,6 +208,7 @@ class FilesCommitter implements SinkCommitter {
 
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     if (epoch <= (await this.readMarker())) return
+    const { io } = this.context
     const parts = committables as unknown as readonly Committable[]
     const perSubtask = new Map<number, number>()
     for (const part of parts) {
@@ -215,9 +216,12 @@ class FilesCommitter implements SinkCommitter {
       perSubtask.set(part.subtask, nth + 1)
       const suffix = nth === 0 ? '' : `-${nth}`
       await this.finish(part, `${this.prefix}-${String(epoch).padStart(8, '0')}-${part.subtask}${suffix}.jsonl`)
+      io.failpoint?.('sink-part-renamed')
     }
     await syncDirectory(this.path)
+    io.failpoint?.('sink-parts-in-place')
     await this.writeMarker(epoch)
+    io.failpoint?.('sink-marker-moved')
     if (parts.length > 0) await this.sweep(Math.max(...parts.map((part) => part.attempt)))
   }
 

@@ -68,12 +68,15 @@ export class PostgresCommitter implements SinkCommitter {
           if (marker.epoch >= epoch) return
           throw fenced(this.markerId)
         }
+        this.context.io.failpoint?.('sink-transaction-begun')
         for (const segment of segments) await this.apply(connection, segment)
+        this.context.io.failpoint?.('sink-rows-written')
       } catch (error) {
         await connection.rollback().catch(() => {})
         throw error
       }
       await connection.commit()
+      this.context.io.failpoint?.('sink-transaction-committed')
     })
   }
 

@@ -107,11 +107,14 @@ export class CommitQueue {
         },
       )
     }
+    this.io.failpoint?.('commit-begins')
     if (commit.epoch > entry.marker) {
       await this.commitWithRetries(entry, commit.epoch, commit.committables)
       entry.marker = commit.epoch
     }
+    this.io.failpoint?.('commit-applied')
     await this.onApplied(commit)
+    this.io.failpoint?.('segments-removed')
     this.waiting = this.waiting.filter((other) => other !== commit)
   }
 

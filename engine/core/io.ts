@@ -5,6 +5,7 @@
  * `Io` through its constructor. `node-io.ts` is the real one; the simulator brings its own, with a
  * seeded random, a clock it moves by hand and a disk that forgets unsynced writes.
  */
+import type { Failpoint } from './failpoints.ts'
 
 export interface Clock {
   /** Processing time, milliseconds since 1970 UTC. */
@@ -68,4 +69,6 @@ export interface Io {
   readonly random: Random
   readonly timers: Timers
   readonly disk: Disk
+  /** Tests only: called at each step of the protocol; may never return, because it killed the process. */
+  readonly failpoint?: (step: Failpoint) => void
 }

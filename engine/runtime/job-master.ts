@@ -159,6 +159,7 @@ export class JobMaster implements RunningJob {
       stateBackend: options.stateBackend,
       nowMs: io.clock.nowMs(),
     })
+    io.failpoint?.('takeover-created')
     for (const { path, reason } of recovered.quarantined) {
       this.exception('recovery', new MillraceError('MANIFEST_QUARANTINED', `Set ${path} aside: ${reason}.`))
     }
@@ -177,6 +178,7 @@ export class JobMaster implements RunningJob {
       acceptDuplicates: options.acceptDuplicates,
     })
     await sweepLeftovers(io.disk, directory, recovered.manifest)
+    io.failpoint?.('leftovers-swept')
     if (this.goal === 'cancel' || this.isOver) {
       await commits.close()
       return
@@ -250,6 +252,7 @@ export class JobMaster implements RunningJob {
       createRings,
     })
     if (run.over) return
+    io.failpoint?.('deployment-planned')
     run.workers.forEach((worker, index) => {
       worker.send({ type: 'deploy', deployment: deployments[index]! })
     })
@@ -269,6 +272,7 @@ export class JobMaster implements RunningJob {
         return
       case 'ack':
         if (message.ack.generation !== run.manifest.generation) return
+        this.environment.io.failpoint?.('ack-received')
         if (run.coordinator.attempts === message.ack.attempt) run.acks.set(message.ack.worker, message.ack)
         this.act(run, run.coordinator.acked(message.ack.worker, message.ack.attempt))
         return
@@ -341,9 +345,11 @@ export class JobMaster implements RunningJob {
         for (const worker of run.workers) {
           worker.send({ type: 'trigger', attempt: decision.attempt, last: decision.kind === 'final' })
         }
+        this.environment.io.failpoint?.('attempt-triggered')
         return
       case 'abort':
         for (const worker of run.workers) worker.send({ type: 'abort', attempt: decision.attempt })
+        this.environment.io.failpoint?.('attempt-aborted')
         this.checkpointFailed(run, decision.attempt, decision.reason)
         return
       case 'complete':
@@ -382,6 +388,7 @@ export class JobMaster implements RunningJob {
       pending: run.commits.pending,
       sinks: run.commits.markers,
     })
+    io.failpoint?.('manifest-built')
     let created: boolean
     try {
       const writing = createManifest(io.disk, this.directory, manifest)
@@ -405,6 +412,7 @@ export class JobMaster implements RunningJob {
         hint: 'Only one process may run a job; this one stops.',
       })
     }
+    io.failpoint?.('manifest-created')
     run.manifest = manifest
     run.coordinator.completed(attempt, commits.length > 0, io.clock.nowMs())
     for (const worker of run.workers) worker.send({ type: 'completed', attempt })

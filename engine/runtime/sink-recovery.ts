@@ -42,8 +42,10 @@ export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue>
   try {
     await Promise.all(opening)
     commits.verifyMarkers(manifest.sinks, manifest.pending, recovery.acceptDuplicates)
+    io.failpoint?.('sinks-fenced')
     for (const commit of manifest.pending) commits.enqueue(commit).catch(() => {})
     await commits.drained()
+    io.failpoint?.('pending-applied')
   } catch (error) {
     await Promise.allSettled(opening)
     await commits.close()

@@ -47,7 +47,7 @@ async function make(directory: string, subtasks: number) {
     worker: 0,
     generation: 1,
     subtasks,
-    disk,
+    io: { ...nodeIo, disk },
     directory,
     liveDirectory: join(directory, 'live'),
     store: subtasks === 0 ? null : store,

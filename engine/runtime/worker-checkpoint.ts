@@ -19,7 +19,7 @@ import type { ManifestFile } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { assert } from '../core/assert.ts'
 import { messageOf } from '../core/errors.ts'
-import type { Disk } from '../core/io.ts'
+import type { Io } from '../core/io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
 
 /** What the keyed state of one operator subtask has to be told. */
@@ -34,7 +34,7 @@ export interface WorkerCheckpointOptions {
   readonly worker: number
   readonly generation: number
   readonly subtasks: number
-  readonly disk: Disk
+  readonly io: Io
   readonly directory: string
   /** Private to this worker and run. */
   readonly liveDirectory: string
@@ -91,6 +91,7 @@ export class WorkerCheckpoints {
     }
     if (this.cut.captures.length < this.options.subtasks) return
     this.cut.isWhole = true
+    this.options.io.failpoint?.('cut-whole')
     this.finishing = this.finish(this.cut)
   }
 
@@ -100,13 +101,14 @@ export class WorkerCheckpoints {
   }
 
   private async finish(cut: Cut): Promise<void> {
-    const { worker, generation, send } = this.options
+    const { worker, generation, send, io } = this.options
     // Whatever becomes of the image: output is sealed once, and a later attempt has to list it.
     const keeping = this.keepSealed(cut)
     keeping.catch(() => {})
     try {
       const image = await this.imageStore(cut)
       await keeping
+      io.failpoint?.('outbox-synced')
       send({
         type: 'ack',
         ack: {
@@ -119,6 +121,7 @@ export class WorkerCheckpoints {
           committables: this.sealed.map((entry) => entry.committable),
         },
       })
+      io.failpoint?.('acked')
     } catch (error) {
       this.release(cut, false)
       await keeping.catch(() => {})
@@ -143,7 +146,7 @@ export class WorkerCheckpoints {
   }
 
   private async imageStore(cut: Cut): Promise<{ files: ManifestFile[]; newBytes: number } | null> {
-    const { store, builder, liveDirectory, disk } = this.options
+    const { store, builder, liveDirectory, io } = this.options
     if (store === null || builder === null) {
       this.release(cut, true)
       return null
@@ -152,9 +155,10 @@ export class WorkerCheckpoints {
     try {
       const files = await store.writeAndCheckpoint(builder.batch(), image)
       this.release(cut, true)
+      io.failpoint?.('store-imaged')
       return await this.share(image, files)
     } finally {
-      await disk.remove(image)
+      await io.disk.remove(image)
     }
   }
 
@@ -163,7 +167,8 @@ export class WorkerCheckpoints {
     image: string,
     files: readonly { readonly name: string; readonly size: number }[],
   ): Promise<{ files: ManifestFile[]; newBytes: number }> {
-    const { disk, directory } = this.options
+    const { io, directory } = this.options
+    const { disk } = io
     const shared: ManifestFile[] = []
     let newBytes = 0
     for (const { name, size } of files) {
@@ -183,6 +188,7 @@ export class WorkerCheckpoints {
       shared.push(file)
     }
     await disk.syncDirectory(layout.shared(directory))
+    io.failpoint?.('files-shared')
     return { files: shared, newBytes }
   }
 

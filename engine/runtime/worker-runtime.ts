@@ -110,6 +110,7 @@ export class WorkerRuntime {
     const liveDirectory = `${deployment.checkpointDirectory}/live/g${deployment.generation}-r${deployment.run}-w${deployment.workerIndex}`
     await io.disk.makeDirectory(liveDirectory)
     this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
+    io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
     await buildSubtasks(this.subtasks, {
       plan,
@@ -128,7 +129,7 @@ export class WorkerRuntime {
       worker: deployment.workerIndex,
       generation: deployment.generation,
       subtasks: this.subtasks.length,
-      disk: io.disk,
+      io,
       directory: deployment.checkpointDirectory,
       liveDirectory,
       store: this.state.store,
@@ -138,12 +139,14 @@ export class WorkerRuntime {
     })
     if (this.phase !== 'deploying') return
     this.phase = 'ready'
+    io.failpoint?.('worker-ready')
     send({ type: 'ready', worker: deployment.workerIndex })
     if (this.subtasks.length === 0) send({ type: 'ended', worker: deployment.workerIndex })
   }
 
   private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {
     const sealing: Promise<SinkCommittable | null>[] = []
+    this.environment.io.failpoint?.(hosted.subtask.source === null ? 'subtask-cut' : 'source-cut')
     const capture = hosted.capture(alignmentMs, this.state?.builder ?? null, sealing)
     this.checkpoints!.add(attempt, capture, hosted.keyed, sealing)
   }
