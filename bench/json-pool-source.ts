@@ -1,10 +1,11 @@
 /**
- * Load for the engine benchmark: JSON records of about 220 bytes, served from memory.
+ * Load for the benchmarks: JSON records of about 220 bytes, served from memory.
  *
  * A pool of records is made once, before the job starts to count. Serving it again from the start moves
  * every record's timestamp on in place, so event time keeps advancing while decoding sees plain bytes.
  * Keys are spread evenly over `keys` values in a fixed pseudo-random order.
  */
+import { schema, t } from 'millrace'
 import type { Source, SourceReader, SplitState } from '../engine/contract/source.ts'
 import { createJsonDecoder, JSON_PADDING_BYTES } from '../engine/core/json/json-decoder.ts'
 import type { Schema } from '../engine/core/schema.ts'
@@ -13,14 +14,22 @@ const POOL_RECORDS = 100_000
 const TIMESTAMP_DIGITS = 13
 export const BASE_TIME_MS = Date.UTC(2025, 0, 1)
 
+/** What the jobs decode of a record's nine fields. */
+export const CLICK = schema({ sessionId: t.string(), timestamp: t.timestamp(), value: t.float64() })
+export interface Click {
+  readonly sessionId: string
+  readonly timestamp: number
+  readonly value: number
+}
+
 export interface JsonPoolOptions<T> {
   readonly schema: Schema<T>
   /** Records of all splits together. */
   readonly events: number
   readonly splits: number
   readonly keys: number
-  /** Event time between two records of a split, milliseconds. */
-  readonly spacingMs: number
+  /** Event time from the first record to the last, milliseconds. */
+  readonly lengthMs: number
 }
 
 interface Pool {
@@ -69,8 +78,9 @@ function stamp(pool: Pool, from: number, to: number, firstIndex: number, spacing
   }
 }
 
-export function jsonPoolSource<T>(options: JsonPoolOptions<T>): Source<T> {
+export function clicks<T>(options: JsonPoolOptions<T>): Source<T> {
   const perSplit = Math.floor(options.events / options.splits)
+  const spacingMs = options.lengthMs / Math.max(1, perSplit)
   const sizeOf = (split: number): number =>
     split === options.splits - 1 ? options.events - perSplit * (options.splits - 1) : perSplit
   return {
@@ -95,7 +105,7 @@ export function jsonPoolSource<T>(options: JsonPoolOptions<T>): Source<T> {
             if (split.next >= split.size) continue
             const from = split.next % POOL_RECORDS
             const to = Math.min(POOL_RECORDS, from + Math.min(rowsMax, split.size - split.next))
-            stamp(split.pool, from, to, split.next, options.spacingMs)
+            stamp(split.pool, from, to, split.next, spacingMs)
             const { bytes, starts } = split.pool
             const batch = decoder.decodeLines(bytes, starts[from]!, starts[to]!, rowsMax, (reason) => {
               throw new Error(`the benchmark's record is rejected: ${reason}`)

@@ -4,23 +4,36 @@
 import { closest, usageError } from '../engine/api/run-flags.ts'
 import { commandHelp } from './help.ts'
 
-export async function benchCommand(args: readonly string[]): Promise<number> {
-  const [suite, ...rest] = args
-  switch (suite) {
-    case 'engine': {
-      const { runEngineBench } = await import('../bench/engine.ts')
-      return (await runEngineBench(rest)) ?? 0
-    }
-    case '--help':
-    case 'help':
-      process.stdout.write(`${commandHelp('bench')}\n`)
-      return 0
-    default:
-      throw usageError(
-        suite === undefined ? 'Which benchmark?' : `There is no benchmark ${JSON.stringify(suite)}.`,
-        suite !== undefined && closest(suite, ['engine']) !== null
-          ? 'Did you mean engine?'
-          : 'Write millrace bench engine.',
-      )
+type Suite = (args: readonly string[]) => Promise<number>
+
+/** Benchmarks by name, loaded when they are asked for. */
+const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
+  engine: throughput('engine'),
+  lambdas: throughput('lambdas'),
+  sliding: throughput('sliding'),
+}
+
+function throughput(pipeline: 'engine' | 'lambdas' | 'sliding'): () => Promise<Suite> {
+  return async () => {
+    const { runThroughput } = await import('../bench/throughput.ts')
+    return (args) => runThroughput(pipeline, args)
   }
+}
+
+export async function benchCommand(args: readonly string[]): Promise<number> {
+  const [name, ...rest] = args
+  if (name === '--help' || name === 'help') {
+    process.stdout.write(`${commandHelp('bench')}\n`)
+    return 0
+  }
+  const names = Object.keys(SUITES)
+  if (name === undefined || !Object.hasOwn(SUITES, name)) {
+    const near = name === undefined ? null : closest(name, names)
+    throw usageError(
+      name === undefined ? 'Which benchmark?' : `There is no benchmark ${JSON.stringify(name)}.`,
+      near === null ? `Write millrace bench and one of ${names.join(', ')}.` : `Did you mean ${near}?`,
+    )
+  }
+  const suite = await SUITES[name]!()
+  return suite(rest)
 }

@@ -36,7 +36,7 @@ export const COMMANDS = {
       ...HELP,
     },
   },
-  bench: { usage: 'bench engine', summary: 'measure the engine on this machine', flags: HELP },
+  bench: { usage: 'bench NAME', summary: 'measure the engine on this machine', flags: HELP },
 } as const satisfies Readonly<Record<string, CommandSpec>>
 
 export type CommandName = keyof typeof COMMANDS
