@@ -175,8 +175,9 @@ function windowOf(namespace: number): string {
   return Math.abs(namespace) <= DATE_MS_MAX ? new Date(namespace).toISOString() : String(namespace)
 }
 
-function lineOf({ key, namespace, table, value }: StateEntry): string {
-  return `${jsonOf(key)}  ${windowOf(namespace)}  ${table}  ${jsonOf(value)}`
+function lineOf({ key, entry, namespace, table, value }: StateEntry): string {
+  const name = entry === undefined ? table : `${table}[${jsonOf(entry)}]`
+  return `${jsonOf(key)}  ${windowOf(namespace)}  ${name}  ${jsonOf(value)}`
 }
 
 function keyedOperators(manifest: Manifest): ManifestOperator[] {

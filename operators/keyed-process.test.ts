@@ -14,7 +14,7 @@ import type {
   ValueState,
 } from '../engine/contract/functions.ts'
 import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
-import { objectCodec } from '../state/value-codec.ts'
+import { stateCodec } from '../state/schema-codec.ts'
 import { keyedProcessOperator } from './keyed-process.ts'
 import { type Emitted, OperatorRig, type RigOptions } from './operator.testkit.ts'
 
@@ -92,7 +92,7 @@ class Bookkeeper implements KeyedProcessFunction<string | number, Row, unknown> 
 
 const rigOf = (create: () => KeyedProcessFunction<never, never, unknown>, more: Partial<RigOptions> = {}) =>
   new OperatorRig({
-    create: () => keyedProcessOperator(create, { codecOf: objectCodec }),
+    create: () => keyedProcessOperator(create, { codecOf: stateCodec }),
     schema: OPAQUE_SCHEMA,
     keyOf: (row) => (row as Row).key,
     ...more,

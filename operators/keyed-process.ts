@@ -1,42 +1,32 @@
 /**
  * Per-record logic with keyed state and timers: Flink's KeyedProcessFunction.
  *
- * States are tables declared in the function's `open`; an entry belongs to the key of the record or timer
- * that is being processed. Invariants:
- * - State and timers are looked up by the current key at each use, so no slot outlives a call.
+ * State is user-state.ts, timers are timers.ts; both act for the key of the record or timer that is being
+ * processed. Invariants:
  * - Timers fire in order of time. What an event-time timer emits carries its time; what a processing-time timer
  *   emits has no event time.
- * - Before a batch is processed its keys are looked up in every state, so cold entries cost one read of the
- *   store a batch and state.
  */
 import type {
-  AggregatingState,
-  AggregatingStateDescriptor,
   KeyedProcessFunction,
   OnTimerContext,
   OutputTag,
-  RuntimeContext,
   TimeDomain,
   TimerService,
-  ValueState,
-  ValueStateDescriptor,
 } from '../engine/contract/functions.ts'
-import type { StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
-import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
+import type { Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
-import { decodeKey, type Key } from '../engine/core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
+import { CurrentKey } from './current-key.ts'
+import { runtimeContext } from './runtime-context.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
+import { type CodecFactory, UserStates } from './user-state.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
-
-/** Makes the codec of a state's values; `what` names the state in errors, `id` is unique in the process. */
-export type CodecFactory = (template: (() => unknown) | undefined, options: { what: string; id: string }) => ValueCodec
 
 export interface KeyedProcessOptions {
   readonly codecOf: CodecFactory
@@ -54,86 +44,16 @@ export function keyedProcessOperator<K, In, Out>(
 
 type AnyFunction = KeyedProcessFunction<unknown, unknown, unknown>
 
-/** The key that user code is called for: row `row` of `keys`. */
-class CurrentKey {
-  keys: KeyColumn | null = null
-  readonly rows = new Int32Array(1)
-  private value: Key | undefined = undefined
-
-  set(keys: KeyColumn, row: number): void {
-    this.keys = keys
-    this.rows[0] = row
-    this.value = undefined
-  }
-
-  /** Decoded when it is first asked for. */
-  get(): Key {
-    const { bytes, starts, ends } = this.require()
-    const row = this.rows[0]
-    this.value ??= decodeKey(bytes, starts[row], ends[row])
-    return this.value
-  }
-
-  require(): KeyColumn {
-    if (this.keys !== null) return this.keys
-    throw new MillraceError('STATE_WITHOUT_KEY', 'Keyed state was used outside processElement and onTimer.', {
-      hint: 'Use it only there, where a key is current.',
-    })
-  }
-
-  clear(): void {
-    this.keys = null
-    this.value = undefined
-  }
-}
-
-/** One table of one object a key. */
-class KeyedValue {
-  private readonly table: StateTable
-  private readonly current: CurrentKey
-  private readonly slots = new Int32Array(1)
-
-  constructor(table: StateTable, current: CurrentKey) {
-    this.table = table
-    this.current = current
-  }
-
-  get(): unknown {
-    const segment = this.table.segment(0)
-    segment.find(this.current.require(), this.current.rows, 1, this.slots)
-    return this.slots[0] < 0 ? undefined : segment.objects[this.slots[0]]
-  }
-
-  set(value: unknown): void {
-    const segment = this.table.segment(0)
-    segment.upsert(this.current.require(), this.current.rows, 1, this.slots)
-    segment.objects[this.slots[0]] = value
-  }
-
-  clear(): void {
-    const segment = this.table.segment(0)
-    segment.find(this.current.require(), this.current.rows, 1, this.slots)
-    if (this.slots[0] >= 0) segment.remove(this.slots[0])
-  }
-
-  prefetch(keys: KeyColumn, rows: Int32Array, count: number, slots: Int32Array): void {
-    this.table.segment(0).find(keys, rows, count, slots)
-  }
-}
-
 class KeyedProcessOperator implements Operator {
   private readonly fn: AnyFunction
   private readonly options: KeyedProcessOptions
   private readonly collector: RowCollector
   private readonly sides = new SideCollectors()
   private readonly current = new CurrentKey()
-  private readonly states: KeyedValue[] = []
-  private readonly rowsAhead = new Int32Array(BATCH_ROWS_MAX)
-  private readonly slotsAhead = new Int32Array(BATCH_ROWS_MAX)
+  private states!: UserStates
   private context!: OperatorContext
   private rows!: RowSource
   private timers!: InternalTimerService
-  private opening = true
   private watermark = WATERMARK_MIN
   private firingAt: number | null = null
   /** Event time of the record, or time of the timer. */
@@ -197,66 +117,9 @@ class KeyedProcessOperator implements Operator {
     this.rows = new RowSource(context)
     this.watermark = lowestRestoredWatermark(context.restored)
     this.timers = new InternalTimerService(context)
-    this.guard(() => this.fn.open?.(this.runtimeContext()))
-    this.opening = false
-  }
-
-  private runtimeContext(): RuntimeContext {
-    const { context } = this
-    return {
-      taskName: context.name,
-      indexOfThisSubtask: context.subtask,
-      numberOfParallelSubtasks: context.parallelism,
-      getState: <V>(descriptor: ValueStateDescriptor<V>) => this.valueState(descriptor),
-      getAggregatingState: <In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>) =>
-        this.aggregatingState(descriptor),
-    }
-  }
-
-  private stateOf(name: string, version: number, template: (() => unknown) | undefined): KeyedValue {
-    if (!this.opening) {
-      throw new MillraceError('STATE_DECLARED_LATE', `State ${JSON.stringify(name)} is declared after open.`, {
-        hint: 'Get every state in the open method and keep it in a property.',
-      })
-    }
-    const codec = this.options.codecOf(template, {
-      what: `State ${JSON.stringify(name)}`,
-      id: this.context.worker.uniqueId(name),
-    })
-    const table = this.context.keyed.table({ name, version, layout: { kind: 'object', codec } })
-    const state = new KeyedValue(table, this.current)
-    this.states.push(state)
-    return state
-  }
-
-  private valueState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V> {
-    const state = this.stateOf(descriptor.name, descriptor.version, descriptor.template)
-    return {
-      value: () => state.get() as V | undefined,
-      update: (value) => {
-        if (isPromise(value)) throw asyncFunctionError(this.context.name)
-        state.set(value)
-      },
-      clear: () => state.clear(),
-    }
-  }
-
-  private aggregatingState<In, Acc, Out>(
-    descriptor: AggregatingStateDescriptor<In, Acc, Out>,
-  ): AggregatingState<In, Out> {
-    const { aggregate } = descriptor
-    const state = this.stateOf(descriptor.name, descriptor.version, () => aggregate.createAccumulator())
-    return {
-      add: (value) => {
-        const accumulated = (state.get() as Acc | undefined) ?? aggregate.createAccumulator()
-        state.set(aggregate.add(value, accumulated))
-      },
-      get: () => {
-        const accumulated = state.get() as Acc | undefined
-        return accumulated === undefined ? undefined : aggregate.getResult(accumulated)
-      },
-      clear: () => state.clear(),
-    }
+    this.states = new UserStates(context, this.current, this.options.codecOf)
+    this.guard(() => this.fn.open?.(runtimeContext(context, this.states)))
+    this.states.endDeclarations()
   }
 
   private guard(call: () => unknown): void {
@@ -278,7 +141,7 @@ class KeyedProcessOperator implements Operator {
     }
     if (output.blocked) return from
     this.output = output
-    this.prefetch(keys, from, batch.length)
+    this.states.prefetch(keys, from, batch.length)
     const read = this.rows.readerOf(batch)
     const { fn, current, userContext, collect } = this
     let i = from
@@ -298,11 +161,6 @@ class KeyedProcessOperator implements Operator {
     }
     this.finishCall(output)
     return i
-  }
-
-  private prefetch(keys: KeyColumn, from: number, to: number): void {
-    for (let i = from; i < to; i++) this.rowsAhead[i - from] = i
-    for (const state of this.states) state.prefetch(keys, this.rowsAhead, to - from, this.slotsAhead)
   }
 
   private finishCall(output: Output): void {

@@ -271,6 +271,17 @@ export class OperatorRig {
     )
   }
 
+  /** Entries of the restored stores: what the last cut held. */
+  storedEntries(): number {
+    let entries = 0
+    for (const { store } of this.subtasks) {
+      const scan = store.scan(new Uint8Array(0), null)
+      for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) entries += chunk.keys.count
+      scan.close()
+    }
+    return entries
+  }
+
   close(): void {
     for (const { operator } of this.subtasks) operator.close?.()
     rmSync(this.directory, { recursive: true, force: true })

@@ -26,6 +26,7 @@ import { MillraceError } from '../engine/core/errors.ts'
 import { WriteBatchBuilder } from './keyed-layout.ts'
 import { loadEverything, namespacesInStore, type RestoredRows } from './keyed-restore.ts'
 import { objectBytes, type Segment, type SegmentMemory, type SegmentShared } from './keyed-segment.ts'
+import { Sweeper } from './keyed-sweep.ts'
 import { Table } from './keyed-table.ts'
 
 /** What the manifest keeps of a table: enough to find it again and to refuse another shape. */
@@ -35,6 +36,9 @@ export interface StateDeclaration {
   readonly version: number
   readonly layout: string
 }
+
+/** What the layout text of a table of composite keys begins with. */
+export const COMPOSITE = 'entries '
 
 export interface KeyedBackendOptions {
   /** 0 <= operatorId < 65,536: the operator's number in this store's keys. */
@@ -48,8 +52,13 @@ export interface KeyedBackendOptions {
   readonly restored?: readonly StateDeclaration[]
 }
 
-/** Stable text of a layout; equal texts mean that stored values can be read. */
-export function describeLayout(layout: ValueLayout): string {
+/** Stable text of a table's values; equal texts mean that stored entries can be read. */
+function describeTable({ layout, composite }: TableDeclaration): string {
+  const values = describeLayout(layout)
+  return composite === true ? `${COMPOSITE}${values}` : values
+}
+
+function describeLayout(layout: ValueLayout): string {
   return layout.kind === 'doubles' ? `doubles(${layout.initial.length})` : layout.codec.description
 }
 
@@ -57,6 +66,7 @@ export class KeyedBackend implements KeyedState {
   readonly keyGroups: KeyGroupRange
   private readonly options: KeyedBackendOptions
   private readonly tables = new Map<string, Table>()
+  private readonly sweepers: Sweeper[] = []
   private readonly known = new Map<string, StateDeclaration>()
   private readonly memory: SegmentMemory = { arrayBytes: 0, objects: 0, objectBytesMean: 64, turn: 0 }
   private readonly flushBatch = new WriteBatchBuilder()
@@ -105,9 +115,13 @@ export class KeyedBackend implements KeyedState {
       store,
       counters,
       memory: this.memory,
+      composite: declaration.composite ?? false,
+      isExpired: declaration.isExpired ?? null,
     }
+    assert(declaration.layout.kind === 'object' || (!shared.composite && shared.isExpired === null), 'objects only')
     const table = new Table(declaration, shared)
     this.tables.set(declaration.name, table)
+    if (shared.isExpired !== null) this.sweepers.push(new Sweeper(table))
     this.restoredRows?.get(known.id)?.loadInto(table)
     this.restoredRows?.delete(known.id)
     for (const namespace of this.restoredNamespaces?.get(known.id) ?? []) table.segmentOf(namespace, false)
@@ -116,7 +130,7 @@ export class KeyedBackend implements KeyedState {
 
   private resolve(declaration: TableDeclaration): StateDeclaration {
     const { name, version } = declaration
-    const layout = describeLayout(declaration.layout)
+    const layout = describeTable(declaration)
     const known = this.known.get(name)
     if (known === undefined) {
       const added = { id: this.nextStateId++, name, version, layout }
@@ -177,9 +191,13 @@ export class KeyedBackend implements KeyedState {
     return this.memory.arrayBytes + this.memory.objects * objectBytes(this.memory)
   }
 
-  /** Frees memory above the budget: writes changes of the coldest segments and forgets them. */
+  /**
+   * Between batches of work: a step of removing what has expired, and when memory is above the budget, changes of
+   * the coldest segments are written and these are forgotten.
+   */
   maybeEvict(): void {
     this.memory.turn++
+    for (const sweeper of this.sweepers) sweeper.step()
     if (this.checkpointing || this.memoryBytes() <= this.options.memoryBudgetBytes) return
     const candidates: Segment[] = []
     for (const table of this.tables.values()) {

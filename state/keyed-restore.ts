@@ -6,7 +6,6 @@
  */
 import type { KeyGroupRange } from '../engine/contract/keyed-state.ts'
 import type { KeyedStore, Scan } from '../engine/contract/keyed-store.ts'
-import { murmur3 } from '../engine/core/keys.ts'
 import { keyGroupPrefix, namespaceOf, PieceArena, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
 import type { Table } from './keyed-table.ts'
 
@@ -32,8 +31,8 @@ export class RestoredRows {
     for (let row = 0; row < this.keys.count; row++) {
       const from = this.keys.offsets[row]
       const to = this.keys.offsets[row + 1]
-      const hash = murmur3(this.keys.bytes, from, to)
       const segment = table.segmentOf(this.namespaces[row], true)
+      const hash = segment.hashOf(this.keys.bytes, from, to)
       segment.load(hash, this.keys.bytes, from, to, this.values, row)
     }
   }

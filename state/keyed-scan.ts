@@ -9,7 +9,6 @@
  */
 import type { SegmentChunk, SegmentScan } from '../engine/contract/keyed-state.ts'
 import type { Arena, Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
-import { murmur3 } from '../engine/core/keys.ts'
 import { META, readDoubles } from './keyed-index.ts'
 import { PieceArena, PREFIX_BYTES, prefixEnd, setKeyGroup } from './keyed-layout.ts'
 import { LIVE, type Segment } from './keyed-segment.ts'
@@ -110,7 +109,7 @@ class MergedScan implements SegmentScan {
       const row = this.chunkRow++
       const from = chunk.keys.offsets[row] + PREFIX_BYTES
       const to = chunk.keys.offsets[row + 1]
-      const hash = murmur3(chunk.keys.bytes, from, to)
+      const hash = this.segment.hashOf(chunk.keys.bytes, from, to)
       if (this.segment.holds(hash, chunk.keys.bytes, from, to)) continue
       keys.add(chunk.keys.bytes, from, to)
       keys.endRow()
@@ -148,7 +147,7 @@ class MergedScan implements SegmentScan {
 }
 
 /** A private copy: the store's memory may be overwritten before the rest of the chunk is handed out. */
-function copyOf(chunk: ScanChunk | null): ScanChunk | null {
+export function copyOf(chunk: ScanChunk | null): ScanChunk | null {
   if (chunk === null) return null
   return { keys: copyOfArena(chunk.keys), values: copyOfArena(chunk.values) }
 }

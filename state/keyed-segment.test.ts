@@ -27,6 +27,8 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
   const shared: SegmentShared = {
     operatorId: 0,
     stateId: 0,
+    composite: false,
+    isExpired: null,
     tableName: 'test',
     layout: { kind: 'doubles', initial: [0] },
     keyGroups: { from: 0, to: 8, total: 8 },

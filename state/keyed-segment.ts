@@ -11,13 +11,17 @@
  * - A complete segment holds every entry that exists; an incomplete one asks the store for the rest,
  *   and an entry in memory always wins over the store's.
  * - PERSISTED is set whenever the store may hold the key, so that a removal leaves a tombstone.
- * - Slots keep their number until they are removed or `evict` is called.
+ * - Slots keep their number until they are removed or `evict` is called; while a scan is open, none is freed.
  */
 import type { KeyGroupRange, SegmentScan, StateSegment, ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { Arena, KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { OperatorCounters } from '../engine/contract/operator.ts'
+import { assert } from '../engine/core/assert.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
+import { compositeHash, ownerHash } from '../engine/core/composite-keys.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { keyGroupOf, murmur3 } from '../engine/core/keys.ts'
+import { KeyChains } from './keyed-chains.ts'
 import {
   findSlot,
   META,
@@ -27,7 +31,8 @@ import {
   TOUCH_SLOTS_MIN,
   touchAhead,
 } from './keyed-index.ts'
-import { keyPrefix, PieceArena, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
+import { KeyScan } from './keyed-key-scan.ts'
+import { keyPrefix, PieceArena, PREFIX_BYTES, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { segmentScan } from './keyed-scan.ts'
 
 /** The slot holds an entry. */
@@ -57,6 +62,8 @@ export interface SegmentShared {
   readonly store: KeyedStore
   readonly counters: OperatorCounters
   readonly memory: SegmentMemory
+  readonly composite: boolean
+  readonly isExpired: ((value: unknown) => boolean) | null
 }
 
 /** Bytes held by the segments of a backend, kept up to date as they grow and go. */
@@ -87,6 +94,8 @@ export class Segment implements StateSegment {
   slotCount = 0
   meta: Int32Array = new Int32Array(0)
   arena: Uint8Array = new Uint8Array(0)
+  /** For composite keys. */
+  readonly chains: KeyChains | null
   private index: Int32Array = new Int32Array(0)
   private shift = 0
   private slotCapacity = 0
@@ -107,6 +116,7 @@ export class Segment implements StateSegment {
     this.complete = complete
     this.initial = shared.layout.kind === 'doubles' ? shared.layout.initial : []
     this.prefix = keyPrefix(shared.operatorId, shared.stateId, namespace)
+    this.chains = shared.composite ? new KeyChains() : null
     this.allocate()
   }
 
@@ -125,6 +135,7 @@ export class Segment implements StateSegment {
     this.freeHead = -1
     this.arenaLength = 0
     this.arenaDead = 0
+    this.chains?.clear()
     this.account()
   }
 
@@ -134,7 +145,11 @@ export class Segment implements StateSegment {
 
   private account(): void {
     const bytes =
-      this.index.byteLength + this.meta.byteLength + this.arena.length + this.doubles.length * this.slotCapacity * 8
+      this.index.byteLength +
+      this.meta.byteLength +
+      this.arena.length +
+      this.doubles.length * this.slotCapacity * 8 +
+      (this.chains?.memoryBytes ?? 0)
     this.shared.memory.arrayBytes += bytes - this.accountedBytes
     this.accountedBytes = bytes
   }
@@ -150,8 +165,19 @@ export class Segment implements StateSegment {
 
   upsert(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
     this.lastUsedTurn = this.shared.memory.turn
-    this.dirtyAny = true
     if (!this.complete) this.loadMisses(keys, rows, count)
+    this.place(keys, rows, count, slots, LIVE | DIRTY | TOUCHED)
+  }
+
+  overwrite(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
+    this.lastUsedTurn = this.shared.memory.turn
+    // What is not here may be in the store, which nobody has asked.
+    this.place(keys, rows, count, slots, LIVE | DIRTY | TOUCHED | (this.complete ? 0 : PERSISTED))
+  }
+
+  /** Slots of entries to be changed; those that are not here are made with `freshFlags`. */
+  private place(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array, freshFlags: number): void {
+    this.dirtyAny = true
     const { bytes, starts, ends, hashes } = keys
     let index = this.index
     let meta = this.meta
@@ -162,7 +188,7 @@ export class Segment implements StateSegment {
       const start = starts[i]
       let slot = findSlot(index, this.shift, meta, arena, hashes[i], bytes, start, ends[i] - start)
       if (slot < 0) {
-        slot = this.insert(hashes[i], bytes, start, ends[i], LIVE | DIRTY | TOUCHED)
+        slot = this.insert(hashes[i], bytes, start, ends[i], freshFlags)
         index = this.index
         meta = this.meta
         arena = this.arena
@@ -194,14 +220,25 @@ export class Segment implements StateSegment {
     }
   }
 
+  /** The hash of a key as it is stored. */
+  hashOf(bytes: Uint8Array, start: number, end: number): number {
+    const { composite, keyGroups } = this.shared
+    return composite ? compositeHash(bytes, start, end, keyGroups.total) : murmur3(bytes, start, end)
+  }
+
+  /** Where the key is in memory, as an entry or as a tombstone; -1 when it is not. */
+  slotOf(hash: number, bytes: Uint8Array, start: number, end: number): number {
+    return findSlot(this.index, this.shift, this.meta, this.arena, hash, bytes, start, end - start)
+  }
+
   /** True when the key is in memory, as an entry or as a tombstone. */
   holds(hash: number, bytes: Uint8Array, start: number, end: number): boolean {
-    return findSlot(this.index, this.shift, this.meta, this.arena, hash, bytes, start, end - start) >= 0
+    return this.slotOf(hash, bytes, start, end) >= 0
   }
 
   /** As `holds`; what is held is now known to be in the store. */
   adoptPersisted(hash: number, bytes: Uint8Array, start: number, end: number): boolean {
-    const slot = findSlot(this.index, this.shift, this.meta, this.arena, hash, bytes, start, end - start)
+    const slot = this.slotOf(hash, bytes, start, end)
     if (slot < 0) return false
     this.meta[slot * META + 3] |= PERSISTED
     return true
@@ -219,7 +256,7 @@ export class Segment implements StateSegment {
     this.liveCount--
     if (this.isObjects) this.shared.memory.objects--
     this.lastUsedTurn = this.shared.memory.turn
-    if ((flags & PERSISTED) === 0) {
+    if ((flags & PERSISTED) === 0 && this.scansOpen === 0) {
       this.free(slot)
       return
     }
@@ -230,6 +267,32 @@ export class Segment implements StateSegment {
 
   scan(): SegmentScan {
     return segmentScan(this, this.prefix)
+  }
+
+  scanKey(owner: Uint8Array, hash: number): SegmentScan {
+    assert(this.chains !== null, 'only tables of composite keys list the entries of a key')
+    if (this.complete) return new KeyScan(this, owner, hash, null)
+    setKeyGroup(this.prefix, keyGroupOf(hash, this.shared.keyGroups.total))
+    const stored = new Uint8Array(PREFIX_BYTES + owner.length)
+    stored.set(this.prefix)
+    stored.set(owner, PREFIX_BYTES)
+    return new KeyScan(this, owner, hash, stored)
+  }
+
+  /** Leaves a tombstone for a key that the store holds and memory does not. */
+  bury(hash: number, bytes: Uint8Array, start: number, end: number): void {
+    this.remove(this.insert(hash, bytes, start, end, LIVE | PERSISTED))
+  }
+
+  /** Removes expired entries among the slots from `slot` on, at most `count`; returns the slot after them. */
+  sweep(slot: number, count: number): number {
+    const isExpired = this.shared.isExpired
+    const to = Math.min(this.slotCount, slot + count)
+    if (isExpired === null || this.scansOpen > 0) return to
+    for (let at = slot; at < to; at++) {
+      if ((this.meta[at * META + 3] & LIVE) !== 0 && isExpired(this.objects[at])) this.remove(at)
+    }
+    return to
   }
 
   private revive(slot: number): void {
@@ -256,6 +319,7 @@ export class Segment implements StateSegment {
     this.meta[at + 2] = from + size
     this.meta[at + 3] = flags
     placeInIndex(this.index, this.shift, hash, slot)
+    this.chains?.add(slot, ownerHash(bytes, start))
     for (let k = 0; k < this.doubles.length; k++) this.doubles[k][slot] = this.initial[k]
     this.usedCount++
     this.liveCount++
@@ -340,6 +404,7 @@ export class Segment implements StateSegment {
   private free(slot: number): void {
     const at = slot * META
     removeFromIndex(this.index, this.shift, this.meta[at], slot)
+    this.chains?.remove(slot, ownerHash(this.arena, this.meta[at + 1]))
     this.arenaDead += this.meta[at + 2] - this.meta[at + 1]
     this.meta[at + 1] = this.freeHead
     this.meta[at + 2] = 0
@@ -382,8 +447,13 @@ export class Segment implements StateSegment {
     const from = values.offsets[row]
     const to = values.offsets[row + 1]
     const layout = this.shared.layout
-    if (layout.kind === 'object') this.objects[slot] = layout.codec.decode(values.bytes, from, to)
-    else readDoubles(values.bytes, from, to, this.doubles, slot, this.shared.tableName)
+    if (layout.kind === 'doubles') {
+      readDoubles(values.bytes, from, to, this.doubles, slot, this.shared.tableName)
+      return
+    }
+    const value = layout.codec.decode(values.bytes, from, to)
+    this.objects[slot] = value
+    if (this.shared.isExpired?.(value)) this.remove(slot)
   }
 
   /**
@@ -392,6 +462,7 @@ export class Segment implements StateSegment {
    */
   captureChanges(into: WriteBatchBuilder, isCut: boolean): void {
     if (!this.dirtyAny) return
+    this.removeExpired()
     const { meta, arena, prefix } = this
     const layout = this.shared.layout
     const total = this.shared.keyGroups.total
@@ -422,6 +493,16 @@ export class Segment implements StateSegment {
     }
     this.dirtyAny = false
     if (isCut) this.capturedAny = true
+  }
+
+  /** What has expired is not saved any more. */
+  private removeExpired(): void {
+    const isExpired = this.shared.isExpired
+    if (isExpired === null) return
+    for (let slot = 0; slot < this.slotCount; slot++) {
+      const flags = this.meta[slot * META + 3]
+      if ((flags & (LIVE | DIRTY)) === (LIVE | DIRTY) && isExpired(this.objects[slot])) this.remove(slot)
+    }
   }
 
   /** The store holds all that was captured. */
@@ -506,6 +587,7 @@ export class Segment implements StateSegment {
     this.liveCount = 0
     this.doubles = []
     this.objects = []
+    this.chains?.clear()
     this.account()
   }
 

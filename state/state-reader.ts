@@ -7,9 +7,12 @@
  * Invariant: entries come in scan order over all stores, and a scan that is given up is closed.
  */
 import type { KeyedStore, ScanChunk } from '../engine/contract/keyed-store.ts'
+import { COMPOSITE_LENGTH_BYTES, entryStart } from '../engine/core/composite-keys.ts'
 import { MillraceError, messageOf } from '../engine/core/errors.ts'
 import { decodeKey, type Key } from '../engine/core/keys.ts'
+import { COMPOSITE } from './keyed-backend.ts'
 import { keyGroupPrefix, namespaceOf, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
+import { describedSchemaCodec } from './schema-codec.ts'
 import { describedCodec } from './value-codec.ts'
 
 /** A table as a manifest describes it. */
@@ -23,6 +26,8 @@ export interface StoredTable {
 export interface StateEntry {
   readonly table: string
   readonly key: Key
+  /** Of a map state: the entry's own key. Of a list state: the number of a piece of the list. */
+  readonly entry?: Key
   readonly keyGroup: number
   /** A window's start in milliseconds since 1970 UTC; 0 for state without windows. */
   readonly namespace: number
@@ -33,11 +38,34 @@ type Decoder = (bytes: Uint8Array, start: number, end: number) => unknown
 
 /** Decodes values of a layout by its description. */
 function decoderOf(layout: string): Decoder {
+  if (layout.startsWith(COMPOSITE)) return decoderOf(layout.slice(COMPOSITE.length))
+
+  // Times to live and lists (operators/state-ttl.ts, list-state.ts) are wrapped around the layout of their values.
+  if (layout.startsWith('ttl ')) {
+    const decode = decoderOf(layout.slice('ttl '.length))
+    return (bytes, start, end) => decode(bytes, start + 8, end)
+  }
+  if (layout.startsWith('list of ')) return listOf(decoderOf(layout.slice('list of '.length)))
+  if (layout === 'list head') return doublesOf
   // Timers (operators/timers.ts) are stored as the columns of numbers are.
   if (layout.startsWith('times') || /^doubles\(\d+\)$/.test(layout)) return doublesOf
-  const codec = describedCodec(layout)
+  const codec = describedCodec(layout) ?? describedSchemaCodec(layout)
   if (codec === null) return (bytes, start, end) => bytes.slice(start, end)
   return (bytes, start, end) => codec.decode(bytes, start, end)
+}
+
+/** Values with their lengths before them. */
+function listOf(decode: Decoder): Decoder {
+  return (bytes, start, end) => {
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    const values: unknown[] = []
+    for (let at = start; at < end; ) {
+      const to = at + 4 + view.getUint32(at, true)
+      values.push(decode(bytes, at + 4, to))
+      at = to
+    }
+    return values
+  }
 }
 
 function doublesOf(bytes: Uint8Array, start: number, end: number): number[] {
@@ -79,6 +107,12 @@ export function countRows({ keys }: StateChunk, counts: Map<number, number>): vo
   }
 }
 
+function keysOf(bytes: Uint8Array, start: number, end: number, isComposite: boolean): { key: Key; entry?: Key } {
+  if (!isComposite) return { key: decodeKey(bytes, start, end) }
+  const entry = entryStart(bytes, start)
+  return { key: decodeKey(bytes, start + COMPOSITE_LENGTH_BYTES, entry), entry: decodeKey(bytes, entry, end) }
+}
+
 /** Every entry of an operator, in scan order: key group, table, namespace, key. Throws `STATE_VALUE_CORRUPT`. */
 export function* readState(
   stores: readonly KeyedStore[],
@@ -86,13 +120,17 @@ export function* readState(
   keyGroups: number,
   tables: readonly StoredTable[],
 ): Generator<StateEntry> {
-  const byId = new Map(tables.map(({ id, name, layout }) => [id, { name, decode: decoderOf(layout) }]))
+  const byId = new Map(
+    tables.map(({ id, name, layout }) => {
+      return [id, { name, decode: decoderOf(layout), isComposite: layout.startsWith(COMPOSITE) }]
+    }),
+  )
   for (const { keyGroup, keys, values } of stateChunks(stores, operatorId, keyGroups)) {
     for (let row = 0; row < keys.count; row++) {
       const at = keys.offsets[row]!
       const table = byId.get(stateIdOf(keys.bytes, at))
       if (table === undefined) continue
-      const key = decodeKey(keys.bytes, at + PREFIX_BYTES, keys.offsets[row + 1]!)
+      const owned = keysOf(keys.bytes, at + PREFIX_BYTES, keys.offsets[row + 1]!, table.isComposite)
       const namespace = namespaceOf(keys.bytes, at)
       let value: unknown
       try {
@@ -104,7 +142,7 @@ export function* readState(
           { domain: 'external', hint: 'Check the files with `millrace checkpoints verify DIR`.', cause: error },
         )
       }
-      yield { table: table.name, key, keyGroup, namespace, value }
+      yield { table: table.name, ...owned, keyGroup, namespace, value }
     }
   }
 }

@@ -5,13 +5,14 @@
 export type {
   AggregateFunction,
   AggregatingState,
-  AggregatingStateDescriptor,
   BuiltInAggregate,
   FilterFunction,
   FlatMapFunction,
   KeyedProcessFunction,
   KeySelector,
+  ListState,
   MapFunction,
+  MapState,
   OnTimerContext,
   OutputTag,
   Partitioner,
@@ -19,12 +20,12 @@ export type {
   ProcessWindowContext,
   ProcessWindowFunction,
   ReduceFunction,
+  ReducingState,
   RuntimeContext,
   TimeDomain,
   TimerService,
   TimeWindow,
   ValueState,
-  ValueStateDescriptor,
 } from '../contract/functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
@@ -43,6 +44,15 @@ export type { SinkFunction } from './function-sink.ts'
 export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
 export { outputTag } from './output-tag.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
+export {
+  AggregatingStateDescriptor,
+  ListStateDescriptor,
+  MapStateDescriptor,
+  ReducingStateDescriptor,
+  type StateOptions,
+  ValueStateDescriptor,
+} from './state-descriptors.ts'
+export { StateTtlConfig, type StateTtlConfigBuilder } from './state-ttl-config.ts'
 export { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
 export { type TimestampAssigner, WatermarkStrategy } from './watermark-strategy.ts'
 export {

@@ -15,6 +15,7 @@ import { columnarKernel } from '../../operators/window-columnar.ts'
 import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
 import { cumulativeSlices, type SliceScheme, slidingSlices } from '../../operators/window-slices.ts'
 import { isMerging, slicedWindowOperator } from '../../operators/window-slices-operator.ts'
+import { stateCodec } from '../../state/schema-codec.ts'
 import { objectCodec } from '../../state/value-codec.ts'
 import type {
   AggregateFunction,
@@ -125,7 +126,7 @@ export const makeOperator = {
   keyedProcess:
     <K, T, R>(create: () => KeyedProcessFunction<K, T, R>): OperatorFactory =>
     () =>
-      keyedProcessOperator(create, { codecOf: objectCodec }),
+      keyedProcessOperator(create, { codecOf: stateCodec }),
   /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
   window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
     const { allowedLatenessMs, lateTag } = settings

@@ -4,6 +4,7 @@
  * Every function is synchronous: a returned promise is an error that names the async operator.
  */
 import type { Key } from '../core/keys.ts'
+import type { Schema } from '../core/schema.ts'
 
 export type MapFunction<T, R> = (value: T) => R
 export type FilterFunction<T> = (value: T) => boolean
@@ -73,6 +74,42 @@ export interface ValueState<V> {
   clear(): void
 }
 
+/** Values of the current key in the order in which they came. Adding one costs the same however many there are. */
+export interface ListState<V> {
+  /** Read as it is iterated, within the call that asked for it; empty when there is none. */
+  get(): Iterable<V>
+  add(value: V): void
+  addAll(values: Iterable<V>): void
+  /** Replaces the list. */
+  update(values: Iterable<V>): void
+  clear(): void
+}
+
+/**
+ * Values by a key of their own, for the current key; each is an entry of the state store. What iterates reads as
+ * it goes, in no particular order, within the call that asked for it; entries may be removed meanwhile.
+ */
+export interface MapState<MK extends Key, V> {
+  get(key: MK): V | undefined
+  put(key: MK, value: V): void
+  putAll(entries: Iterable<readonly [MK, V]>): void
+  remove(key: MK): void
+  contains(key: MK): boolean
+  isEmpty(): boolean
+  keys(): Iterable<MK>
+  values(): Iterable<V>
+  entries(): Iterable<[MK, V]>
+  clear(): void
+}
+
+/** Values reduced to one, on the fly, for the current key. */
+export interface ReducingState<V> {
+  add(value: V): void
+  /** Undefined while empty. */
+  get(): V | undefined
+  clear(): void
+}
+
 /** Aggregated on the fly for the current key. */
 export interface AggregatingState<In, Out> {
   add(value: In): void
@@ -81,12 +118,41 @@ export interface AggregatingState<In, Out> {
   clear(): void
 }
 
-export interface ValueStateDescriptor<V> {
-  readonly kind: 'value'
+/** How long entries of a state live, by processing time. */
+export interface StateTtl {
+  readonly timeToLiveMs: number
+  /** What counts as use: writing, or reading too. */
+  readonly updateType: 'OnCreateAndWrite' | 'OnReadAndWrite'
+  /** Whether what has expired may be seen once more while it is still there. */
+  readonly stateVisibility: 'NeverReturnExpired' | 'ReturnExpiredIfNotCleanedUp'
+}
+
+interface StateDescriptor<Kind extends string, V> {
+  readonly kind: Kind
+  /** Unique in its operator, and the same over versions of the job. */
   readonly name: string
+  /** Of the shape of the values: a state of another version is not restored. */
   readonly version: number
   /** A fresh value of the right shape: stored class instances are restored onto its prototype. */
-  readonly template?: () => V
+  readonly template?: (() => V) | undefined
+  /** Values are rows of this schema. */
+  readonly schema?: Schema<V> | undefined
+  readonly ttl?: StateTtl | undefined
+}
+
+export type ValueStateDescriptor<V> = StateDescriptor<'value', V>
+
+/** `template` makes one element. */
+export type ListStateDescriptor<V> = StateDescriptor<'list', V>
+
+/** `template` makes the value of one entry. `MK` is the type of the entries' keys. */
+export interface MapStateDescriptor<MK extends Key, V> extends StateDescriptor<'map', V> {
+  /** Type only; never set. */
+  readonly key?: MK
+}
+
+export interface ReducingStateDescriptor<V> extends StateDescriptor<'reducing', V> {
+  readonly reduce: ReduceFunction<V>
 }
 
 export interface AggregatingStateDescriptor<In, Acc, Out> {
@@ -94,6 +160,7 @@ export interface AggregatingStateDescriptor<In, Acc, Out> {
   readonly name: string
   readonly version: number
   readonly aggregate: AggregateFunction<In, Acc, Out>
+  readonly ttl?: StateTtl | undefined
 }
 
 /** What a timer goes by: the watermark, or the machine's clock. */
@@ -127,7 +194,11 @@ export interface RuntimeContext {
   readonly taskName: string
   readonly indexOfThisSubtask: number
   readonly numberOfParallelSubtasks: number
+  /** Keyed state is declared in `open`, and used where a key is current. */
   getState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V>
+  getListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
+  getMapState<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V>
+  getReducingState<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V>
   getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
 }
 

@@ -42,6 +42,13 @@ export interface TableDeclaration {
   /** Schema version of the values. */
   readonly version: number
   readonly layout: ValueLayout
+  /** Keys are composite (core/composite-keys.ts), and `scanKey` lists the entries of one key. Layout `object` only. */
+  readonly composite?: boolean
+  /**
+   * Entries whose value this says are past their time to live are dropped sooner or later: when they are
+   * loaded or saved, and by a sweep in the background. Until then look-ups find them. Layout `object` only.
+   */
+  readonly isExpired?: (value: unknown) => boolean
 }
 
 /** Entries of a segment, in no particular order; valid until the next call. */
@@ -69,6 +76,11 @@ export interface StateSegment {
    * a fresh object is undefined.
    */
   upsert(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
+  /**
+   * As `upsert` where the values before do not matter: nothing is read from the store. The caller sets the value
+   * of every slot.
+   */
+  overwrite(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
   /** As `upsert`, but absent keys get slot -1 and nothing is marked. */
   find(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
   /** Column k by slot, for layout `doubles`. Replaced when the segment grows: read it after `upsert`. */
@@ -80,6 +92,12 @@ export interface StateSegment {
   remove(slot: number): void
   /** All entries, those only in the store included. */
   scan(): SegmentScan
+  /**
+   * The entries of one key of a table of composite keys: those that begin with the bytes `owner`, whose key has
+   * the hash `ownerHash`. The segment may change meanwhile; entries added then may come or not. Keep it open
+   * within one call of the operator only.
+   */
+  scanKey(owner: Uint8Array, ownerHash: number): SegmentScan
 }
 
 export interface StateTable {

@@ -1,0 +1,253 @@
+/**
+ * The keyed states of one user function: from descriptors to handles over tables.
+ *
+ * Made by operators that run user code. Every state is a table declared in the function's `open`; an entry belongs
+ * to the key of the element or timer that is being processed. Invariants:
+ * - State is looked up by the current key at each use, so no slot outlives a call.
+ * - `prefetch` looks the keys of a batch up in every state that has one entry a key, so cold entries cost one read
+ *   of the store a batch and state. Map entries and pieces of lists are read when they are used.
+ */
+import type {
+  AggregatingState,
+  AggregatingStateDescriptor,
+  ListState,
+  ListStateDescriptor,
+  MapState,
+  MapStateDescriptor,
+  ReducingState,
+  ReducingStateDescriptor,
+  StateTtl,
+  ValueState,
+  ValueStateDescriptor,
+} from '../engine/contract/functions.ts'
+import type { StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { OperatorContext } from '../engine/contract/operator.ts'
+import { BATCH_ROWS_MAX, type KeyColumn } from '../engine/core/batch.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import type { Key } from '../engine/core/keys.ts'
+import type { Schema } from '../engine/core/schema.ts'
+import type { CurrentKey } from './current-key.ts'
+import { KeyedList, type ListHead, listHeadCodec, listPieceCodec } from './list-state.ts'
+import { KeyedMap } from './map-state.ts'
+import { type Stamped, stampedCodec, TtlPolicy } from './state-ttl.ts'
+import { asyncFunctionError, isPromise } from './user-function.ts'
+
+/** What a descriptor says of its values. */
+export interface ValueShape {
+  readonly template?: (() => unknown) | undefined
+  readonly schema?: Schema | undefined
+}
+
+/** Makes the codec of a state's values; `what` names the state in errors, `id` is unique in the process. */
+export type CodecFactory = (shape: ValueShape, options: { what: string; id: string }) => ValueCodec
+
+/** One object a key. */
+class KeyedValue {
+  private readonly table: StateTable
+  private readonly current: CurrentKey
+  private readonly ttl: TtlPolicy | null
+  private readonly slots = new Int32Array(1)
+
+  constructor(table: StateTable, current: CurrentKey, ttl: TtlPolicy | null) {
+    this.table = table
+    this.current = current
+    this.ttl = ttl
+  }
+
+  get(): unknown {
+    const segment = this.table.segment(0)
+    segment.find(this.current.require(), this.current.rows, 1, this.slots)
+    const slot = this.slots[0]
+    if (slot < 0) return undefined
+    if (this.ttl === null) return segment.objects[slot]
+    const stamped = segment.objects[slot] as Stamped
+    if (this.ttl.hasExpired(stamped.atMs)) {
+      segment.remove(slot)
+      return this.ttl.returnExpired ? stamped.value : undefined
+    }
+    if (this.ttl.updateOnRead) {
+      stamped.atMs = this.ttl.nowMs()
+      segment.markDirty(slot)
+    }
+    return stamped.value
+  }
+
+  set(value: unknown): void {
+    const segment = this.table.segment(0)
+    segment.overwrite(this.current.require(), this.current.rows, 1, this.slots)
+    segment.objects[this.slots[0]] = this.ttl === null ? value : this.ttl.stamp(value)
+  }
+
+  clear(): void {
+    const segment = this.table.segment(0)
+    segment.find(this.current.require(), this.current.rows, 1, this.slots)
+    if (this.slots[0] >= 0) segment.remove(this.slots[0])
+  }
+
+  prefetch(keys: KeyColumn, rows: Int32Array, count: number, slots: Int32Array): void {
+    this.table.segment(0).find(keys, rows, count, slots)
+  }
+}
+
+interface Named extends ValueShape {
+  readonly name: string
+  readonly version: number
+  readonly ttl?: StateTtl | undefined
+}
+
+export class UserStates {
+  private readonly context: OperatorContext
+  private readonly current: CurrentKey
+  private readonly codecOf: CodecFactory
+  private readonly states: { prefetch: KeyedValue['prefetch'] }[] = []
+  private readonly rowsAhead = new Int32Array(BATCH_ROWS_MAX)
+  private readonly slotsAhead = new Int32Array(BATCH_ROWS_MAX)
+  private declared = false
+
+  constructor(context: OperatorContext, current: CurrentKey, codecOf: CodecFactory) {
+    this.context = context
+    this.current = current
+    this.codecOf = codecOf
+  }
+
+  /** From now on no state may be declared. */
+  endDeclarations(): void {
+    this.declared = true
+  }
+
+  /** Looks up rows [from, to) in every state with one entry a key. */
+  prefetch(keys: KeyColumn, from: number, to: number): void {
+    if (this.states.length === 0) return
+    for (let i = from; i < to; i++) this.rowsAhead[i - from] = i
+    for (const state of this.states) state.prefetch(keys, this.rowsAhead, to - from, this.slotsAhead)
+  }
+
+  private check(name: string): void {
+    if (this.declared) {
+      throw new MillraceError('STATE_DECLARED_LATE', `State ${JSON.stringify(name)} is declared after open.`, {
+        hint: 'Get every state in the open method and keep it in a property.',
+      })
+    }
+    if (typeof name === 'string' && name !== '' && !name.includes('$')) return
+    throw new MillraceError('STATE_NAME_INVALID', `A state cannot be named ${JSON.stringify(name)}.`, {
+      hint: 'Use a name that is not empty and has no $.',
+    })
+  }
+
+  private valuesOf(descriptor: Named): ValueCodec {
+    const { name, ttl } = descriptor
+    const values = this.codecOf(descriptor, {
+      what: `State ${JSON.stringify(name)}`,
+      id: this.context.worker.uniqueId(name),
+    })
+    return ttl === undefined ? values : stampedCodec(values)
+  }
+
+  private policyOf({ ttl }: Named): TtlPolicy | null {
+    return ttl === undefined ? null : new TtlPolicy(ttl, () => this.context.worker.nowMs())
+  }
+
+  private valueOf(descriptor: Named): KeyedValue {
+    const { name, version } = descriptor
+    this.check(name)
+    const ttl = this.policyOf(descriptor)
+    const table = this.context.keyed.table({
+      name,
+      version,
+      layout: { kind: 'object', codec: this.valuesOf(descriptor) },
+      ...(ttl === null ? {} : { isExpired: (stamped) => ttl.hasExpired((stamped as Stamped).atMs) }),
+    })
+    const state = new KeyedValue(table, this.current, ttl)
+    this.states.push(state)
+    return state
+  }
+
+  private refusePromise(value: unknown): void {
+    if (isPromise(value)) throw asyncFunctionError(this.context.name)
+  }
+
+  value<V>(descriptor: ValueStateDescriptor<V>): ValueState<V> {
+    const state = this.valueOf(descriptor)
+    return {
+      value: () => state.get() as V | undefined,
+      update: (value) => {
+        this.refusePromise(value)
+        state.set(value)
+      },
+      clear: () => state.clear(),
+    }
+  }
+
+  reducing<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V> {
+    const { reduce } = descriptor
+    const state = this.valueOf(descriptor)
+    return {
+      add: (value) => {
+        const reduced = state.get() as V | undefined
+        const next = reduced === undefined ? value : reduce(reduced, value)
+        this.refusePromise(next)
+        state.set(next)
+      },
+      get: () => state.get() as V | undefined,
+      clear: () => state.clear(),
+    }
+  }
+
+  aggregating<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out> {
+    const { aggregate } = descriptor
+    const state = this.valueOf({ ...descriptor, template: () => aggregate.createAccumulator() })
+    return {
+      add: (value) => {
+        const accumulated = (state.get() as Acc | undefined) ?? aggregate.createAccumulator()
+        state.set(aggregate.add(value, accumulated))
+      },
+      get: () => {
+        const accumulated = state.get() as Acc | undefined
+        return accumulated === undefined ? undefined : aggregate.getResult(accumulated)
+      },
+      clear: () => state.clear(),
+    }
+  }
+
+  map<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V> {
+    const { name, version } = descriptor
+    this.check(name)
+    const { keyed } = this.context
+    const ttl = this.policyOf(descriptor)
+    const table = keyed.table({
+      name,
+      version,
+      composite: true,
+      layout: { kind: 'object', codec: this.valuesOf(descriptor) },
+      ...(ttl === null ? {} : { isExpired: (stamped) => ttl.hasExpired((stamped as Stamped).atMs) }),
+    })
+    const refuse = (value: unknown) => this.refusePromise(value)
+    return new KeyedMap(table, keyed, this.current, ttl, refuse) as unknown as MapState<MK, V>
+  }
+
+  list<V>(descriptor: ListStateDescriptor<V>): ListState<V> {
+    const { name, version } = descriptor
+    this.check(name)
+    const { keyed } = this.context
+    const ttl = this.policyOf(descriptor)
+    const heads = keyed.table({
+      name,
+      version,
+      layout: { kind: 'object', codec: listHeadCodec() },
+      ...(ttl === null ? {} : { isExpired: (head) => ttl.hasExpired((head as ListHead).newestAtMs) }),
+    })
+    const hasExpired = (stamped: Stamped): boolean => ttl?.hasExpired(stamped.atMs) ?? false
+    const pieces = keyed.table({
+      name: `${name}$pieces`,
+      version,
+      composite: true,
+      layout: { kind: 'object', codec: listPieceCodec(this.valuesOf(descriptor)) },
+      ...(ttl === null ? {} : { isExpired: (piece) => (piece as Stamped[]).every(hasExpired) }),
+    })
+    const state = new KeyedList({ heads, pieces, keyed, current: this.current, ttl }, (value) =>
+      this.refusePromise(value),
+    )
+    this.states.push(state)
+    return state as ListState<unknown> as ListState<V>
+  }
+}
