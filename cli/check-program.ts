@@ -7,6 +7,7 @@ import { usageError } from '../engine/api/run-flags.ts'
 import { type Manifest, type ManifestOperator, manifestName, manifestNumber } from '../engine/checkpoint/manifest.ts'
 import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-store.ts'
 import type { JobGraph } from '../engine/contract/job-graph.ts'
+import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JobOptions } from '../engine/runtime/launcher-types.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
@@ -68,7 +69,7 @@ async function loadManifest(directory: string, restore: string | null): Promise<
     number = (await manifestNumbers(disk, directory)).at(-1)
   } else {
     number = manifestNumber(basename(restore))
-    folder = dirname(dirname(resolve(restore)))
+    folder = isObjectUrl(restore) ? dirname(dirname(restore)) : dirname(dirname(resolve(restore)))
   }
   if (number === undefined || number === null) {
     throw new MillraceError('CHECKPOINT_NOT_FOUND', `There is no checkpoint at ${restore ?? directory}.`, {

@@ -4,6 +4,7 @@
 import { existsSync } from 'node:fs'
 import { type ParsedFlags, usageError } from '../engine/api/run-flags.ts'
 import { type CheckpointSummary, listCheckpoints, verifyCheckpoints } from '../engine/checkpoint/verify.ts'
+import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
 
 const COLUMNS = ['number', 'kind', 'epoch', 'taken', 'state bytes', 'path'] as const
@@ -41,7 +42,8 @@ export async function checkpointsCommand(flags: ParsedFlags): Promise<number> {
       'Write millrace checkpoints list DIR, or verify DIR.',
     )
   }
-  if (!existsSync(directory)) throw usageError(`There is no directory ${directory}.`, "Give a job's --checkpoint-dir.")
+  if (!isObjectUrl(directory) && !existsSync(directory))
+    throw usageError(`There is no directory ${directory}.`, "Give a job's --checkpoint-dir.")
   return action === 'list' ? list(directory, flags.has('json')) : verify(directory, flags.has('json'))
 }
 

@@ -8,6 +8,7 @@
 import { chmodSync, lstatSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 
 /** Ids do not exist on Windows, where the temporary directory is the user's own. */
@@ -47,7 +48,7 @@ function writePrivate(path: string, token: string): void {
 export function storeToken(port: number, token: string, checkpointDirectory: string | null): () => void {
   checkedFolder()
   const paths = [tokenPath(port)]
-  if (checkpointDirectory !== null) {
+  if (checkpointDirectory !== null && !isObjectUrl(checkpointDirectory)) {
     mkdirSync(checkpointDirectory, { recursive: true })
     paths.push(join(checkpointDirectory, 'rest-token'))
   }

@@ -16,6 +16,7 @@ import { layout } from '../engine/checkpoint/layout.ts'
 import type { Manifest, ManifestOperator } from '../engine/checkpoint/manifest.ts'
 import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-store.ts'
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
+import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Disk } from '../engine/core/io.ts'
 import type { StateBackendName } from '../engine/runtime/launcher-types.ts'
@@ -54,7 +55,7 @@ async function linkImages(disk: Disk, { directory, manifest }: Checkpoint, into:
   for (const [i, { files }] of manifest.stores.entries()) {
     const image = join(into, `image-${i}`)
     await disk.makeDirectory(image)
-    for (const file of files) await disk.link(layout.sharedFile(directory, file.sha256), join(image, file.name))
+    for (const file of files) await disk.link(layout.sharedFile(directory, file.sha256), join(image, file.name), file)
     images.push(image)
   }
   return images
@@ -237,11 +238,12 @@ export async function stateCommand(flags: ParsedFlags): Promise<number> {
   if (given === undefined || stray !== undefined) {
     throw usageError('This command needs one directory.', 'Write millrace state DIR --operator UID.')
   }
-  if (!existsSync(given)) throw usageError(`There is no ${given}.`, "Give a job's --checkpoint-dir.")
+  if (!isObjectUrl(given) && !existsSync(given))
+    throw usageError(`There is no ${given}.`, "Give a job's --checkpoint-dir.")
   const limit = integerFlag(flags, 'limit', 0, Number.MAX_SAFE_INTEGER) ?? LIMIT_DEFAULT
   const asJson = flags.has('json')
   const uid = flags.text('operator')
-  await withStores(resolve(given), (manifest, stores) =>
+  await withStores(isObjectUrl(given) ? given.replace(/\/+$/, '') : resolve(given), (manifest, stores) =>
     uid === null ? listOperators(manifest, stores, asJson) : listEntries(manifest, stores, { uid, limit, asJson }),
   )
   return 0

@@ -40,7 +40,7 @@ test('keeps what retained checkpoints and savepoints name, and nothing else', as
       (manifests, orphans, retained) =>
         withCheckpointDirectory(async (directory) => {
           await fill(directory, manifests, orphans)
-          if (retained === 0) await discardCheckpoints(disk, directory)
+          if (retained === 0) await discardCheckpoints(disk, directory, 'test')
           else await collectGarbage(disk, directory, retained)
           const newest = manifests.flatMap((m, i) => (m.isSavepoint || retained === 0 ? [] : [i])).slice(-retained)
           const kept = manifests.flatMap((m, i) => (m.isSavepoint || newest.includes(i) ? [i + 1] : []))

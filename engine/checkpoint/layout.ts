@@ -7,6 +7,9 @@
  *   outbox/           sealed output that waits for its commit
  *   dead-letters/     committed dead letters, JSON lines
  *   live/             working directories of the running attempt; worthless after a crash
+ *
+ * A remote directory (s3://bucket/prefix) has the same names, without `lock` and `live`: those lie in a
+ * local directory of the process (launcher.ts).
  */
 export const layout = {
   lock: (dir: string) => `${dir}/lock`,

@@ -4,10 +4,14 @@
  *
  * Invariants: numbers have no gaps and one writer each (I2): `create` succeeds for exactly one caller.
  */
+import { mapBounded } from '../core/bounded.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { layout } from './layout.ts'
 import { decodeManifest, encodeManifest, type Manifest, manifestName, manifestNumber } from './manifest.ts'
+
+/** Each may be a request to an object store. */
+const SIZES_AT_ONCE = 16
 
 export type ManifestEntry =
   | { readonly number: number; readonly path: string; readonly manifest: Manifest; readonly error: null }
@@ -44,14 +48,13 @@ export async function readManifest(disk: Disk, directory: string, number: number
 }
 
 async function missingFile(disk: Disk, directory: string, manifest: Manifest): Promise<string | null> {
-  for (const store of manifest.stores) {
-    for (const file of store.files) {
-      const size = await disk.size(layout.sharedFile(directory, file.sha256))
-      if (size === null) return `state file ${file.name} (${file.sha256}) is missing`
-      if (size !== file.size) return `state file ${file.name} (${file.sha256}) has ${size} bytes, not ${file.size}`
-    }
-  }
-  return null
+  const files = manifest.stores.flatMap((store) => store.files)
+  const problems = await mapBounded(files, SIZES_AT_ONCE, async ({ name, sha256, size }) => {
+    const found = await disk.size(layout.sharedFile(directory, sha256))
+    if (found === null) return `state file ${name} (${sha256}) is missing`
+    return found === size ? null : `state file ${name} (${sha256}) has ${found} bytes, not ${size}`
+  })
+  return problems.find((problem) => problem !== null) ?? null
 }
 
 /** Creates a manifest; false when its number is taken, which means that another process owns the job. */

@@ -70,6 +70,11 @@ export interface ManifestSink {
 export interface Manifest {
   readonly format: number
   readonly kind: 'checkpoint' | 'savepoint' | 'final' | 'takeover'
+  /**
+   * Random id of the process that wrote it: no two processes write the same bytes, so whoever reads a manifest
+   * back knows whether it is its own. Manifests of earlier releases have none.
+   */
+  readonly owner?: string
   readonly number: number
   readonly parent: number | null
   readonly generation: number

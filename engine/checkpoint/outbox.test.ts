@@ -13,7 +13,7 @@ import { createOutbox, readOutbox } from './outbox.ts'
 import { withCheckpointDirectory } from './testing-manifest.ts'
 
 function outboxIn(directory: string, disk: Disk = nodeIo.disk, onError: (error: unknown) => void = () => {}) {
-  return createOutbox({ disk, directory, prefix: 'p', onError })
+  return createOutbox({ disk, directory, liveDirectory: directory, prefix: 'p', onError })
 }
 
 async function recordsOf(directory: string, segment: OutboxSegment | null): Promise<string[]> {
@@ -31,6 +31,7 @@ test('records come back in order, cut where seal was called', () =>
     await fc.assert(
       fc.asyncProperty(fc.array(fc.array(fc.uint8Array({ maxLength: 30 })), { maxLength: 5 }), async (segments) => {
         const outbox = createOutbox({
+          liveDirectory: directory,
           disk: nodeIo.disk,
           directory,
           prefix: `r${run++}`,

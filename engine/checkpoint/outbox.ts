@@ -7,8 +7,12 @@
  *
  * Format: per record u32 little-endian length and the bytes; the CRC-32 of the whole file travels in the
  * manifest. File names carry generation, sink, subtask and a sequence number, so they are never reused.
+ *
+ * A remote checkpoint directory takes whole objects: there a segment grows in the local live directory and is
+ * sent when it is sealed.
  */
 import { crc32 } from 'node:zlib'
+import { isObjectUrl } from '../contract/object-store.ts'
 import type { OutboxSegment, OutboxWriter } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Disk, DiskFile } from '../core/io.ts'
@@ -27,14 +31,17 @@ class Segment {
   private crc = 0
   private readonly disk: Disk
   private readonly directory: string
+  /** Where the segment grows. */
+  private readonly path: string
   private readonly name: string
   private file: DiskFile | null = null
   private tail: Promise<void> = Promise.resolve()
 
-  constructor(disk: Disk, directory: string, name: string) {
+  constructor({ disk, directory, liveDirectory }: OutboxOptions, name: string) {
     this.disk = disk
     this.directory = directory
     this.name = name
+    this.path = isObjectUrl(directory) ? `${liveDirectory}/${name}` : `${layout.outbox(directory)}/${name}`
   }
 
   append(record: Uint8Array): void {
@@ -56,7 +63,7 @@ class Segment {
   }
 
   private async write(bytes: Uint8Array): Promise<void> {
-    this.file ??= await this.disk.create(`${layout.outbox(this.directory)}/${this.name}`)
+    this.file ??= await this.disk.create(this.path)
     await this.file.append(bytes)
     this.inFlight -= bytes.length
     this.crc = crc32(bytes, this.crc)
@@ -73,6 +80,10 @@ class Segment {
     } finally {
       await file.close()
     }
+    if (isObjectUrl(this.directory)) {
+      await this.disk.link(this.path, `${layout.outbox(this.directory)}/${this.name}`)
+      await this.disk.remove(this.path)
+    }
     await this.disk.syncDirectory(layout.outbox(this.directory))
     return { file: `outbox/${this.name}`, records: this.records, bytes: this.bytes, crc32: this.crc >>> 0 }
   }
@@ -87,6 +98,8 @@ class Segment {
 export interface OutboxOptions {
   readonly disk: Disk
   readonly directory: string
+  /** Local; used when `directory` is remote. */
+  readonly liveDirectory: string
   /** Start of the file names; unique in the generation. */
   readonly prefix: string
   readonly onError: (error: unknown) => void
@@ -95,8 +108,7 @@ export interface OutboxOptions {
 /** The outbox of one writer. */
 export function createOutbox(options: OutboxOptions): OutboxWriter {
   let sequence = 0
-  const next = (): Segment =>
-    new Segment(options.disk, options.directory, `${options.prefix}-${String(sequence++).padStart(6, '0')}.seg`)
+  const next = (): Segment => new Segment(options, `${options.prefix}-${String(sequence++).padStart(6, '0')}.seg`)
   let segment = next()
   return {
     append(record) {

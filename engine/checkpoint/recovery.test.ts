@@ -24,6 +24,7 @@ const optionsOf = (directory: string, change: Partial<RecoveryOptions> = {}): Re
   workers: 2,
   stateBackend: 'memory',
   nowMs: 0,
+  owner: 'test',
   ...change,
 })
 

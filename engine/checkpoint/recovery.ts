@@ -12,6 +12,7 @@
  */
 import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
 import type { SplitState } from '../contract/source.ts'
+import { mapBounded } from '../core/bounded.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
@@ -23,6 +24,8 @@ import { createManifest, manifestNumbers, readManifest } from './manifest-store.
 /** Attempts of one generation are numbered from generation times this. */
 const ATTEMPTS_PER_GENERATION = 1_000_000
 
+const FILES_AT_ONCE = 4
+
 export interface RecoveryOptions {
   readonly directory: string
   /** `latest`, a manifest's path, or null to start fresh. */
@@ -32,6 +35,8 @@ export interface RecoveryOptions {
   readonly workers: number
   readonly stateBackend: string
   readonly nowMs: number
+  /** Random id of this process's job; see `Manifest.owner`. */
+  readonly owner: string
 }
 
 export interface Recovered {
@@ -48,7 +53,7 @@ export interface Recovered {
 /** Throws `CHECKPOINT_DIRECTORY_NOT_EMPTY`, `CHECKPOINT_NOT_FOUND`, `KEY_GROUPS_CHANGED`, `JOB_TAKEN_OVER`. */
 export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Recovered> {
   const { directory } = options
-  for (const folder of [layout.manifests, layout.shared, layout.outbox, layout.deadLetters, layout.live]) {
+  for (const folder of [layout.manifests, layout.shared, layout.outbox, layout.deadLetters]) {
     await disk.makeDirectory(folder(directory))
   }
   // Without this a power cut could take a new folder away with everything that was made durable in it.
@@ -86,6 +91,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   const manifest: Manifest = {
     ...(base ?? emptyManifest(options)),
     kind: 'takeover',
+    owner: options.owner,
     number: newest + 1,
     parent: base?.number ?? null,
     generation,
@@ -160,6 +166,8 @@ async function newestValid(
         hint: 'Check the disk; a checkpoint is set aside only when its content is wrong.',
       })
     }
+    // Collected by an owner that is still at work, between our listing and our reading.
+    if ((await disk.size(entry.path)) === null) continue
     await disk.rename(entry.path, `${layout.manifest(directory, manifestName(number)).replace(/\.json$/, '')}.corrupt`)
     quarantined.push({ path: entry.path, reason: entry.error })
   }
@@ -187,12 +195,11 @@ async function named(disk: Disk, path: string): Promise<Found> {
 
 /** Brings what a checkpoint of another directory needs into this one. */
 async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manifest): Promise<void> {
-  for (const store of manifest.stores) {
-    for (const file of store.files) {
-      await disk.link(layout.sharedFile(from, file.sha256), layout.sharedFile(to, file.sha256))
-      await disk.syncFile(layout.sharedFile(to, file.sha256))
-    }
-  }
+  const files = manifest.stores.flatMap((store) => store.files)
+  await mapBounded(files, FILES_AT_ONCE, async (file) => {
+    await disk.link(layout.sharedFile(from, file.sha256), layout.sharedFile(to, file.sha256), file)
+    await disk.syncFile(layout.sharedFile(to, file.sha256))
+  })
   for (const commit of manifest.pending) {
     for (const committable of commit.committables) {
       const file = (committable as { file?: string } | null)?.file

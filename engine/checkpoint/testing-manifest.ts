@@ -12,6 +12,7 @@ export function manifestOf(change: Partial<Manifest>): Manifest {
   return {
     format: MANIFEST_FORMAT,
     kind: 'checkpoint',
+    owner: 'test',
     number: 1,
     parent: null,
     generation: 1,

@@ -47,8 +47,11 @@ export interface Disk {
   createExclusive(path: string, bytes: Uint8Array): Promise<boolean>
   /** Renames over `to` atomically and syncs the directory. */
   rename(from: string, to: string): Promise<void>
-  /** Hard link, or a copy where links are not possible. `to` existing already is not an error. */
-  link(from: string, to: string): Promise<void>
+  /**
+   * Hard link, or a copy where links are not possible. `to` existing already is not an error. Where bytes travel
+   * (to or from an object store), they are checked against `content`.
+   */
+  link(from: string, to: string, content?: { readonly sha256: string; readonly size: number }): Promise<void>
   /** SHA-256 (hex) and size in bytes of a file's content. */
   hash(path: string): Promise<{ readonly sha256: string; readonly size: number }>
   /** Makes a file's content durable that something else wrote. */

@@ -27,6 +27,7 @@ export interface DeploymentPlan {
   /** The checkpoint directory. */
   readonly directory: string
   readonly storesDirectory: string
+  readonly liveDirectory: string
   readonly createRings: (channels: number, workers: number) => RingMemoryBuffers | null
 }
 
@@ -48,6 +49,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     stateMemoryBytes: options.stateMemoryBytes,
     checkpointDirectory: from.directory,
     checkpointingMode: options.checkpointPolicy.mode,
+    liveDirectory: from.liveDirectory,
     graph,
     rings,
     splits,

@@ -16,10 +16,10 @@
 
 import type { CommitQueue } from '../checkpoint/commits.ts'
 import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../checkpoint/coordinator.ts'
-import { collectGarbage, discardCheckpoints, sweepLeftovers } from '../checkpoint/gc.ts'
+import { discardCheckpoints, GarbageCollector, sweepLeftovers } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
 import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
-import { createManifest } from '../checkpoint/manifest-store.ts'
+import { createManifest, readManifest } from '../checkpoint/manifest-store.ts'
 import { planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
@@ -57,6 +57,8 @@ export interface MasterEnvironment {
   /** Description of the state backend, with its version. */
   readonly stateBackend: string
   readonly jobId: string
+  /** Working directory of running attempts, always local; `live` in the checkpoint directory unless given. */
+  readonly liveDirectory?: string
 }
 
 type Goal = 'run' | 'finish' | 'stop' | 'cancel' | 'rescale'
@@ -69,6 +71,7 @@ interface Run {
   readonly workers: readonly WorkerHandle[]
   readonly coordinator: CheckpointCoordinator
   readonly commits: CommitQueue
+  readonly garbage: GarbageCollector
   readonly ready: Set<number>
   readonly ended: Set<number>
   acks: Map<number, WorkerAck>
@@ -92,6 +95,7 @@ export class JobMaster implements RunningJob {
   private readonly graph: JobGraph
   private readonly options: JobOptions
   private readonly directory: string
+  private readonly liveDirectory: string
   private readonly environment: MasterEnvironment
   private readonly board = new StatusBoard()
   private readonly startedAtMs: number
@@ -112,6 +116,7 @@ export class JobMaster implements RunningJob {
     this.graph = graph
     this.options = options
     this.directory = directory
+    this.liveDirectory = environment.liveDirectory ?? layout.live(directory)
     this.environment = environment
     this.parallelism = options.parallelism
     this.id = environment.jobId
@@ -158,6 +163,7 @@ export class JobMaster implements RunningJob {
       workers,
       stateBackend: options.stateBackend,
       nowMs: io.clock.nowMs(),
+      owner: this.id,
     })
     io.failpoint?.('takeover-created')
     for (const { path, reason } of recovered.quarantined) {
@@ -177,7 +183,7 @@ export class JobMaster implements RunningJob {
       manifest: recovered.manifest,
       acceptDuplicates: options.acceptDuplicates,
     })
-    await sweepLeftovers(io.disk, directory, recovered.manifest)
+    await sweepLeftovers(io.disk, directory, recovered.manifest, this.liveDirectory)
     io.failpoint?.('leftovers-swept')
     if (this.goal === 'cancel' || this.isOver) {
       await commits.close()
@@ -201,6 +207,12 @@ export class JobMaster implements RunningJob {
         nowMs: io.clock.nowMs(),
       }),
       commits,
+      garbage: new GarbageCollector({
+        disk: io.disk,
+        directory,
+        clock: io.clock,
+        retained: options.checkpointPolicy.retained,
+      }),
       ready: new Set(),
       ended: new Set(),
       acks: new Map(),
@@ -249,6 +261,7 @@ export class JobMaster implements RunningJob {
       restore: run.restore,
       directory: this.directory,
       storesDirectory,
+      liveDirectory: this.liveDirectory,
       createRings,
     })
     if (run.over) return
@@ -375,6 +388,7 @@ export class JobMaster implements RunningJob {
     const isSavepoint = kind === 'savepoint' || (kind === 'final' && this.savepointWaiters.length > 0)
     const { manifest, commits } = buildManifest({
       last: run.manifest,
+      owner: this.id,
       kind: isSavepoint ? 'savepoint' : kind,
       attempt,
       nowMs: io.clock.nowMs(),
@@ -406,12 +420,7 @@ export class JobMaster implements RunningJob {
       return
     }
     if (run.over) return
-    if (!created) {
-      throw new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${this.directory}.`, {
-        domain: 'external',
-        hint: 'Only one process may run a job; this one stops.',
-      })
-    }
+    if (!created) throw await this.numberTaken(manifest)
     io.failpoint?.('manifest-created')
     run.manifest = manifest
     run.coordinator.completed(attempt, commits.length > 0, io.clock.nowMs())
@@ -427,6 +436,21 @@ export class JobMaster implements RunningJob {
     }
     if (kind === 'final') await this.finishRun(run)
     else await this.collect(run)
+  }
+
+  /** Somebody created a manifest of this number: another owner, or an earlier try of ours that came through late. */
+  private async numberTaken(manifest: Manifest): Promise<MillraceError> {
+    const { manifest: found } = await readManifest(this.environment.io.disk, this.directory, manifest.number)
+    if (found?.owner === manifest.owner) {
+      return new MillraceError('MANIFEST_LATE', `An earlier try created manifest ${manifest.number} after all.`, {
+        domain: 'external',
+        retryable: true,
+      })
+    }
+    return new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${this.directory}.`, {
+      domain: 'external',
+      hint: 'Only one process may run a job; this one stops.',
+    })
   }
 
   private reportCompleted(run: Run, manifest: Manifest): void {
@@ -451,11 +475,7 @@ export class JobMaster implements RunningJob {
     if (run.collecting || run.coordinator.current.phase !== 'idle') return
     run.collecting = true
     try {
-      const collecting = collectGarbage(
-        this.environment.io.disk,
-        this.directory,
-        this.options.checkpointPolicy.retained,
-      )
+      const collecting = run.garbage.collect()
       run.onDisk = collecting.catch(() => {})
       await collecting
     } catch (error) {
@@ -643,7 +663,7 @@ export class JobMaster implements RunningJob {
     await this.starting
     await this.abandonRun()
     if (this.options.checkpointPolicy.deleteOnCancellation) {
-      const discarding = discardCheckpoints(this.environment.io.disk, this.directory)
+      const discarding = discardCheckpoints(this.environment.io.disk, this.directory, this.id)
       await discarding.catch((error) => this.exception('removing checkpoints', error))
     }
     this.end('cancelled', null)

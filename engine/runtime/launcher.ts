@@ -1,11 +1,13 @@
 /**
  * Starts a job in this process: on worker threads, or on the calling thread when `workers` is 0.
  *
- * Called by the API's `execute` and the command line. The checkpoint directory is locked for the life of
+ * Called by the API's `execute` and the command line. A local checkpoint directory is locked for the life of
  * the job; without one a temporary directory serves restarts within the process and is removed at the
- * end, save for dead letters.
+ * end, save for dead letters. For a remote one (s3://...) the lock and the working files lie in a directory of
+ * the system's temporary folder that belongs to that URL: it is removed at the end, and whatever a crash leaves
+ * in it is cleared by the next start.
  */
-import { randomUUID } from 'node:crypto'
+import { createHash, randomUUID } from 'node:crypto'
 import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -14,6 +16,7 @@ import { Worker } from 'node:worker_threads'
 import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
+import { isObjectUrl } from '../contract/object-store.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { siblingModule } from '../core/own-module.ts'
@@ -45,22 +48,23 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
     })
   }
   const factory = await keyedStoreFactory(options.stateBackend)
-  const isTemporary = options.checkpointDirectory === null
-  const directory = isTemporary ? mkdtempSync(join(tmpdir(), 'millrace-')) : resolve(options.checkpointDirectory ?? '')
-  await mkdir(directory, { recursive: true })
-  await io.disk.syncDirectory(dirname(directory))
+  const { directory, home, isTemporary } = placeOf(options.checkpointDirectory)
+  await mkdir(home, { recursive: true })
+  await io.disk.syncDirectory(dirname(home))
   let lock: FileLock | null = null
   const release = (): void => {
+    if (home !== directory && lock !== null) rmSync(layout.live(home), { recursive: true, force: true })
     lock?.release()
     if (isTemporary) removeTemporary(directory, options.onEvent)
   }
   try {
-    lock = acquireFileLock(layout.lock(directory))
+    lock = acquireFileLock(layout.lock(home))
     const placement = options.workers > 0 ? threads(options) : callingThread(graph, io)
     const master = new JobMaster(graph, options, directory, {
       io,
       stateBackend: factory.description,
       jobId: randomUUID().replaceAll('-', '').slice(0, 16),
+      liveDirectory: layout.live(home),
       ...placement,
     })
     master.done.then(release, release)
@@ -70,6 +74,25 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
     release()
     throw error
   }
+}
+
+interface JobPlace {
+  /** Of the checkpoints: local, or an URL. */
+  readonly directory: string
+  /** Local, with the lock and what only the running attempt needs. */
+  readonly home: string
+  readonly isTemporary: boolean
+}
+
+function placeOf(asked: string | null): JobPlace {
+  if (asked === null) {
+    const directory = mkdtempSync(join(tmpdir(), 'millrace-'))
+    return { directory, home: directory, isTemporary: true }
+  }
+  if (!isObjectUrl(asked)) return { directory: resolve(asked), home: resolve(asked), isTemporary: false }
+  const directory = asked.replace(/\/+$/, '')
+  const id = createHash('sha256').update(directory).digest('hex').slice(0, 16)
+  return { directory, home: join(tmpdir(), `millrace-${process.getuid?.() ?? 0}-remote-${id}`), isTemporary: false }
 }
 
 /** Removes what only restarts needed. Dead letters are the user's records: they stay, and it is said where. */

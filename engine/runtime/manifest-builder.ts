@@ -10,6 +10,7 @@ import type { OperatorCapture, WorkerAck } from './protocol.ts'
 
 export interface ManifestParts {
   readonly last: Manifest
+  readonly owner: string
   readonly kind: CheckpointKind
   readonly attempt: number
   readonly nowMs: number
@@ -72,6 +73,7 @@ export function buildManifest(parts: ManifestParts): { manifest: Manifest; commi
   const manifest: Manifest = {
     format: last.format,
     kind: parts.kind,
+    owner: parts.owner,
     number: last.number + 1,
     parent: last.number,
     generation: last.generation,

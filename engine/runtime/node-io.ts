@@ -1,12 +1,15 @@
 /**
- * The real world behind `Io`: Node's clock, random numbers, timers and file system.
+ * The real world behind `Io`: Node's clock, random numbers, timers and file system, and object stores by URL.
  */
 import { createHash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { copyFile, link, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import type { Disk, DiskFile, Io } from '../core/io.ts'
+import { objectDisk } from '../checkpoint/object-disk.ts'
+import type { ObjectStore } from '../contract/object-store.ts'
+import { MillraceError } from '../core/errors.ts'
+import type { Clock, Disk, DiskFile, Io, Random, Timers } from '../core/io.ts'
 
 function codeOf(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException | null)?.code
@@ -79,7 +82,7 @@ async function linkOrCopy(from: string, to: string): Promise<void> {
   }
 }
 
-const disk: Disk = {
+const fileSystem: Disk = {
   read: (path) => readFile(path),
   create: createFile,
   createExclusive,
@@ -114,14 +117,31 @@ const disk: Disk = {
   },
 }
 
-export const nodeIo: Io = {
-  clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
-  random: { next: () => Math.random() },
-  timers: {
-    schedule(delayMs, task) {
-      const timer = setTimeout(task, delayMs)
-      return () => clearTimeout(timer)
-    },
+const clock: Clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() }
+
+const random: Random = { next: () => Math.random() }
+
+const timers: Timers = {
+  schedule(delayMs, task) {
+    const timer = setTimeout(task, delayMs)
+    return () => clearTimeout(timer)
   },
-  disk,
+}
+
+/** The client is loaded when a path asks for it. */
+async function openObjectStore(url: string): Promise<ObjectStore> {
+  if (!url.startsWith('s3://')) {
+    throw new MillraceError('OBJECT_STORE_UNKNOWN', `There is no object store for ${url}.`, {
+      hint: 'Write s3://BUCKET/PREFIX, or the path of a local directory.',
+    })
+  }
+  const { S3ObjectStore, s3SettingsOf } = await import('./s3-object-store.ts')
+  return new S3ObjectStore(s3SettingsOf(url, process.env), { clock, timers })
+}
+
+export const nodeIo: Io = {
+  clock,
+  random,
+  timers,
+  disk: objectDisk({ local: fileSystem, timers, random, open: openObjectStore }),
 }

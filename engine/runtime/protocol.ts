@@ -23,6 +23,8 @@ export interface Deployment {
   readonly stateMemoryBytes: number
   readonly checkpointDirectory: string
   readonly checkpointingMode: CheckpointingMode
+  /** Local, and worthless after a crash. */
+  readonly liveDirectory: string
   /** `describeGraph` of the coordinator's graph. */
   readonly graph: readonly string[]
   readonly rings: RingMemoryBuffers | null

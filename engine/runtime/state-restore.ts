@@ -11,6 +11,7 @@ import { layout } from '../checkpoint/layout.ts'
 import type { ManifestStore } from '../checkpoint/manifest.ts'
 import type { KeyedStore, KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { OperatorCounters } from '../contract/operator.ts'
+import { mapBounded } from '../core/bounded.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { keyGroupRange } from '../core/keys.ts'
@@ -28,6 +29,7 @@ export interface WorkerState {
 }
 
 const COPY_BYTES = 1 << 20
+const FILES_AT_ONCE = 8
 
 interface KeyedShare {
   readonly uid: string
@@ -133,9 +135,9 @@ async function openStore(
 /** The files of one store under the names that the store knows. */
 async function assembleImage(io: Io, deployment: Deployment, store: ManifestStore, directory: string): Promise<string> {
   await io.disk.makeDirectory(directory)
-  for (const file of store.files) {
-    await io.disk.link(layout.sharedFile(deployment.storesDirectory, file.sha256), `${directory}/${file.name}`)
-  }
+  await mapBounded(store.files, FILES_AT_ONCE, (file) =>
+    io.disk.link(layout.sharedFile(deployment.storesDirectory, file.sha256), `${directory}/${file.name}`, file),
+  )
   return directory
 }
 

@@ -269,6 +269,7 @@ function outboxOf(options: BuildOptions, sink: string, part: string, label: stri
   return createOutbox({
     disk: worker.io.disk,
     directory: deployment.checkpointDirectory,
+    liveDirectory: deployment.liveDirectory,
     prefix: `g${deployment.generation}-r${deployment.run}-${sink.replace(/[^A-Za-z0-9_-]/g, '_')}-${part}`,
     onError: (error) => options.fail(error, label),
   })
@@ -292,7 +293,7 @@ function createSink(
     worker,
     schema: target,
     createOutbox: () => outboxOf(options, node.uid, `${node.id}-${index}`, label),
-    scratchDirectory: `${deployment.checkpointDirectory}/live/g${deployment.generation}-r${deployment.run}-sink-${node.id}-${index}`,
+    scratchDirectory: `${deployment.liveDirectory}/g${deployment.generation}-r${deployment.run}-sink-${node.id}-${index}`,
     wake: options.wake,
     fail: (error) => options.fail(error, label),
     post: (message) => options.send({ type: 'sinkMessage', sink: node.uid, message }),

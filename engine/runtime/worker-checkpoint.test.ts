@@ -50,6 +50,8 @@ async function make(directory: string, subtasks: number) {
     io: { ...nodeIo, disk },
     directory,
     liveDirectory: join(directory, 'live'),
+    committed: [],
+    restored: [],
     store: subtasks === 0 ? null : store,
     builder: subtasks === 0 ? null : new WriteBatchBuilder(),
     send: (message) => sent.push(message),

@@ -18,6 +18,7 @@ import { layout } from '../checkpoint/layout.ts'
 import type { ManifestFile } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { assert } from '../core/assert.ts'
+import { mapBounded } from '../core/bounded.ts'
 import { messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
@@ -39,11 +40,18 @@ export interface WorkerCheckpointOptions {
   /** Private to this worker and run. */
   readonly liveDirectory: string
   readonly store: KeyedStore | null
+  /** State files that the manifest of this run's start names. */
+  readonly committed: readonly ManifestFile[]
+  /** Those of them that the store was opened with, under the same names. */
+  readonly restored: readonly ManifestFile[]
   readonly builder: WriteBatchBuilder | null
   readonly send: (message: FromWorker) => void
   /** Fails the job, with restart. */
   readonly fail: (error: unknown) => void
 }
+
+/** Hashed or sent at the same time. */
+const FILES_AT_ONCE = 4
 
 interface Cut {
   readonly attempt: number
@@ -61,11 +69,17 @@ export class WorkerCheckpoints {
   private finishing: Promise<void> = Promise.resolve()
   /** Sealed output by attempt, kept until that attempt or a later one completes. */
   private sealed: { attempt: number; committable: SinkCommittable }[] = []
-  /** Hash and size of files by name: a store never changes a file that it has finished. It may be gone from shared/. */
+  /** Hash and size of table files by name: a store never changes one that it has finished. */
   private readonly known = new Map<string, ManifestFile>()
+  /** Hashes that the newest manifest names: those files are in shared/ for sure. */
+  private committed: ReadonlySet<string>
+  /** What the last ack named, of an attempt that may yet complete. */
+  private acked: { readonly attempt: number; readonly files: readonly ManifestFile[] } | null = null
 
   constructor(options: WorkerCheckpointOptions) {
     this.options = options
+    this.committed = new Set(options.committed.map((file) => file.sha256))
+    for (const file of options.restored) this.remember(file)
   }
 
   /** While true, nobody may write to the store. */
@@ -109,6 +123,7 @@ export class WorkerCheckpoints {
       const image = await this.imageStore(cut)
       await keeping
       io.failpoint?.('outbox-synced')
+      this.acked = { attempt: cut.attempt, files: image?.files ?? [] }
       send({
         type: 'ack',
         ack: {
@@ -169,27 +184,36 @@ export class WorkerCheckpoints {
   ): Promise<{ files: ManifestFile[]; newBytes: number }> {
     const { io, directory } = this.options
     const { disk } = io
-    const shared: ManifestFile[] = []
     let newBytes = 0
-    for (const { name, size } of files) {
-      let file = this.known.get(name)
-      if (file === undefined || file.size !== size || !name.endsWith('.sst')) {
-        const hashed = await disk.hash(`${image}/${name}`)
-        file = { name, sha256: hashed.sha256, size: hashed.size }
-        this.known.set(name, file)
-      }
-      // Looked at each time: what only an aborted attempt had linked may have been collected since.
+    const shared = await mapBounded(files, FILES_AT_ONCE, async ({ name, size }) => {
+      const file = await this.hashed(image, name, size)
+      if (this.committed.has(file.sha256)) return file
+      // Looked at each time: what an aborted attempt had brought there may have been collected since. If it has
+      // not, it is not sent again, so that a slow upload comes to its end over several attempts.
       const target = layout.sharedFile(directory, file.sha256)
-      if ((await disk.size(target)) === null) {
+      if ((await disk.size(target)) !== file.size) {
         await disk.syncFile(`${image}/${name}`)
-        await disk.link(`${image}/${name}`, target)
-        newBytes += file.size
+        await disk.link(`${image}/${name}`, target, file)
       }
-      shared.push(file)
-    }
+      newBytes += file.size
+      return file
+    })
     await disk.syncDirectory(layout.shared(directory))
     io.failpoint?.('files-shared')
     return { files: shared, newBytes }
+  }
+
+  private async hashed(image: string, name: string, size: number): Promise<ManifestFile> {
+    const known = this.known.get(name)
+    if (known !== undefined && known.size === size) return known
+    const file = { name, ...(await this.options.io.disk.hash(`${image}/${name}`)) }
+    this.remember(file)
+    return file
+  }
+
+  /** Other files than tables keep their names and change. */
+  private remember(file: ManifestFile): void {
+    if (file.name.endsWith('.sst')) this.known.set(file.name, file)
   }
 
   /** Ends the cut; `stored` says that the store took what was captured. Writes are free again. */
@@ -218,5 +242,6 @@ export class WorkerCheckpoints {
   /** A manifest lists everything sealed up to this attempt. */
   completed(attempt: number): void {
     this.sealed = this.sealed.filter((entry) => entry.attempt > attempt)
+    if (this.acked?.attempt === attempt) this.committed = new Set(this.acked.files.map((file) => file.sha256))
   }
 }

@@ -107,7 +107,7 @@ export class WorkerRuntime {
     const { graph, io, send } = this.environment
     refuseOtherGraph(deployment.graph, describeGraph(graph))
     const plan = planJob(graph, deployment)
-    const liveDirectory = `${deployment.checkpointDirectory}/live/g${deployment.generation}-r${deployment.run}-w${deployment.workerIndex}`
+    const liveDirectory = `${deployment.liveDirectory}/g${deployment.generation}-r${deployment.run}-w${deployment.workerIndex}`
     await io.disk.makeDirectory(liveDirectory)
     this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
     io.failpoint?.('stores-opened')
@@ -133,6 +133,10 @@ export class WorkerRuntime {
       directory: deployment.checkpointDirectory,
       liveDirectory,
       store: this.state.store,
+      committed: deployment.stores.flatMap((store) => store.files),
+      restored: deployment.storesMatchWorkers
+        ? (deployment.stores.find((store) => store.worker === deployment.workerIndex)?.files ?? [])
+        : [],
       builder: this.state.builder,
       send,
       fail: (error) => this.fail(error, 'sealing output'),
