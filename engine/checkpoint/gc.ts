@@ -98,12 +98,14 @@ export class GarbageCollector {
     for (const name of await disk.list(layout.shared(directory))) {
       if (live.has(name)) continue
       const since = this.unreferencedSinceMs.get(name) ?? nowMs
+      waiting.set(name, since)
       if (nowMs - since >= this.graceMs) garbage.push(name)
-      else waiting.set(name, since)
     }
     this.unreferencedSinceMs = waiting
     await mapBounded(garbage, REQUESTS_AT_ONCE, async (name) => {
-      if (await this.isOwner(newest)) await disk.remove(layout.sharedFile(directory, name))
+      if (!(await this.isOwner(newest))) return
+      await disk.remove(layout.sharedFile(directory, name))
+      waiting.delete(name)
     })
   }
 }

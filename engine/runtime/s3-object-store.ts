@@ -168,7 +168,7 @@ export class S3ObjectStore implements ObjectStore {
     const limitMs = REQUEST_MS + (ask.bytes ?? 0) / BYTES_PER_MS_MIN
     const cancel = timers.schedule(limitMs, () => abort.abort(new Error(`no answer within ${limitMs} ms`)))
     try {
-      const body = (ask.body ?? null) as BodyInit | null
+      const body = (ask.body ?? null) as NonNullable<RequestInit['body']> | null
       return await use(await fetch(url, { method: ask.method, headers, body, signal: abort.signal, redirect: 'error' }))
     } catch (error) {
       throw error instanceof MillraceError ? error : this.unavailable(`${ask.method} ${ask.key}`, error)

@@ -1,0 +1,50 @@
+/** Signatures against the examples in AWS's documentation of Signature Version 4 for S3. */
+import assert from 'node:assert/strict'
+import { createHash } from 'node:crypto'
+import { test } from 'node:test'
+import { EMPTY_PAYLOAD_HASH, escapeStrictly, signedHeaders } from './s3-signature.ts'
+
+const credentials = {
+  accessKeyId: 'AKIAIOSFODNN7EXAMPLE',
+  secretAccessKey: 'wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY',
+  sessionToken: null,
+}
+const HOST = 'https://examplebucket.s3.amazonaws.com'
+
+function signatureOf(
+  method: string,
+  url: string,
+  headers: Readonly<Record<string, string>> = {},
+  payloadHash: string = EMPTY_PAYLOAD_HASH,
+): string | undefined {
+  const request = { method, url: new URL(url), headers, payloadHash }
+  const signed = signedHeaders(request, credentials, 'us-east-1', Date.UTC(2013, 4, 24))
+  return /Signature=([0-9a-f]{64})$/.exec(signed['authorization']!)?.[1]
+}
+
+test('an object is read in part', () => {
+  assert.equal(
+    signatureOf('GET', `${HOST}/test.txt`, { range: 'bytes=0-9' }),
+    'f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41',
+  )
+})
+
+test('an object is written, with a name that has to be escaped', () => {
+  const headers = { date: 'Fri, 24 May 2013 00:00:00 GMT', 'x-amz-storage-class': 'REDUCED_REDUNDANCY' }
+  const body = createHash('sha256').update('Welcome to Amazon S3.').digest('hex')
+  assert.equal(
+    signatureOf('PUT', `${HOST}/${escapeStrictly('test$file.text')}`, headers, body),
+    '98ad721746da40c64f1a55b78f14c238d841ea1380cd77a1b5971af0ece108bd',
+  )
+})
+
+test('a query is part of what is signed, in order and without values too', () => {
+  assert.equal(
+    signatureOf('GET', `${HOST}/?prefix=J&max-keys=2`),
+    '34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7',
+  )
+  assert.equal(
+    signatureOf('GET', `${HOST}/?lifecycle`),
+    'fea454ca298b7da1c68078a5d1bdbfbbe0d65c699e0f91ac7a200a0136783543',
+  )
+})
