@@ -11,6 +11,7 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   engine: throughput('engine'),
   lambdas: throughput('lambdas'),
   sliding: throughput('sliding'),
+  latency: async () => (await import('../bench/latency.ts')).runLatency,
 }
 
 function throughput(pipeline: 'engine' | 'lambdas' | 'sliding'): () => Promise<Suite> {

@@ -27,9 +27,10 @@ import type {
   ProcessWindowFunction,
   ReduceFunction,
 } from '../contract/functions.ts'
+import type { ValueCodec } from '../contract/keyed-state.ts'
 import type { Operator } from '../contract/operator.ts'
 import type { WatermarkPlan } from '../core/graph.ts'
-import type { Schema } from '../core/schema.ts'
+import type { ColumnKind, Schema } from '../core/schema.ts'
 import type { WindowAssigner } from './window-assigners.ts'
 
 export type OperatorFactory = () => Operator
@@ -50,6 +51,8 @@ export type WindowWork =
   | {
       readonly kind: 'reduce'
       readonly fn: ReduceFunction<unknown>
+      /** Of the elements, and so of what they are reduced to. */
+      readonly schema: Schema
       readonly process: ProcessWindowFunction<unknown, unknown, unknown> | null
     }
   | { readonly kind: 'process'; readonly fn: ProcessWindowFunction<unknown, unknown, unknown> }
@@ -83,6 +86,26 @@ function slicesOf(windows: WindowAssigner): SliceScheme | null {
   }
 }
 
+/**
+ * The codec of rows in state: compact where columns are declared. A row that does not fit, as with NULLs, is stored in
+ * the general form.
+ */
+function rowCodec(schema: Schema): ValueCodec {
+  if (schema.isOpaque) return objectCodec()
+  const row = Object.fromEntries(schema.fields.map(({ name, kind }) => [name, SAMPLE_VALUES[kind]]))
+  return objectCodec(() => row, { what: 'the row' })
+}
+
+const SAMPLE_VALUES: Readonly<Record<ColumnKind, unknown>> = {
+  boolean: false,
+  int32: 0,
+  int64: 0n,
+  float64: 0,
+  timestamp: 0,
+  string: '',
+  opaque: null,
+}
+
 function kernelOf(work: WindowWork, outputSchema: Schema) {
   switch (work.kind) {
     case 'aggregate': {
@@ -94,7 +117,7 @@ function kernelOf(work: WindowWork, outputSchema: Schema) {
       )
     }
     case 'reduce':
-      return reduceKernel(work.fn, { codec: objectCodec(), outputSchema }, work.process)
+      return reduceKernel(work.fn, { codec: rowCodec(work.schema), outputSchema }, work.process)
     case 'process':
       return processKernel(work.fn, { codec: objectCodec(), outputSchema })
     case 'columnar':
@@ -122,7 +145,7 @@ export const makeOperator = {
   reduce:
     <T>(fn: ReduceFunction<T>, schema: Schema): OperatorFactory =>
     () =>
-      reduceOperator(fn, { codec: objectCodec(), outputSchema: schema }),
+      reduceOperator(fn, { codec: rowCodec(schema), outputSchema: schema }),
   keyedProcess:
     <K, T, R>(create: () => KeyedProcessFunction<K, T, R>): OperatorFactory =>
     () =>

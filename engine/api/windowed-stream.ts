@@ -107,6 +107,7 @@ export class WindowedStream<T, K extends Key> {
     return this.operator('Window(Reduce)', process === null ? this.input.schema : (OPAQUE_SCHEMA as Schema<unknown>), {
       kind: 'reduce',
       fn: fn as ReduceFunction<unknown>,
+      schema: this.input.schema,
       process: process as ProcessWindowFunction<unknown, unknown, unknown> | null,
     })
   }

@@ -166,6 +166,28 @@ describe('building', () => {
     assert.deepEqual([...first.eventTime], [1])
   })
 
+  test('batches of one builder share nothing, NULLs included', () => {
+    const target = schema({ n: t.nullable(t.int32()), s: t.nullable(t.string()), j: t.json() })
+    const builder = new BatchBuilder(target)
+    const rounds = [
+      [
+        { n: null, s: 'x', j: 1 },
+        { n: 7, s: null, j: 2 },
+      ],
+      [
+        { n: 8, s: 'a longer text than before', j: 3 },
+        { n: null, s: 'y', j: 4 },
+        { n: 9, s: 'z', j: 5 },
+      ],
+      [{ n: 1, s: null, j: 6 }],
+    ]
+    const batches = rounds.map((rows) => {
+      for (const row of rows) builder.append(row, 0)
+      return builder.build()
+    })
+    for (const [i, batch] of batches.entries()) assert.deepEqual(rowsOf(target, batch), rounds[i])
+  })
+
   test('refuses more rows than a batch may have', () => {
     const target = schema({ n: t.int32() })
     const rows = Array.from({ length: BATCH_ROWS_MAX + 1 }, (_, n) => ({ n }))

@@ -53,6 +53,7 @@ function readExpression(field: Field, k: number): string {
 /** Where a column's values are written, one append a row. */
 interface ColumnBuilder {
   append(value: unknown, row: number): void
+  /** The column of the rows so far, in memory of its own; starts afresh. */
   build(length: number): Column
 }
 
@@ -60,8 +61,8 @@ interface ColumnBuilder {
 export class BatchBuilder {
   length = 0
   readonly schema: Schema
-  private columns: ColumnBuilder[]
-  private eventTime: Float64Array
+  private readonly columns: readonly ColumnBuilder[]
+  private readonly eventTime: Float64Array
 
   constructor(schema: Schema) {
     this.schema = schema
@@ -102,7 +103,6 @@ export class BatchBuilder {
       eventTime: this.eventTime.slice(0, length),
       keys: null,
     }
-    this.columns = this.schema.fields.map(columnBuilder)
     this.length = 0
     return batch
   }
@@ -149,15 +149,17 @@ function columnBuilder(field: Field): ColumnBuilder {
 }
 
 function opaqueBuilder(): ColumnBuilder {
-  const values: unknown[] = []
+  let values: unknown[] = []
   return {
     append: (value, row) => {
       values[row] = value
     },
     build: (length) => {
+      const built = values
+      values = []
       // A row that another column refused may have left its value behind.
-      values.length = length
-      return { kind: 'opaque', values, nulls: null }
+      built.length = length
+      return { kind: 'opaque', values: built, nulls: null }
     },
   }
 }
@@ -173,12 +175,17 @@ class NullTracker {
     if (this.nulls !== null) this.nulls[row] = 0
   }
   build(length: number): Nulls {
-    return this.nulls === null ? null : this.nulls.slice(0, length)
+    const { nulls } = this
+    this.nulls = null
+    return nulls === null ? null : nulls.subarray(0, length)
   }
 }
 
+const STRING_BYTES_MIN = 256
+
 function stringBuilder(field: Field): ColumnBuilder {
-  const arena = new ByteArena(BATCH_ROWS_MAX * 8)
+  // Handed out with each column, so that small batches of a quiet stream cost little: as large as the last one was.
+  let arena = new ByteArena(STRING_BYTES_MIN)
   const starts = new Int32Array(BATCH_ROWS_MAX)
   const ends = new Int32Array(BATCH_ROWS_MAX)
   const nulls = new NullTracker()
@@ -191,13 +198,17 @@ function stringBuilder(field: Field): ColumnBuilder {
       else throw typeError(field, value)
       ends[row] = arena.length
     },
-    build: (length) => ({
-      kind: 'string',
-      bytes: arena.view(),
-      starts: starts.slice(0, length),
-      ends: ends.slice(0, length),
-      nulls: nulls.build(length),
-    }),
+    build: (length) => {
+      const bytes = arena.view()
+      arena = new ByteArena(Math.max(STRING_BYTES_MIN, bytes.length + (bytes.length >> 3)))
+      return {
+        kind: 'string',
+        bytes,
+        starts: starts.slice(0, length),
+        ends: ends.slice(0, length),
+        nulls: nulls.build(length),
+      }
+    },
   }
 }
 
