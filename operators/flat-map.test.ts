@@ -49,14 +49,14 @@ test('one row to many results leaves in full batches, then the operator stops wh
   })
   const { operator } = rig.subtasks[0]
   const batch = batchOfRows(ROWS, [{ n: 5_000 }, { n: 1 }, { n: 1 }])
-  assert.equal(operator.process(batch, 0, rig.output), 1)
+  assert.equal(operator.process(batch, 0, rig.output, 0), 1)
   assert.deepEqual(
     rig.output.batches.map((b) => b.length),
     [BATCH_ROWS_MAX, BATCH_ROWS_MAX, 5_000 - 2 * BATCH_ROWS_MAX],
   )
-  assert.equal(operator.process(batch, 1, rig.output), 1, 'blocked: nothing is taken')
+  assert.equal(operator.process(batch, 1, rig.output, 0), 1, 'blocked: nothing is taken')
   rig.output.drain()
-  assert.equal(operator.process(batch, 1, rig.output), 3)
+  assert.equal(operator.process(batch, 1, rig.output, 0), 3)
   assert.equal(rig.output.main.length, 5_002)
   rig.close()
 })

@@ -50,7 +50,7 @@ test('results get the declared columns, and a wrong result names its field', () 
 test('takes nothing while output is blocked', () => {
   const rig = rigOf(() => mapOperator((row: Row) => row.n))
   rig.output.blocked = true
-  assert.equal(rig.subtasks[0].operator.process(batchOfRows(ROWS, [{ name: 'a', n: 1 }]), 0, rig.output), 0)
+  assert.equal(rig.subtasks[0].operator.process(batchOfRows(ROWS, [{ name: 'a', n: 1 }]), 0, rig.output, 0), 0)
   assert.equal(rig.output.main.length, 0)
   rig.close()
 })

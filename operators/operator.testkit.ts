@@ -82,11 +82,19 @@ export function testWorker(nowMs: () => number = () => 1_000): WorkerContext {
   }
 }
 
-export interface RigOptions {
-  readonly create: () => Operator
+export interface RigInput {
   readonly schema: Schema
-  /** Null for operators without keyed state. */
+  /** Null for an input without keys; its rows go to the first subtask, unless it is a broadcast. */
   readonly keyOf?: ((row: unknown) => unknown) | null
+  /** Every row goes to every subtask. */
+  readonly isBroadcast?: boolean
+}
+
+/** The first input is described by the options themselves. */
+export interface RigOptions extends RigInput {
+  readonly create: () => Operator
+  /** The inputs after the first. */
+  readonly moreInputs?: readonly RigInput[]
   readonly parallelism?: number
   readonly capacityOne?: boolean
   readonly memoryBudgetBytes?: number
@@ -184,39 +192,51 @@ export class OperatorRig {
     }
   }
 
-  /** Sends rows through the operator in batches; row i has event time `times[i]`. */
-  push(rows: readonly unknown[], times: readonly number[]): void {
+  /** Sends rows of an input through the operator in batches; row i has event time `times[i]`. */
+  push(rows: readonly unknown[], times: readonly number[], input = 0): void {
+    const from = input === 0 ? this.options : this.options.moreInputs![input - 1]
     const bySubtask: { row: unknown; time: number }[][] = this.subtasks.map(() => [])
     rows.forEach((row, i) => {
-      bySubtask[this.subtaskOf(row)].push({ row, time: times[i] })
+      const sent = { row, time: times[i] }
+      if (from.isBroadcast) for (const own of bySubtask) own.push(sent)
+      else bySubtask[this.subtaskOf(row, from)].push(sent)
     })
     bySubtask.forEach((own, s) => {
       const size = this.options.batchRows ?? BATCH_ROWS_MAX
-      for (let from = 0; from < own.length; from += size) this.pushBatch(this.subtasks[s], own.slice(from, from + size))
+      for (let at = 0; at < own.length; at += size) {
+        this.pushBatch(this.subtasks[s], own.slice(at, at + size), from, input)
+      }
     })
   }
 
-  private subtaskOf(row: unknown): number {
+  private subtaskOf(row: unknown, from: RigInput): number {
     if (this.subtasks.length === 1) return 0
-    const keys = this.keysOf(batchOf(this.options.schema, [{ row, time: 0 }]))
+    const keys = this.keysOf(batchOf(from.schema, [{ row, time: 0 }]), from)
     if (keys === null) return 0
     return subtaskOfKeyGroup(keyGroupOf(keys.hashes[0], KEY_GROUPS), this.subtasks.length, KEY_GROUPS)
   }
 
-  private keysOf(batch: Batch): KeyColumn | null {
-    const { keyOf } = this.options
+  private keysOf(batch: Batch, { keyOf }: RigInput): KeyColumn | null {
     if (!keyOf) return null
     const read = rowReader(batch.schema, this.worker.interner, 'keys')
-    return valueKeyExtractor((from, i) => keyOf(read(from, i)))(batch)
+    return valueKeyExtractor((sent, i) => keyOf(read(sent, i)))(batch)
   }
 
-  private pushBatch(subtask: SubtaskRig, rows: readonly { row: unknown; time: number }[]): void {
-    const plain = batchOf(this.options.schema, rows)
-    const batch = withKeys(plain, this.keysOf(plain))
-    for (let from = 0; from < batch.length; ) {
-      const next = subtask.operator.process(batch, from, this.output)
-      assert.ok(next > from, 'an operator whose output has room consumes rows')
-      from = next
+  private pushBatch(
+    subtask: SubtaskRig,
+    rows: readonly { row: unknown; time: number }[],
+    from: RigInput,
+    input: number,
+  ): void {
+    const plain = batchOf(from.schema, rows)
+    const batch = withKeys(plain, this.keysOf(plain, from))
+    for (let row = 0, stuck = 0; row < batch.length; ) {
+      const { length } = this.output.batches
+      const next = subtask.operator.process(batch, row, this.output, input)
+      // An operator may stop within a row only after it emitted something of it, or worked on it for a while.
+      stuck = next > row || this.output.batches.length > length ? 0 : stuck + 1
+      assert.ok(stuck < 1_000, 'an operator whose output has room makes progress')
+      row = next
       this.output.drain()
       subtask.backend?.maybeEvict()
     }

@@ -113,6 +113,6 @@ test('needs keys', () => {
     keyOf: () => 'k',
   })
   const batch = batchOfRows(ROWS, [{ key: 'a', sum: 1 }])
-  assert.throws(() => rig.subtasks[0].operator.process(batch, 0, rig.output), { code: 'STATE_NOT_KEYED' })
+  assert.throws(() => rig.subtasks[0].operator.process(batch, 0, rig.output, 0), { code: 'STATE_NOT_KEYED' })
   rig.close()
 })

@@ -157,10 +157,10 @@ export function benchWindow(keys: number, batches: number): BenchLine {
   const extract = fieldKeyExtractor(ROWS, 0)
   const { operator, output, rowsOut } = openWindow()
   const ready = (): void => {
-    for (const batch of input) operator.process(batch, 0, output)
+    for (const batch of input) operator.process(batch, 0, output, 0)
   }
   const extracting = (): void => {
-    for (const batch of input) operator.process(withKeys(batch, extract(batch)), 0, output)
+    for (const batch of input) operator.process(withKeys(batch, extract(batch)), 0, output, 0)
   }
   ready()
   const readyMs = bestOf(ready)

@@ -27,6 +27,8 @@ export interface Upstream {
   readonly partitioning: Partitioning
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
   readonly sideTag: string | null
+  /** Which input of an operator that tells its inputs apart; 0 when left out. */
+  readonly input?: number
   /** For `custom`. */
   readonly createTargets?: () => RowTargets
   /** See `GraphEdge`. */
@@ -230,7 +232,9 @@ function generatedUid(
   uids: ReadonlyMap<Transformation, string>,
   repeats: Map<string, number>,
 ): string {
-  const inputs = made.inputs.map((input) => `${uids.get(input.from)} ${input.partitioning} ${input.sideTag ?? ''}`)
+  const inputs = made.inputs.map(
+    (input) => `${uids.get(input.from)} ${input.partitioning} ${input.sideTag ?? ''}${inputText(input)}`,
+  )
   const text = [made.body.role, made.name, ...inputs].join('\n')
   const nth = (repeats.get(text) ?? 0) + 1
   repeats.set(text, nth)
@@ -240,6 +244,11 @@ function generatedUid(
     .replaceAll(/^-|-$/g, '')
     .slice(0, 40)
   return `${slug === '' ? made.body.role : slug}-${hex(text)}${nth === 1 ? '' : `-${nth}`}`
+}
+
+/** Nothing for the first input, so that uids of operators with one input are what they always were. */
+function inputText({ input }: Upstream): string {
+  return input === undefined || input === 0 ? '' : ` ${input}`
 }
 
 function hex(text: string): string {

@@ -53,6 +53,8 @@ export interface GraphEdge {
   readonly partitioning: Partitioning
   /** For `hash`: computes the keys in the sending subtask. Made once a subtask. */
   readonly createKeys: (() => (batch: Batch) => KeyColumn) | null
+  /** Which input of the target this is, for a target that tells its inputs apart; 0 when left out. */
+  readonly input?: number
   /** For `custom`: which subtask each row goes to. Made once a subtask. */
   readonly createTargets?: () => RowTargets
   /** `forward` was asked for: another parallelism is an error instead of a rebalance. */
@@ -76,6 +78,8 @@ export function describeGraph(graph: JobGraph): string[] {
     (n) =>
       `operator ${n.id} "${n.name}" uid=${n.uid} role=${n.role} parallelism=${n.parallelism} schema=${describeSchema(n.outputSchema)}`,
   )
-  const edges = graph.edges.map((e) => `edge ${e.from}->${e.to} ${e.partitioning} side=${e.sideTag ?? '-'}`)
+  const edges = graph.edges.map(
+    (e) => `edge ${e.from}->${e.to} ${e.partitioning} side=${e.sideTag ?? '-'} input=${e.input ?? 0}`,
+  )
   return [...nodes, ...edges]
 }

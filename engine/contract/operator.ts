@@ -11,6 +11,8 @@
  * - `advanceWatermark` gets strictly growing values, and is repeated with the same value until it
  *   returns true, before any further input. At the end of bounded input the value is +Infinity.
  * - `snapshot` is called only when all input before the barrier is consumed and all output emitted.
+ * - An operator of several inputs sees a batch of one input at a time, in any order between inputs, and one
+ *   watermark: the lowest of its inputs. Each input has a schema and keys of its own.
  * Promises of the operator:
  * - Emitted batches are read-only and no longer than `BATCH_ROWS_MAX`.
  * - It looks at `output.blocked` at least between rows (lambdas) or chunks (columnar), and stops soon.
@@ -58,8 +60,11 @@ export interface OperatorContext {
 
 export interface Operator {
   open(context: OperatorContext): void
-  /** Consumes rows [from, batch.length) and returns the first row not consumed. */
-  process(batch: Batch, from: number, output: Output): number
+  /**
+   * Consumes rows [from, batch.length) and returns the first row not consumed. `input` says which input of the
+   * operator they come from (`GraphEdge.input`): always 0 for an operator of one input.
+   */
+  process(batch: Batch, from: number, output: Output, input: number): number
   /** Returns true once everything that this watermark makes due is emitted. */
   advanceWatermark(watermark: number, output: Output): boolean
   /** Processing time reached a time asked for; returns true when done, as `advanceWatermark`. */

@@ -137,7 +137,7 @@ describe('a chain', () => {
     const inner = new FanOut(1_000, 500)
     const outer = new FanOut(1_000, 500)
     const { chain, channel } = rig([outer, inner])
-    chain.push(batchOf([0]))
+    chain.push(batchOf([0]), 0)
     let next = 0
     let innerMax = 0
     let outerMax = 0
@@ -173,7 +173,7 @@ describe('a chain', () => {
             expected.push(`watermark ${watermark}`)
           } else {
             const batch = batchOf(step)
-            chain.push(batch)
+            chain.push(batch, 0)
             expected.push(...step)
             drain(chain, channel, out)
             numbersOf(batch)
@@ -249,7 +249,7 @@ describe('a chain', () => {
     chain.pushWatermark(1_000)
     drain(chain, channel, out)
     assert.deepEqual(out, [])
-    chain.push(batchOf([3, 4]))
+    chain.push(batchOf([3, 4]), 0)
     drain(chain, channel, out)
     chain.pushWatermark(Number.POSITIVE_INFINITY)
     drain(chain, channel, out)
@@ -304,7 +304,7 @@ describe('a chain', () => {
       [late(1), late(2)].map((operator) => ({ operator, keys: null })),
       router,
     )
-    chain.push(batchOf([7]))
+    chain.push(batchOf([7]), 0)
     chain.advance(0)
     const out: unknown[] = []
     while (take(side, out));
@@ -317,7 +317,7 @@ describe('a chain', () => {
     const { chain, channel } = rig([new Slow(1), new Slow(3)])
     const values = Float64Array.of(1, 2, 3, 4, 5)
     const batch: Batch = { ...batchOf([0, 0, 0, 0, 0]), columns: [{ kind: 'float64', values, nulls: null }] }
-    chain.push(batch)
+    chain.push(batch, 0)
     values.fill(-1)
     const out: unknown[] = []
     drain(chain, channel, out)

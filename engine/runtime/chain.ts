@@ -34,6 +34,8 @@ class Link implements Output {
   private readonly router: OutputRouter
   private current: Batch | null = null
   private from = 0
+  /** Which input of the operator `current` came from. */
+  private input = 0
   private readonly waiting: Batch[] = []
   /** Last watermark that a watermarking operator gave. */
   ownWatermark = Number.NEGATIVE_INFINITY
@@ -58,7 +60,7 @@ class Link implements Output {
 
   emit(batch: Batch): void {
     if (this.next === null) this.router.emit(batch)
-    else this.next.accept(batch)
+    else this.next.accept(batch, 0)
   }
 
   emitSide(tag: string, batch: Batch): void {
@@ -66,12 +68,15 @@ class Link implements Output {
     if (this.next === null) this.router.emitSide(tag, batch)
   }
 
-  accept(batch: Batch): void {
+  /** Only the first link has several inputs: an operator that has them is never chained to one of them. */
+  accept(batch: Batch, input: number): void {
     if (batch.length === 0) return
     if (this.current !== null) {
+      assert(input === this.input, 'what waits is of one input')
       this.waiting.push(copyBatch(batch))
       return
     }
+    this.input = input
     this.begin(batch)
     this.consume()
     // What the caller emitted may live in memory that it reuses after this call.
@@ -93,7 +98,7 @@ class Link implements Output {
   private consume(): boolean {
     let moved = false
     while (this.current !== null && !this.blocked) {
-      const to = this.operator.process(this.current, this.from, this)
+      const to = this.operator.process(this.current, this.from, this, this.input)
       assert(to >= this.from && to <= this.current.length, 'process returns a row of its batch')
       moved ||= to > this.from
       this.from = to
@@ -148,11 +153,14 @@ export class Chain {
     return this.links.map((link) => link.operator)
   }
 
-  /** Takes a batch; the chain must be drained. The batch is borrowed until it is drained again. */
-  push(batch: Batch): void {
+  /**
+   * Takes a batch of one of the first operator's inputs; the chain must be drained. The batch is borrowed until
+   * it is drained again.
+   */
+  push(batch: Batch, input: number): void {
     const head = this.links[0]
     if (head === undefined) this.router.emit(batch)
-    else head.accept(batch)
+    else head.accept(batch, input)
   }
 
   /** Starts a watermark on its way; the chain must be drained. */

@@ -22,7 +22,7 @@ import { SinkOperator } from './sink-operator.ts'
 import { SourceDriver } from './source-driver.ts'
 import type { WorkerState } from './state-restore.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
-import { Subtask } from './subtask.ts'
+import { type InputChannel, Subtask } from './subtask.ts'
 
 export interface BuildOptions {
   readonly plan: ExecutionPlan
@@ -344,11 +344,12 @@ function outputsOf(options: BuildOptions, vertex: PlannedVertex, index: number):
     })
 }
 
-function inputsOf(options: BuildOptions, vertex: PlannedVertex, index: number) {
+function inputsOf(options: BuildOptions, vertex: PlannedVertex, index: number): InputChannel[] {
   const { plan, channels, hub } = options
   return channels.flatMap((channel, c) => {
     if (channel.edge.to !== vertex.id || channel.toSubtask !== index) return []
-    return [hub.reader(c, channel, channelSchema(plan, channel.edge))]
+    const reader = hub.reader(c, channel, channelSchema(plan, channel.edge))
+    return [{ reader, input: channel.edge.edge.input ?? 0 }]
   })
 }
 

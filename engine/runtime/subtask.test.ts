@@ -67,7 +67,7 @@ function rigOf(inputs: readonly LocalChannel[], outputs: readonly LocalChannel[]
     chain: new Chain([{ operator: new Recorder(log), keys: null }], router),
     router,
     source: null,
-    inputs,
+    inputs: inputs.map((reader) => ({ reader, input: 0 })),
     alignsBarriers,
     monotonicMs: () => 0,
     hooks: { capture: (attempt) => log.push(`cut ${attempt}`), ended: () => log.push('ended') },
@@ -239,6 +239,46 @@ describe('watermarks', () => {
     runAll(subtask)
     assert.deepEqual(contents(outputs[0]!), ['idle', 'active'])
   })
+})
+
+test('an operator learns which input a batch came from, also when it goes on in mid-batch', () => {
+  const log: unknown[] = []
+  const router = new OutputRouter([])
+  /** One row a call. */
+  const operator: Operator = {
+    open() {},
+    process: (batch, from, _output, input) => {
+      log.push([numbersOf(batch)[from], input])
+      return from + 1
+    },
+    advanceWatermark: () => true,
+  }
+  const [left, right, alsoLeft] = channels(3) as [LocalChannel, LocalChannel, LocalChannel]
+  const subtask = new Subtask({
+    chain: new Chain([{ operator, keys: null }], router),
+    router,
+    source: null,
+    inputs: [
+      { reader: left, input: 0 },
+      { reader: right, input: 1 },
+      { reader: alsoLeft, input: 0 },
+    ],
+    alignsBarriers: true,
+    monotonicMs: () => 0,
+    hooks: { capture: nothing, ended: nothing },
+  })
+  left.writeBatch(batchOf(1), null, 1)
+  right.writeBatch(batchOf(2), null, 1)
+  alsoLeft.writeBatch(batchOf(3), null, 1)
+  right.writeBatch(batchOf(4, 5), null, 2)
+  while (subtask.step(0));
+  assert.deepEqual(log, [
+    [1, 0],
+    [2, 1],
+    [3, 0],
+    [4, 1],
+    [5, 1],
+  ])
 })
 
 test('a diamond with room for one batch cuts every attempt and loses nothing', () => {

@@ -24,8 +24,13 @@ import type { SourceDriver } from './source-driver.ts'
 /** Watermarks follow records at most this far behind; a message per batch and channel would cost more. */
 const WATERMARK_INTERVAL_MS = 5
 
-interface Input {
+/** A channel into the subtask, and which input of its first operator it feeds. */
+export interface InputChannel {
   readonly reader: ChannelReader
+  readonly input: number
+}
+
+interface Input extends InputChannel {
   watermark: number
   idle: boolean
   /** Brought the barrier of the alignment under way. */
@@ -43,7 +48,7 @@ export interface SubtaskOptions {
   readonly chain: Chain
   readonly router: OutputRouter
   readonly source: SourceDriver | null
-  readonly inputs: readonly ChannelReader[]
+  readonly inputs: readonly InputChannel[]
   readonly hooks: SubtaskHooks
   /** False for at-least-once checkpoints: an input goes on after its barrier. */
   readonly alignsBarriers: boolean
@@ -85,7 +90,12 @@ export class Subtask {
     this.hooks = options.hooks
     this.alignsBarriers = options.alignsBarriers
     this.monotonicMs = options.monotonicMs
-    this.inputs = options.inputs.map((reader) => ({ reader, watermark: WATERMARK_MIN, idle: false, aligned: false }))
+    this.inputs = options.inputs.map((channel) => ({
+      ...channel,
+      watermark: WATERMARK_MIN,
+      idle: false,
+      aligned: false,
+    }))
   }
 
   /**
@@ -204,7 +214,7 @@ export class Subtask {
       case 'batch':
         this.recordsIn += polled.batch.length
         this.setIdle(false)
-        this.chain.push(polled.batch)
+        this.chain.push(polled.batch, 0)
         return true
       case 'end':
         this.sourceEnded = true
@@ -244,7 +254,7 @@ export class Subtask {
         case 'batch':
           this.recordsIn += message.batch.length
           this.held = input.reader
-          this.chain.push(message.batch)
+          this.chain.push(message.batch, input.input)
           return true
         case 'watermark':
           assert(message.value >= input.watermark, 'watermarks do not regress on a channel')
