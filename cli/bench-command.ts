@@ -11,6 +11,8 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   engine: throughput('engine'),
   lambdas: throughput('lambdas'),
   sliding: throughput('sliding'),
+  'checkpoint-loss': paired('checkpoint-loss'),
+  scaling: paired('scaling'),
   latency: async () => (await import('../bench/latency.ts')).runLatency,
 }
 
@@ -18,6 +20,13 @@ function throughput(pipeline: 'engine' | 'lambdas' | 'sliding'): () => Promise<S
   return async () => {
     const { runThroughput } = await import('../bench/throughput.ts')
     return (args) => runThroughput(pipeline, args)
+  }
+}
+
+function paired(comparison: 'checkpoint-loss' | 'scaling'): () => Promise<Suite> {
+  return async () => {
+    const { runPaired } = await import('../bench/paired.ts')
+    return (args) => runPaired(comparison, args)
   }
 }
 
