@@ -14,7 +14,7 @@
  * Hash: MurmurHash3 x86 32-bit, seed 0 (Austin Appleby, public domain algorithm).
  * Key group: (hash as unsigned) % key groups. Subtask: floor(group * parallelism / key groups).
  */
-import type { Batch, KeyColumn } from './batch.ts'
+import type { Batch, KeyColumn, StringColumn } from './batch.ts'
 import { MillraceError } from './errors.ts'
 import type { Schema } from './schema.ts'
 import { asBuffer, ByteArena } from './strings.ts'
@@ -59,8 +59,12 @@ export function murmur3(bytes: Uint8Array, start: number, end: number): number {
     k = (k << 15) | (k >>> 17)
     h ^= Math.imul(k, 0x1b873593)
   }
-  h ^= length
-  h ^= h >>> 16
+  return finishHash(h ^ length)
+}
+
+/** The final mix of MurmurHash3 x86 32-bit, of what has been hashed exclusive-or the length. */
+function finishHash(hash: number): number {
+  let h = hash ^ (hash >>> 16)
   h = Math.imul(h, 0x85ebca6b)
   h ^= h >>> 13
   h = Math.imul(h, 0xc2b2ae35)
@@ -190,6 +194,17 @@ class KeyColumnBuilder {
     return this.arena
   }
 
+  /** All rows of a column of strings without NULLs: several times faster than one by one. */
+  strings(column: StringColumn, rows: number): KeyColumn {
+    const { bytes, starts, ends } = column
+    let total = 4
+    for (let i = 0; i < rows; i++) total += ends[i]! - starts[i]! + 1
+    const arena = this.begin(rows)
+    arena.reserve(total)
+    encodeStrings(bytes, viewOf(bytes), starts, ends, rows, viewOf(arena.bytes), this.starts, this.ends, this.hashes)
+    return this.finish(rows)
+  }
+
   end(row: number, start: number): void {
     const end = this.arena.length
     this.starts[row] = start
@@ -207,23 +222,73 @@ class KeyColumnBuilder {
   }
 }
 
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+/**
+ * Encodes strings back to back and hashes what it wrote, four bytes at a time: a word of the encoding is the last byte
+ * of one word of the string (at first the tag) and three of the next. Writes up to three bytes beyond the last
+ * encoding. Hashes are those of `murmur3`.
+ */
+function encodeStrings(
+  bytes: Uint8Array,
+  view: DataView,
+  starts: Int32Array,
+  ends: Int32Array,
+  count: number,
+  into: DataView,
+  keyStarts: Int32Array,
+  keyEnds: Int32Array,
+  hashes: Int32Array,
+): void {
+  let at = 0
+  for (let i = 0; i < count; i++) {
+    const start = starts[i]!
+    const end = ends[i]!
+    keyStarts[i] = at
+    let h = 0
+    let carry = TAG_STRING
+    let from = start
+    for (; from + 4 <= end; from += 4, at += 4) {
+      const word = view.getInt32(from, true)
+      let k = carry | (word << 8)
+      carry = word >>> 24
+      into.setInt32(at, k, true)
+      k = Math.imul(k, 0xcc9e2d51)
+      h ^= Math.imul((k << 15) | (k >>> 17), 0x1b873593)
+      h = (h << 13) | (h >>> 19)
+      h = (Math.imul(h, 5) + 0xe6546b64) | 0
+    }
+    const left = end - from
+    let k = carry
+    if (left > 0) k |= bytes[from]! << 8
+    if (left > 1) k |= bytes[from + 1]! << 16
+    if (left > 2) k |= bytes[from + 2]! << 24
+    into.setInt32(at, k, true)
+    at += 1 + left
+    keyEnds[i] = at
+    k = Math.imul(k, 0xcc9e2d51)
+    h ^= Math.imul((k << 15) | (k >>> 17), 0x1b873593)
+    if (left === 3) {
+      // The encoding ends with a whole word.
+      h = (h << 13) | (h >>> 19)
+      h = (Math.imul(h, 5) + 0xe6546b64) | 0
+    }
+    hashes[i] = finishHash(h ^ (end - start + 1))
+  }
+}
+
 /** Extractor for the value of one field of a schema, without making rows. */
 export function fieldKeyExtractor(schema: Schema, index: number): KeyExtractor {
   const builder = new KeyColumnBuilder()
   const kind = schema.fields[index]!.kind
   return (batch) => {
-    const arena = builder.begin(batch.length)
     const column = batch.columns[index]!
     if (column.kind === 'string' && column.nulls === null) {
-      const { bytes, starts, ends } = column
-      for (let i = 0; i < batch.length; i++) {
-        const start = arena.length
-        arena.writeByte(TAG_STRING)
-        arena.writeBytes(bytes, starts[i]!, ends[i]!)
-        builder.end(i, start)
-      }
-      return builder.finish(batch.length)
+      return builder.strings(column, batch.length)
     }
+    const arena = builder.begin(batch.length)
     for (let i = 0; i < batch.length; i++) {
       const start = arena.length
       if (column.nulls !== null && column.nulls[i] === 1) arena.writeByte(TAG_NULL)

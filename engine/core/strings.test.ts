@@ -4,7 +4,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { asBuffer, ByteArena, StringInterner } from './strings.ts'
+import { asBuffer, ByteArena, gatherStrings, StringInterner } from './strings.ts'
 
 test('interning equals decoding, malformed UTF-8 and repeats included', () => {
   fc.assert(
@@ -50,6 +50,28 @@ test('an arena returns every string that was written, while it grows', () => {
       texts.forEach((text, i) => {
         assert.equal(buffer.utf8Slice(starts[i], starts[i + 1] ?? arena.length), text)
       })
+    }),
+  )
+})
+
+test('gathered strings lie back to back, and nothing beside them is touched', () => {
+  const texts = fc.array(fc.oneof(fc.string({ maxLength: 40 }), fc.string({ minLength: 250, maxLength: 270 })), {
+    minLength: 1,
+    maxLength: 12,
+  })
+  fc.assert(
+    fc.property(texts, fc.infiniteStream(fc.nat()), fc.nat({ max: 9 }), fc.boolean(), (values, picks, at, all) => {
+      const arena = new ByteArena(1)
+      const starts = Int32Array.from(values, (value) => arena.writeString(value))
+      const ends = Int32Array.from(values, (_, i) => starts[i + 1] ?? arena.length)
+      const rows = all ? null : Int32Array.from({ length: 20 }, () => picks.next().value % values.length)
+      const count = rows === null ? values.length : rows.length
+      const expected = Array.from({ length: count }, (_, i) => values[rows === null ? i : rows[i]!]!).join('')
+      const size = Buffer.byteLength(expected)
+      const to = new Uint8Array(at + size + 9).fill(0xee)
+      assert.equal(gatherStrings(arena.view(), starts, ends, rows, count, to, at), at + size)
+      assert.equal(Buffer.from(to.subarray(at, at + size)).toString(), expected)
+      assert.ok([...to.subarray(0, at), ...to.subarray(at + size)].every((byte) => byte === 0xee))
     }),
   )
 })

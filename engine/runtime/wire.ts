@@ -11,6 +11,7 @@
 import { deserialize, serialize } from 'node:v8'
 import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
 import type { ColumnKind, Schema } from '../core/schema.ts'
+import { gatherStrings } from '../core/strings.ts'
 
 const align8 = (n: number): number => (n + 7) & ~7
 
@@ -86,19 +87,7 @@ export class BatchEncoder {
     this.reserve(8 + total)
     i32 = this.i32
     i32[this.at >>> 2] = total
-    let to = this.at + 8
-    const u8 = this.u8
-    for (let i = 0; i < count; i++) {
-      const row = rows === null ? i : rows[i]!
-      const end = ends[row]!
-      const start = starts[row]!
-      if (end - start > 64) {
-        u8.set(bytes.subarray(start, end), to)
-        to += end - start
-      } else {
-        for (let k = start; k < end; k++) u8[to++] = bytes[k]!
-      }
-    }
+    const to = gatherStrings(bytes, starts, ends, rows, count, this.u8, this.at + 8)
     this.at = align8(to)
   }
 
@@ -249,13 +238,7 @@ function copyStrings<C extends { bytes: Uint8Array; starts: Int32Array; ends: In
     ends[i] = total
   }
   const bytes = new Uint8Array(total)
-  const source = column.bytes
-  for (let i = 0; i < count; i++) {
-    const from = column.starts[rows === null ? i : rows[i]!]!
-    const to = starts[i]!
-    const length = ends[i]! - to
-    for (let k = 0; k < length; k++) bytes[to + k] = source[from + k]!
-  }
+  gatherStrings(column.bytes, column.starts, column.ends, rows, count, bytes, 0)
   return { bytes, starts, ends }
 }
 
