@@ -189,7 +189,6 @@ export class OperatorRig {
       scheduleProcessingTime(timeMs) {
         rig.dueAtMs = Math.min(rig.dueAtMs, timeMs)
       },
-      wake() {},
     }
   }
 

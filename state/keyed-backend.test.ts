@@ -1,6 +1,7 @@
 /**
  * Model test of the keyed working set: random operations against a Map, with budgets so small that
- * eviction happens all the time, failed checkpoints, drops, and restores at other key-group ranges.
+ * eviction, early writes and encoding happen all the time, cuts encoded entry by entry between other
+ * operations, writes while an image is made, failed checkpoints, drops, and restores at other ranges.
  */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -46,12 +47,27 @@ const DOUBLES: ValueLayout = { kind: 'doubles', initial: [7, 0] }
 const OBJECTS: ValueLayout = { kind: 'object', codec: objectCodec() }
 const counters = () => ({ lateDropped: 0, filtered: 0, coldReads: 0 })
 
-function rig(store: KeyedStore, subtask: number, parallelism: number, restored?: StateDeclaration[]): Rig {
+interface Bounds {
+  readonly memoryBudgetBytes: number
+  readonly decodedObjectsMax: number
+  readonly dirtyBytesMax: number
+}
+
+const TIGHT: Bounds = { memoryBudgetBytes: 2_500, decodedObjectsMax: 3, dirtyBytesMax: 100 }
+const WIDE: Bounds = { memoryBudgetBytes: 1 << 20, decodedObjectsMax: 1_000, dirtyBytesMax: 1 << 20 }
+
+function rig(
+  store: KeyedStore,
+  subtask: number,
+  parallelism: number,
+  restored?: StateDeclaration[],
+  bounds = restored !== undefined && parallelism === 1 ? WIDE : TIGHT,
+): Rig {
   const backend = new KeyedBackend({
     operatorId: 3,
     keyGroups: keyGroupRange(subtask, parallelism, KEY_GROUPS),
     store,
-    memoryBudgetBytes: restored !== undefined && parallelism === 1 ? 1 << 20 : 2_500,
+    ...bounds,
     counters: counters(),
     ...(restored === undefined ? {} : { restored }),
   })
@@ -77,8 +93,13 @@ const operation = fc.oneof(
   { weight: 1, arbitrary: fc.record({ kind: fc.constant('scan' as const), ns: ns() }) },
   { weight: 2, arbitrary: fc.constant({ kind: 'capture' as const }) },
   {
+    weight: 3,
+    arbitrary: fc.record({ kind: fc.constant('encode' as const), entries: fc.integer({ min: 1, max: 9 }) }),
+  },
+  { weight: 1, arbitrary: fc.record({ kind: fc.constant('image' as const), outcome: fc.integer({ min: 0, max: 2 }) }) },
+  {
     weight: 2,
-    arbitrary: fc.record({ kind: fc.constant('settle' as const), outcome: fc.integer({ min: 0, max: 2 }) }),
+    arbitrary: fc.constant({ kind: 'settle' as const }),
   },
   { weight: 3, arbitrary: fc.constant({ kind: 'evict' as const }) },
 )
@@ -141,19 +162,32 @@ function copyInto(from: KeyedStore, to: KeyedStore): void {
   scan.close()
 }
 
+const bounds = fc.record({
+  memoryBudgetBytes: fc.constantFrom(2_500, 20_000, 1 << 20),
+  decodedObjectsMax: fc.constantFrom(0, 3, 1_000),
+  dirtyBytesMax: fc.constantFrom(100, 1 << 20),
+})
+
 let storeNumber = 0
 const newStore = () => memoryStoreFactory().create(join(directory, String(storeNumber++)))
 
 /** Runs operations on two subtasks over two stores, and a model; cuts go to `image` as a checkpoint would. */
 class Run {
   readonly stores = [newStore(), newStore()]
-  readonly rigs = this.stores.map((store, i) => rig(store, i, 2))
+  readonly rigs: readonly Rig[]
   readonly model: Model = new Map()
   private readonly batches = [new WriteBatchBuilder(), new WriteBatchBuilder()]
   private cut: Model | null = null
+  /** 0: the checkpoint will succeed; 1: it fails before the write; 2: after it. Null while encoding. */
+  private outcome: number | null = null
+  private pending: KeyedStore | null = null
   /** Content of the last settled checkpoint, and what it has to be. */
   image: KeyedStore | null = null
   imageModel: Model = new Map()
+
+  constructor(bounds: Bounds) {
+    this.rigs = this.stores.map((store, i) => rig(store, i, 2, undefined, bounds))
+  }
 
   ownerOf(key: string): number {
     const column = keyColumn([key])
@@ -197,8 +231,16 @@ class Run {
       case 'capture':
         this.capture()
         return
+      case 'encode':
+        if (this.cut !== null && this.outcome === null) {
+          for (const r of this.rigs) r.backend.captureMore(op.entries)
+        }
+        return
+      case 'image':
+        this.startImage(op.outcome)
+        return
       case 'settle':
-        this.settle(op.outcome)
+        this.settle()
         return
       case 'evict':
         for (const r of this.rigs) r.backend.maybeEvict()
@@ -232,26 +274,45 @@ class Run {
     if (this.cut !== null) return
     for (const [i, r] of this.rigs.entries()) {
       this.batches[i].clear()
-      r.backend.captureDirty(this.batches[i])
-      assertUniqueKeys(this.batches[i])
+      r.backend.beginCut(this.batches[i])
     }
     this.cut = new Map(this.model)
   }
 
-  /** Outcome 0: the checkpoint succeeded; 1: it failed before the write; 2: it failed after it. */
-  settle(outcome: number): void {
+  /** The rest is encoded and the stores get it, each at its own time in life: the image is what they hold then. */
+  startImage(outcome: number): void {
+    if (this.cut === null || this.outcome !== null) return
+    this.outcome = outcome
+    this.pending = newStore()
+    for (const [i, r] of this.rigs.entries()) {
+      while (!r.backend.captureMore(2));
+      assertUniqueKeys(this.batches[i])
+      if (outcome !== 1) this.stores[i].write(this.batches[i].batch())
+      r.backend.imagingStarted()
+      copyInto(this.stores[i], this.pending)
+    }
+  }
+
+  /** Before an image was begun: the checkpoint is given up. */
+  settle(): void {
     if (this.cut === null) return
-    if (outcome !== 1) for (const [i, store] of this.stores.entries()) store.write(this.batches[i].batch())
-    if (outcome === 0) {
-      this.image = newStore()
-      for (const store of this.stores) copyInto(store, this.image)
+    if (this.outcome === 0) {
+      this.image = this.pending
       this.imageModel = this.cut
     }
     for (const r of this.rigs) {
-      if (outcome === 0) r.backend.checkpointSettled()
+      if (this.outcome === 0) r.backend.checkpointSettled()
       else r.backend.checkpointFailed()
     }
     this.cut = null
+    this.outcome = null
+  }
+
+  checkpoint(): void {
+    this.settle()
+    this.capture()
+    this.startImage(0)
+    this.settle()
   }
 }
 
@@ -269,13 +330,11 @@ describe('keyed backend', () => {
   test('behaves as a map through evictions, failed checkpoints, drops and rescaling', () => {
     let evictedRuns = 0
     fc.assert(
-      fc.property(fc.array(operation, { minLength: 10, maxLength: 80, size: 'max' }), (operations) => {
-        const run = new Run()
+      fc.property(fc.array(operation, { minLength: 10, maxLength: 100, size: 'max' }), bounds, (operations, limits) => {
+        const run = new Run(limits)
         for (const op of operations) run.step(op)
         run.check()
-        run.settle(0)
-        run.capture()
-        run.settle(0)
+        run.checkpoint()
         if (
           run.rigs.some(
             (r) =>
@@ -299,7 +358,7 @@ describe('keyed backend', () => {
           )
         }
       }),
-      { numRuns: 200 },
+      { numRuns: Number(process.env['MILLRACE_MODEL_RUNS'] ?? 200) },
     )
     assert.ok(evictedRuns > 20, `evictions happened in ${evictedRuns} runs only`)
   })

@@ -3,12 +3,17 @@
  *
  * Made by the runtime for each keyed subtask, over the one store of its worker:
  *   1. `restore()` once, before the operator's `open`, when the store was restored;
- *   2. `captureDirty(batch)` at a barrier, which is the synchronous cut; then, once the store's
- *      `writeAndCheckpoint` settled, `checkpointSettled()` or `checkpointFailed()`;
- *   3. `maybeEvict()` between batches of work.
+ *   2. `beginCut(batch)` at a barrier, which costs nothing an entry; `captureMore` until it returns true, in
+ *      pieces between other work; `imagingStarted()` once the store has been given the batch; and at the
+ *      end `checkpointSettled()` or `checkpointFailed()`. `captureDirty(batch)` is the first two in one;
+ *   3. `maybeEvict()` between batches of work: it keeps memory, decoded objects and changes that the store
+ *      has not heard of within their bounds (keyed-relief.ts).
  *
  * Invariants:
- * - Between a cut and its settlement nothing is written to the store, so its image is the cut.
+ * - An entry of the cut that operators use before it is encoded is encoded first: the cut is the state as
+ *   `beginCut` found it.
+ * - From the cut until the store has the batch nothing of this subtask is written; what is written
+ *   between then and the settlement is not in the image (keyed-store.ts).
  * - What a failed checkpoint captured is captured again by the next one.
  * - Only the key groups of `keyGroups` are read, written or deleted.
  */
@@ -23,9 +28,11 @@ import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { OperatorCounters } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import { WriteBatchBuilder } from './keyed-layout.ts'
+import { newSegmentMemory, swapEpoch } from './keyed-flags.ts'
+import type { WriteBatchBuilder } from './keyed-layout.ts'
+import { type CheckpointPhase, KeyedRelief } from './keyed-relief.ts'
 import { loadEverything, namespacesInStore, type RestoredRows } from './keyed-restore.ts'
-import { objectBytes, type Segment, type SegmentMemory, type SegmentShared } from './keyed-segment.ts'
+import type { SegmentShared } from './keyed-segment.ts'
 import { Sweeper } from './keyed-sweep.ts'
 import { Table } from './keyed-table.ts'
 
@@ -47,10 +54,19 @@ export interface KeyedBackendOptions {
   readonly store: KeyedStore
   /** Bytes the working set may take before cold parts are evicted. */
   readonly memoryBudgetBytes: number
+  /** Objects of users kept decoded between batches; 100,000 by default. */
+  readonly decodedObjectsMax?: number
+  /** Bytes of changes kept for the next checkpoint before they are written early; 128 MiB by default. */
+  readonly dirtyBytesMax?: number
   readonly counters: OperatorCounters
   /** `declarations()` of the job that wrote the restored data; empty on a fresh start. */
   readonly restored?: readonly StateDeclaration[]
 }
+
+/** What a filter of cold keys may take of the budget. */
+const COLD_KEYS_SHARE = 1 / 8
+/** What restored rows may take of the budget as they are in the store: tables need a few times that. */
+const RESTORE_SHARE = 1 / 4
 
 /** Stable text of a table's values; equal texts mean that stored entries can be read. */
 function describeTable({ layout, composite }: TableDeclaration): string {
@@ -68,18 +84,19 @@ export class KeyedBackend implements KeyedState {
   private readonly tables = new Map<string, Table>()
   private readonly sweepers: Sweeper[] = []
   private readonly known = new Map<string, StateDeclaration>()
-  private readonly memory: SegmentMemory = { arrayBytes: 0, objects: 0, objectBytesMean: 64, turn: 0 }
-  private readonly flushBatch = new WriteBatchBuilder()
+  private readonly memory = newSegmentMemory()
+  private readonly relief: KeyedRelief
   /** Rows read by `restore` that wait for their table's declaration, by state id. */
   private restoredRows: Map<number, RestoredRows> | null = null
   /** By state id, where `restore` found too much to load. */
   private restoredNamespaces: Map<number, Set<number>> | null = null
   private nextStateId = 0
-  private checkpointing = false
+  private phase: CheckpointPhase = 'none'
 
   constructor(options: KeyedBackendOptions) {
     this.options = options
     this.keyGroups = options.keyGroups
+    this.relief = new KeyedRelief(this.tables, this.memory, options)
     for (const declaration of options.restored ?? []) {
       this.known.set(declaration.name, declaration)
       this.nextStateId = Math.max(this.nextStateId, declaration.id + 1)
@@ -87,13 +104,13 @@ export class KeyedBackend implements KeyedState {
   }
 
   /**
-   * Reads what the restored store holds for this subtask: all of it when that fits half the budget,
+   * Reads what the restored store holds for this subtask: all of it when that is far below the budget,
    * else only which namespaces there are. Call before the first `table`.
    */
   restore(): void {
     assert(this.tables.size === 0, 'restore comes before the first table')
     const { operatorId, keyGroups, store, memoryBudgetBytes } = this.options
-    this.restoredRows = loadEverything(store, operatorId, keyGroups, memoryBudgetBytes / 2)
+    this.restoredRows = loadEverything(store, operatorId, keyGroups, memoryBudgetBytes * RESTORE_SHARE)
     if (this.restoredRows === null) this.restoredNamespaces = namespacesInStore(store, operatorId, keyGroups)
   }
 
@@ -105,7 +122,7 @@ export class KeyedBackend implements KeyedState {
       })
     }
     const known = this.resolve(declaration)
-    const { operatorId, keyGroups, store, counters } = this.options
+    const { operatorId, keyGroups, store, counters, memoryBudgetBytes } = this.options
     const shared: SegmentShared = {
       operatorId,
       stateId: known.id,
@@ -115,6 +132,7 @@ export class KeyedBackend implements KeyedState {
       store,
       counters,
       memory: this.memory,
+      coldKeysBytesMax: memoryBudgetBytes * COLD_KEYS_SHARE,
       composite: declaration.composite ?? false,
       isExpired: declaration.isExpired ?? null,
     }
@@ -152,15 +170,39 @@ export class KeyedBackend implements KeyedState {
     return [...this.known.values()].sort((a, b) => a.id - b.id)
   }
 
-  /** Appends all changes since the last cut: the synchronous part of a checkpoint. */
+  /** The synchronous cut, with everything encoded at once. */
   captureDirty(into: WriteBatchBuilder): void {
-    assert(!this.checkpointing, 'the last checkpoint is settled before the next cut')
-    this.forgetRestoredRows()
-    this.checkpointing = true
-    for (const table of this.tables.values()) {
-      table.captureDeletions(into, true)
-      for (const segment of table.segments.values()) segment.captureChanges(into, true)
+    this.beginCut(into)
+    while (!this.captureMore(Number.MAX_SAFE_INTEGER)) {
+      // One call encodes at most what it was asked for.
     }
+  }
+
+  /** All changes since the last cut belong to the open one from now on; `into` takes them as they are encoded. */
+  beginCut(into: WriteBatchBuilder): void {
+    assert(this.phase === 'none', 'the last checkpoint is settled before the next cut')
+    this.forgetRestoredRows()
+    this.phase = 'encoding'
+    for (const table of this.tables.values()) table.beginCut(into)
+    swapEpoch(this.memory, into)
+  }
+
+  /** Encodes up to about `entriesMax` entries of the open cut; true when none is left. */
+  captureMore(entriesMax: number): boolean {
+    let left = entriesMax
+    for (const table of this.tables.values()) {
+      if (left > 0) left = table.captureSome(left)
+      if (!table.isCaptured) return false
+    }
+    return true
+  }
+
+  /** The store was given the batch: what is written from now on is not in the image. */
+  imagingStarted(): void {
+    assert(this.phase === 'encoding' && this.captureMore(0), 'the whole cut is encoded before its image')
+    this.phase = 'imaging'
+    this.memory.cutBit = 0
+    this.memory.cutInto = null
   }
 
   /** Rows of tables that nobody declared so far stay in the store; a late declaration reads them there. */
@@ -181,52 +223,21 @@ export class KeyedBackend implements KeyedState {
   }
 
   private settle(succeeded: boolean): void {
-    assert(this.checkpointing, 'a checkpoint is open')
-    this.checkpointing = false
+    assert(this.phase !== 'none', 'a checkpoint is open')
     for (const table of this.tables.values()) table.settle(succeeded)
+    this.phase = 'none'
+    this.memory.cutBit = 0
+    this.memory.cutInto = null
   }
 
-  /** Bytes of the working set; objects are estimated from the size of their encoding. */
+  /** Bytes of the working set; decoded objects are estimated from the size of their encoding. */
   memoryBytes(): number {
-    return this.memory.arrayBytes + this.memory.objects * objectBytes(this.memory)
+    return this.relief.memoryBytes()
   }
 
-  /**
-   * Between batches of work: a step of removing what has expired, and when memory is above the budget, changes of
-   * the coldest segments are written and these are forgotten.
-   */
+  /** Called between batches: bounded pieces of removing what has expired and of keeping memory within its bounds. */
   maybeEvict(): void {
-    this.memory.turn++
     for (const sweeper of this.sweepers) sweeper.step()
-    if (this.checkpointing || this.memoryBytes() <= this.options.memoryBudgetBytes) return
-    const candidates: Segment[] = []
-    for (const table of this.tables.values()) {
-      for (const segment of table.segments.values()) {
-        if (segment.liveCount > 0 && segment.scansOpen === 0) candidates.push(segment)
-      }
-    }
-    candidates.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn)
-    const toFree = this.memoryBytes() - this.options.memoryBudgetBytes * 0.75
-    const victims: Segment[] = []
-    let freed = 0
-    for (const segment of candidates) {
-      if (freed >= toFree) break
-      freed += segment.memoryBytes()
-      victims.push(segment)
-    }
-    const deletionsWait = [...this.tables.values()].some((table) => table.deletionsWait)
-    if (victims.length > 0 || deletionsWait) this.evict(victims)
-  }
-
-  private evict(victims: readonly Segment[]): void {
-    const batch = this.flushBatch
-    batch.clear()
-    for (const table of this.tables.values()) table.captureDeletions(batch, false)
-    for (const segment of victims) segment.captureChanges(batch, false)
-    if (batch.count > 0) this.options.store.write(batch.batch())
-    for (const segment of victims) {
-      segment.written()
-      segment.evict()
-    }
+    this.relief.run(this.phase)
   }
 }

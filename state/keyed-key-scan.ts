@@ -10,10 +10,11 @@
  */
 import type { SegmentChunk, SegmentScan } from '../engine/contract/keyed-state.ts'
 import type { Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
+import { LIVE } from './keyed-flags.ts'
 import { META } from './keyed-index.ts'
 import { PieceArena, PREFIX_BYTES, prefixEnd } from './keyed-layout.ts'
 import { copyOf } from './keyed-scan.ts'
-import { LIVE, type Segment } from './keyed-segment.ts'
+import type { Segment } from './keyed-segment.ts'
 
 const STORE_CHUNK_BYTES = 16 << 10
 
@@ -67,19 +68,22 @@ export class KeyScan implements SegmentScan {
   }
 
   private nextInMemory(maxEntries: number): SegmentChunk | null {
-    const { meta, arena, chains, objects } = this.segment
+    const { meta, slab, chains, shared } = this.segment
     const found: number[] = []
     for (; this.slot >= 0 && found.length < maxEntries; this.slot = chains!.after(this.slot)) {
       const at = this.slot * META
-      if ((meta[at + 3] & LIVE) !== 0 && this.isOwn(arena, meta[at + 1])) found.push(this.slot)
+      if ((meta[at + 3] & LIVE) === 0 || !this.isOwn(slab.bytes, meta[at + 1])) continue
+      // Users may change the objects that they get.
+      if ((meta[at + 3] & shared.memory.cutBit) !== 0) this.segment.captureForCut(this.slot)
+      found.push(this.slot)
     }
     if (found.length === 0) return null
     const column = (k: number) => Int32Array.from(found, (slot) => meta[slot * META + k])
     return {
       count: found.length,
-      keys: { bytes: arena, starts: column(1), ends: column(2), hashes: column(0) },
+      keys: { bytes: slab.bytes, starts: column(1), ends: column(2), hashes: column(0) },
       doubles: [],
-      objects: found.map((slot) => objects[slot]),
+      objects: found.map((slot) => this.segment.valueAt(slot)),
     }
   }
 
@@ -100,7 +104,7 @@ export class KeyScan implements SegmentScan {
       if (slot >= 0 && !this.cameLate(slot)) continue
       const value =
         slot >= 0
-          ? segment.objects[slot]
+          ? segment.valueAt(slot)
           : layout.kind === 'object'
             ? layout.codec.decode(chunk.values.bytes, chunk.values.offsets[row], chunk.values.offsets[row + 1])
             : undefined

@@ -19,6 +19,7 @@ const KEY_GROUP_AT = 2
 const STATE_AT = 4
 const NAMESPACE_AT = 6
 const ARENA_BYTES_MAX = 0x7fff_ffff
+const SHRINK_BYTES_MIN = 4 << 20
 
 function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
@@ -100,8 +101,16 @@ export class PieceArena implements Arena {
   offsets: Uint32Array = new Uint32Array(257)
   count = 0
   private length = 0
+  private readonly double = new Float64Array(1)
+  private readonly doubleBytes = new Uint8Array(this.double.buffer)
 
+  /** Forgets the rows; after an unusually large use the memory goes too. */
   clear(): void {
+    const isOversized = this.bytes.length > SHRINK_BYTES_MIN && this.length < this.bytes.length / 8
+    if (isOversized) {
+      this.bytes = new Uint8Array(Math.max(4_096, this.length * 2))
+      this.offsets = new Uint32Array(Math.max(257, this.count * 2))
+    }
     this.count = 0
     this.length = 0
   }
@@ -130,6 +139,13 @@ export class PieceArena implements Arena {
     const to = this.bytes
     if (size < 40) for (let i = 0; i < size; i++) to[at + i] = from[start + i]
     else to.set(from.subarray(start, end), at)
+  }
+
+  /** Eight bytes, little-endian on every platform that Node runs on. */
+  addDouble(value: number): void {
+    const at = this.extend(8)
+    this.double[0] = value
+    for (let i = 0; i < 8; i++) this.bytes[at + i] = this.doubleBytes[i]
   }
 
   /** Prefix and key in one step: the common case is measured in tens of nanoseconds. */

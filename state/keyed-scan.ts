@@ -4,14 +4,14 @@
  * Called by `Segment.scan`. The two halves are merged by asking memory for each stored key, so a scan
  * writes nothing and is right at any time, inside a checkpoint too. Invariants:
  * - Each live entry comes once; an entry or tombstone in memory hides the store's.
- * - Key bytes of a chunk stay intact after the next call; its arrays do not.
  * - The segment counts its open scans and is not evicted under them.
  */
 import type { SegmentChunk, SegmentScan } from '../engine/contract/keyed-state.ts'
 import type { Arena, Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
+import { LIVE } from './keyed-flags.ts'
 import { META, readDoubles } from './keyed-index.ts'
 import { PieceArena, PREFIX_BYTES, prefixEnd, setKeyGroup } from './keyed-layout.ts'
-import { LIVE, type Segment } from './keyed-segment.ts'
+import type { Segment } from './keyed-segment.ts'
 
 /** Bytes asked of the store at a time. */
 const STORE_CHUNK_BYTES = 64 << 10
@@ -81,22 +81,24 @@ class MergedScan implements SegmentScan {
   }
 
   private nextInMemory(maxEntries: number): SegmentChunk | null {
-    const { meta, slotCount, doubles, objects } = this.segment
-    const isObjects = this.segment.shared.layout.kind === 'object'
+    const { meta, slotCount, doubles, isObjects } = this.segment
+    const { cutBit } = this.segment.shared.memory
     let count = 0
     let slot = this.slot
     for (; slot < slotCount && count < maxEntries; slot++) {
       const at = slot * META
       if ((meta[at + 3] & LIVE) === 0) continue
+      // Whoever scans may change the objects that it gets.
+      if ((meta[at + 3] & cutBit) !== 0) this.segment.captureForCut(slot)
       this.hashes[count] = meta[at]
       this.starts[count] = meta[at + 1]
       this.ends[count] = meta[at + 2]
       for (let k = 0; k < doubles.length; k++) this.doubles[k][count] = doubles[k][slot]
-      if (isObjects) this.objects.push(objects[slot])
+      if (isObjects) this.objects.push(this.segment.valueAt(slot))
       count++
     }
     this.slot = slot
-    return count === 0 ? null : this.result(count, this.segment.arena)
+    return count === 0 ? null : this.result(count, this.segment.slab.bytes)
   }
 
   private nextInStore(maxEntries: number): SegmentChunk | null {

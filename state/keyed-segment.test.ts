@@ -7,7 +7,8 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
-import { Segment, type SegmentMemory, type SegmentShared } from './keyed-segment.ts'
+import { newSegmentMemory, type SegmentMemory } from './keyed-flags.ts'
+import { Segment, type SegmentShared } from './keyed-segment.ts'
 
 function columnOf(keys: readonly string[], hashOf: (key: string) => number): KeyColumn {
   const bytes = Buffer.from(keys.join(''))
@@ -23,7 +24,7 @@ function columnOf(keys: readonly string[], hashOf: (key: string) => number): Key
 }
 
 function segmentOf(): { segment: Segment; memory: SegmentMemory } {
-  const memory = { arrayBytes: 0, objects: 0, objectBytesMean: 64, turn: 0 }
+  const memory = newSegmentMemory()
   const shared: SegmentShared = {
     operatorId: 0,
     stateId: 0,
@@ -36,6 +37,7 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
     store: null as unknown as KeyedStore,
     counters: { lateDropped: 0, filtered: 0, coldReads: 0 },
     memory,
+    coldKeysBytesMax: 1 << 20,
   }
   return { segment: new Segment(0, shared, true), memory }
 }
@@ -113,29 +115,4 @@ test('memory stays flat while keys come and go', () => {
   }
   assert.equal(segment.liveCount, 0)
   assert.ok(memory.arrayBytes <= highest * 1.5, `${memory.arrayBytes} bytes, ${highest} early on`)
-})
-
-test('key bytes of a scanned chunk survive later changes', () => {
-  const { segment } = segmentOf()
-  const slots = new Int32Array(1_000)
-  const names = Array.from({ length: 1_000 }, (_, i) => `key-number-${i}`)
-  const hashOf = (key: string) => Math.imul(Number(key.slice(11)), 0x9e3779b1)
-  segment.upsert(columnOf(names, hashOf), null, 1_000, slots)
-  const scan = segment.scan()
-  const chunk = scan.next(1_000)!
-  scan.close()
-  const { bytes, starts, ends } = chunk.keys
-  const firstStart = starts[0]
-  const firstEnd = ends[0]
-  for (const slot of slots) segment.remove(slot)
-  segment.upsert(
-    columnOf(
-      names.map((n) => n.toUpperCase()),
-      () => 1,
-    ),
-    null,
-    50,
-    slots,
-  )
-  assert.equal(Buffer.from(bytes.subarray(firstStart, firstEnd)).toString(), 'key-number-0')
 })

@@ -3,15 +3,21 @@
  *
  * Made and driven by keyed-table.ts; operators see it as `StateSegment`. The index is an open-addressing
  * table with linear probing; a slot's hash, key range and flags lie in one 16-byte record, so that a
- * look-up touches one cache line of the index, one record and the key bytes. It is longer than other files
- * because all its methods keep the same arrays in step.
+ * look-up touches one cache line of the index, one record and the key bytes. What runs over many slots
+ * between batches (eviction, encoding of a cut) is in keyed-sweeps.ts. It is longer than other files because
+ * all its methods keep the same arrays in step.
+ *
+ * Values of layout `object` are encoded bytes, which are the truth, and decoded while they are used: a
+ * look-up decodes, and a sweep after the batch encodes what changed and lets the oldest objects go.
  *
  * Invariants:
  * - Every entry, deleted ones that the store must still hear of included (tombstones), is in the index.
- * - A complete segment holds every entry that exists; an incomplete one asks the store for the rest,
- *   and an entry in memory always wins over the store's.
+ * - An entry in memory always wins over the store's. What only the store holds is counted by `coldCount`
+ *   and known to `coldKeys`; after a restore too large for memory (`isUnknown`) the store is always asked.
  * - PERSISTED is set whenever the store may hold the key, so that a removal leaves a tombstone.
- * - Slots keep their number until they are removed or `evict` is called; while a scan is open, none is freed.
+ * - An entry of the cut is encoded before an operator can see it again (`attend`).
+ * - Slots keep their number until they are removed, evicted, or `rebuild` is called, the latter between
+ *   batches; while a scan is open, none is freed.
  */
 import type { KeyGroupRange, SegmentScan, StateSegment, ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { Arena, KeyedStore } from '../engine/contract/keyed-store.ts'
@@ -21,7 +27,22 @@ import type { KeyColumn } from '../engine/core/batch.ts'
 import { compositeHash, ownerHash } from '../engine/core/composite-keys.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { keyGroupOf, murmur3 } from '../engine/core/keys.ts'
+import { ByteSlab } from './byte-slab.ts'
+import { ColdKeys } from './cold-keys.ts'
 import { KeyChains } from './keyed-chains.ts'
+import {
+  CAPTURED,
+  DECODED,
+  DIRTY,
+  LIVE,
+  objectBytes,
+  PERSISTED,
+  QUEUED,
+  type SegmentMemory,
+  STALE,
+  TOMBSTONE,
+  TOUCHED,
+} from './keyed-flags.ts'
 import {
   findSlot,
   META,
@@ -34,24 +55,17 @@ import {
 import { KeyScan } from './keyed-key-scan.ts'
 import { keyPrefix, PieceArena, PREFIX_BYTES, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { segmentScan } from './keyed-scan.ts'
-
-/** The slot holds an entry. */
-export const LIVE = 1
-/** Changed since it was last captured or written. */
-const DIRTY = 2
-/** The store may hold this key. */
-const PERSISTED = 4
-/** Removed; kept until the store has heard of it. */
-const TOMBSTONE = 8
-/** In the cut of a checkpoint that is not settled. */
-const CAPTURED = 16
-/** Used since the last eviction. */
-const TOUCHED = 32
+import { SlotQueue } from './slot-queue.ts'
 
 const INDEX_SIZE_MIN = 32
 const LOAD_MAX = 0.6
-const ARENA_BYTES_MIN = 256
-const ARENA_BYTES_MAX = 0x7fff_ffff
+/** From here on slots are reserved well ahead: untouched pages cost nothing, copies of large arrays do. */
+const RESERVE_SLOTS_MIN = 1 << 17
+const RESERVE_FACTOR = 8
+const SLOTS_MAX = 1 << 29
+/** Looking at a value that has to be decoded is this much dearer than at one that is not. */
+const DECODE_LOOKS = 8
+
 /** What the segments of one table share. The backend owns it. */
 export interface SegmentShared {
   readonly operatorId: number
@@ -62,162 +76,338 @@ export interface SegmentShared {
   readonly store: KeyedStore
   readonly counters: OperatorCounters
   readonly memory: SegmentMemory
+  /** Bytes that the filter of one segment's cold keys may take. */
+  readonly coldKeysBytesMax: number
   readonly composite: boolean
   readonly isExpired: ((value: unknown) => boolean) | null
-}
-
-/** Bytes held by the segments of a backend, kept up to date as they grow and go. */
-export interface SegmentMemory {
-  /** Typed arrays, exactly. */
-  arrayBytes: number
-  /** Live objects; their size is only estimated. */
-  objects: number
-  /** Running mean of what an object takes when encoded. */
-  objectBytesMean: number
-  /** Counts batches of work; tells cold segments from warm ones. */
-  turn: number
 }
 
 export class Segment implements StateSegment {
   readonly namespace: number
   readonly shared: SegmentShared
+  readonly isObjects: boolean
+  readonly prefix: Uint8Array
   doubles: Float64Array[] = []
   objects: unknown[] = []
-  /** False when the store may hold entries that are not here. */
-  complete: boolean
+  /** Start and length of a slot's encoded value, for layout `object`; length -1 for none. */
+  spans: Int32Array = new Int32Array(0)
+  meta: Int32Array = new Int32Array(0)
+  /** Key bytes and encoded values. */
+  slab = new ByteSlab()
+  /** For composite keys. */
+  readonly chains: KeyChains | null
+  /** Entries whose object is decoded. */
+  decodedCount = 0
+  /** Their slots, oldest first; may hold slots that are not decoded any more. */
+  decodedSlots = new SlotQueue()
+  /** True when entries that exist may be anywhere in the store. */
+  isUnknown: boolean
+  /** Entries known to be in the store only. */
+  coldCount = 0
   /** Scans that read this segment now; it must not be evicted under them. */
   scansOpen = 0
   lastUsedTurn = 0
+  /** Last turn in which an entry was made or loaded. */
+  lastInsertTurn = 0
   /** Live entries in memory. */
   liveCount = 0
+  /** Slots in use, tombstones included. */
+  usedCount = 0
   /** Slots ever given out: a bound for loops over slots. */
   slotCount = 0
-  meta: Int32Array = new Int32Array(0)
-  arena: Uint8Array = new Uint8Array(0)
-  /** For composite keys. */
-  readonly chains: KeyChains | null
+  /** Entries with the open epoch's dirty bit. */
+  dirtyCount = 0
+  /** Entries of the open cut that are not encoded yet. */
+  cutCount = 0
+  /** Entries may carry CAPTURED. */
+  capturedAny = false
+  /** The store may hold, or may have held, entries of this segment. */
+  persistedAny = false
+  /** Where sweeps go on: the clock hand, the draining of changes, the encoding of a cut, its settlement. */
+  hand = 0
+  drainAt = 0
+  cutAt = 0
+  settleAt = 0
   private index: Int32Array = new Int32Array(0)
   private shift = 0
+  private indexRoom = 0
   private slotCapacity = 0
-  private usedCount = 0
   private freeHead = -1
-  private arenaLength = 0
-  private arenaDead = 0
-  private dirtyAny = false
-  private capturedAny = false
   private accountedBytes = 0
-  private readonly prefix: Uint8Array
+  private coldKeys: ColdKeys | null = null
   private missKeys: PieceArena | null = null
   private readonly initial: readonly number[]
 
   constructor(namespace: number, shared: SegmentShared, complete: boolean) {
     this.namespace = namespace
     this.shared = shared
-    this.complete = complete
+    this.isUnknown = !complete
+    this.persistedAny = !complete
+    this.isObjects = shared.layout.kind === 'object'
     this.initial = shared.layout.kind === 'doubles' ? shared.layout.initial : []
     this.prefix = keyPrefix(shared.operatorId, shared.stateId, namespace)
     this.chains = shared.composite ? new KeyChains() : null
-    this.allocate()
+    this.allocate(0)
   }
 
-  private allocate(): void {
-    this.index = new Int32Array(INDEX_SIZE_MIN * 2)
-    this.shift = 32 - Math.log2(INDEX_SIZE_MIN)
-    this.slotCapacity = Math.floor(INDEX_SIZE_MIN * LOAD_MAX)
+  /** Fresh, empty arrays for about `entries` entries. */
+  private allocate(entries: number): void {
+    let size = INDEX_SIZE_MIN
+    while (size * LOAD_MAX < entries) size *= 2
+    this.index = new Int32Array(size * 2)
+    this.shift = 32 - Math.log2(size)
+    this.indexRoom = Math.floor(size * LOAD_MAX)
+    this.slotCapacity = Math.max(Math.floor(INDEX_SIZE_MIN * LOAD_MAX), entries)
     this.meta = new Int32Array(this.slotCapacity * META)
-    this.arena = new Uint8Array(ARENA_BYTES_MIN)
+    this.slab = new ByteSlab()
     this.doubles = this.initial.map(() => new Float64Array(this.slotCapacity))
+    if (this.isObjects) this.spans = new Int32Array(this.slotCapacity * 2)
     this.objects = []
+    this.decodedSlots = new SlotQueue()
+    this.decodedCount = 0
     this.slotCount = 0
     this.usedCount = 0
-    this.shared.memory.objects -= this.isObjects ? this.liveCount : 0
     this.liveCount = 0
     this.freeHead = -1
-    this.arenaLength = 0
-    this.arenaDead = 0
+    this.hand = 0
+    this.drainAt = 0
+    this.cutAt = 0
+    this.settleAt = 0
     this.chains?.clear()
     this.account()
   }
 
-  private get isObjects(): boolean {
-    return this.shared.layout.kind === 'object'
+  /** True when memory holds every entry that exists. */
+  get complete(): boolean {
+    return !this.isUnknown && this.coldCount === 0
   }
 
-  private account(): void {
+  /** Tells the backend what this segment's arrays take. */
+  account(): void {
+    const slots = this.slotCapacity < RESERVE_SLOTS_MIN ? this.slotCapacity : this.slotCount
+    const slotBytes = META * 4 + this.doubles.length * 8 + (this.isObjects ? 16 : 0)
     const bytes =
       this.index.byteLength +
-      this.meta.byteLength +
-      this.arena.length +
-      this.doubles.length * this.slotCapacity * 8 +
+      slots * slotBytes +
+      this.slab.touchedBytes +
+      (this.coldKeys?.byteLength ?? 0) +
       (this.chains?.memoryBytes ?? 0)
     this.shared.memory.arrayBytes += bytes - this.accountedBytes
     this.accountedBytes = bytes
   }
 
-  /** Estimate of what evicting this segment would free. */
+  /** What evicting all of this segment would free. */
   memoryBytes(): number {
-    return this.accountedBytes + (this.isObjects ? this.liveCount * objectBytes(this.shared.memory) : 0)
+    return this.accountedBytes + this.decodedCount * objectBytes(this.shared.memory)
   }
 
-  get needsCapture(): boolean {
-    return this.dirtyAny
+  /** Bytes of a stored row, on average; 0 without entries. */
+  rowBytesMean(): number {
+    if (this.usedCount === 0) return 0
+    const pieces = (this.slab.endBytes - this.slab.freeBytes) / this.usedCount
+    return PREFIX_BYTES + pieces + this.doubles.length * 8
   }
 
   upsert(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
-    this.lastUsedTurn = this.shared.memory.turn
-    if (!this.complete) this.loadMisses(keys, rows, count)
-    this.place(keys, rows, count, slots, LIVE | DIRTY | TOUCHED)
+    const isLocated = !this.complete
+    if (isLocated) this.locate(keys, rows, count, slots)
+    this.place(keys, rows, count, slots, isLocated, false)
   }
 
   overwrite(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
-    this.lastUsedTurn = this.shared.memory.turn
-    // What is not here may be in the store, which nobody has asked.
-    this.place(keys, rows, count, slots, LIVE | DIRTY | TOUCHED | (this.complete ? 0 : PERSISTED))
+    this.place(keys, rows, count, slots, false, !this.complete)
   }
 
-  /** Slots of entries to be changed; those that are not here are made with `freshFlags`. */
-  private place(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array, freshFlags: number): void {
-    this.dirtyAny = true
+  /**
+   * Slots of entries to be changed, made where they are not here: those that `slots` has already when
+   * `isLocated`. With `isBlind` the store was not asked, and may hold what is not here.
+   */
+  private place(
+    keys: KeyColumn,
+    rows: Int32Array | null,
+    count: number,
+    slots: Int32Array,
+    isLocated: boolean,
+    isBlind: boolean,
+  ): void {
+    const { memory } = this.shared
+    this.lastUsedTurn = memory.turn
     const { bytes, starts, ends, hashes } = keys
-    let index = this.index
-    let meta = this.meta
-    let arena = this.arena
-    if (this.slotCount > TOUCH_SLOTS_MIN) touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
+    const { dirtyBit } = memory
+    const mark = this.isObjects ? dirtyBit | TOUCHED | STALE : dirtyBit | TOUCHED
+    const calm = this.isObjects ? DECODED : 0
+    const attention = calm | TOMBSTONE | memory.cutBit
+    let { index, meta } = this
+    let arena = this.slab.bytes
+    let dirtied = 0
+    if (!isLocated && this.slotCount > TOUCH_SLOTS_MIN) {
+      touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
+    }
     for (let j = 0; j < count; j++) {
       const i = rows === null ? j : rows[j]
       const start = starts[i]
-      let slot = findSlot(index, this.shift, meta, arena, hashes[i], bytes, start, ends[i] - start)
+      let slot = isLocated ? slots[j] : -1
+      if (slot < 0) slot = findSlot(index, this.shift, meta, arena, hashes[i], bytes, start, ends[i] - start)
       if (slot < 0) {
-        slot = this.insert(hashes[i], bytes, start, ends[i], freshFlags)
+        const persisted = isBlind && this.mayBeCold(hashes[i]) ? PERSISTED : 0
+        slot = this.insert(hashes[i], bytes, start, ends[i], LIVE | mark | calm | persisted)
+        if (persisted !== 0) this.persistedAny = true
+        dirtied++
         index = this.index
         meta = this.meta
-        arena = this.arena
+        arena = this.slab.bytes
       } else {
-        const flags = meta[slot * META + 3]
-        if ((flags & TOMBSTONE) !== 0) this.revive(slot)
-        else meta[slot * META + 3] = flags | DIRTY | TOUCHED
+        let flags = meta[slot * META + 3]
+        if ((flags & attention) !== calm) {
+          flags = this.attend(slot, true)
+          arena = this.slab.bytes
+        }
+        if ((flags & dirtyBit) === 0) dirtied++
+        meta[slot * META + 3] = flags | mark
       }
       slots[j] = slot
     }
+    this.dirtyCount += dirtied
+    memory.dirty += dirtied
   }
 
   find(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
-    this.lastUsedTurn = this.shared.memory.turn
-    if (!this.complete) this.loadMisses(keys, rows, count)
+    const { memory } = this.shared
+    this.lastUsedTurn = memory.turn
+    const isLocated = !this.complete
+    if (isLocated) this.locate(keys, rows, count, slots)
     const { bytes, starts, ends, hashes } = keys
-    const { index, meta, arena } = this
-    if (this.slotCount > TOUCH_SLOTS_MIN) touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
+    const calm = this.isObjects ? DECODED : 0
+    const attention = calm | TOMBSTONE | memory.cutBit
+    const { index, meta } = this
+    const arena = this.slab.bytes
+    if (!isLocated && this.slotCount > TOUCH_SLOTS_MIN) {
+      touchAhead(index, this.shift, meta, arena, hashes, rows, count, slots)
+    }
     for (let j = 0; j < count; j++) {
       const i = rows === null ? j : rows[j]
       const start = starts[i]
-      const slot = findSlot(index, this.shift, meta, arena, hashes[i], bytes, start, ends[i] - start)
-      if (slot < 0) slots[j] = -1
-      else {
-        const flags = meta[slot * META + 3]
-        meta[slot * META + 3] = flags | TOUCHED
-        slots[j] = (flags & TOMBSTONE) !== 0 ? -1 : slot
-      }
+      const slot = isLocated
+        ? slots[j]
+        : findSlot(index, this.shift, meta, arena, hashes[i], bytes, start, ends[i] - start)
+      slots[j] = slot
+      if (slot < 0) continue
+      let flags = meta[slot * META + 3]
+      if ((flags & attention) !== calm) flags = this.attend(slot, false)
+      if ((flags & LIVE) === 0) slots[j] = -1
+      else meta[slot * META + 3] = flags | TOUCHED
     }
+  }
+
+  /** What a look-up has to do before an operator may use the slot; returns its flags. */
+  private attend(slot: number, revives: boolean): number {
+    const at = slot * META + 3
+    if ((this.meta[at] & this.shared.memory.cutBit) !== 0) this.captureForCut(slot)
+    if ((this.meta[at] & TOMBSTONE) !== 0) {
+      if (revives) this.revive(slot)
+    } else if (this.isObjects && (this.meta[at] & DECODED) === 0) this.decode(slot)
+    return this.meta[at]
+  }
+
+  /** Encodes an entry of the open cut before it changes. */
+  captureForCut(slot: number): void {
+    const { memory } = this.shared
+    this.appendChange(slot, memory.cutInto!)
+    const at = slot * META + 3
+    this.meta[at] = (this.meta[at] & ~memory.cutBit) | PERSISTED | CAPTURED
+    this.cutCount--
+    this.capturedAny = true
+    this.persistedAny = true
+  }
+
+  /** Appends a slot's put or delete. */
+  appendChange(slot: number, into: WriteBatchBuilder): void {
+    const { meta, prefix, slab } = this
+    const at = slot * META
+    setKeyGroup(prefix, (meta[at] >>> 0) % this.shared.keyGroups.total)
+    if ((meta[at + 3] & LIVE) === 0) {
+      into.keys.addPrefixed(prefix, slab.bytes, meta[at + 1], meta[at + 2])
+      into.endDelete()
+      return
+    }
+    if (!this.isObjects) {
+      for (const column of this.doubles) into.values.addDouble(column[slot])
+    } else if ((meta[at + 3] & STALE) !== 0) {
+      const encoded = this.encoded(slot)
+      into.values.add(encoded, 0, encoded.length)
+    } else {
+      const start = this.spans[slot * 2]
+      into.values.add(slab.bytes, start, start + this.spans[slot * 2 + 1])
+    }
+    into.keys.addPrefixed(prefix, slab.bytes, meta[at + 1], meta[at + 2])
+    into.endPut()
+  }
+
+  private encoded(slot: number): Uint8Array {
+    const { layout, memory } = this.shared
+    if (layout.kind !== 'object') throw new TypeError('doubles are not encoded one by one')
+    const encoded = layout.codec.encode(this.objects[slot])
+    memory.objectBytesMean += (encoded.length - memory.objectBytesMean) / 64
+    return encoded
+  }
+
+  private decode(slot: number): void {
+    this.objects[slot] = this.valueAt(slot)
+    this.meta[slot * META + 3] |= DECODED
+    this.countDecoded(slot)
+  }
+
+  private countDecoded(slot: number): void {
+    this.decodedCount++
+    this.shared.memory.decoded++
+    const at = slot * META + 3
+    if ((this.meta[at] & QUEUED) !== 0) return
+    this.meta[at] |= QUEUED
+    this.decodedSlots.push(slot)
+  }
+
+  private forgetDecoded(slot: number): void {
+    this.objects[slot] = undefined
+    this.meta[slot * META + 3] &= ~(DECODED | STALE)
+    this.decodedCount--
+    this.shared.memory.decoded--
+  }
+
+  /** The object of a slot, without keeping it decoded. */
+  valueAt(slot: number): unknown {
+    const { layout } = this.shared
+    if ((this.meta[slot * META + 3] & DECODED) !== 0 || layout.kind !== 'object') return this.objects[slot]
+    const start = this.spans[slot * 2]
+    return layout.codec.decode(this.slab.bytes, start, start + this.spans[slot * 2 + 1])
+  }
+
+  /** Puts a decoded object back into bytes. */
+  undecode(slot: number): void {
+    const at = slot * META + 3
+    if ((this.meta[at] & STALE) !== 0) {
+      const encoded = this.encoded(slot)
+      this.storeValue(slot, encoded, 0, encoded.length)
+    }
+    this.forgetDecoded(slot)
+  }
+
+  private storeValue(slot: number, bytes: Uint8Array, from: number, to: number): void {
+    const { slab, spans } = this
+    const size = to - from
+    const before = spans[slot * 2 + 1]
+    if (before < 0 || !ByteSlab.fits(before, size)) {
+      if (before >= 0) slab.free(spans[slot * 2], before)
+      const touched = slab.endBytes
+      spans[slot * 2] = slab.allocate(size)
+      if (slab.endBytes >>> 16 !== touched >>> 16) this.account()
+    }
+    spans[slot * 2 + 1] = size
+    slab.bytes.set(bytes.subarray(from, to), spans[slot * 2])
+  }
+
+  /** True when the store may hold a key that is not here. */
+  private mayBeCold(hash: number): boolean {
+    return this.isUnknown || this.coldKeys?.mayHold(hash) === true
   }
 
   /** The hash of a key as it is stored. */
@@ -228,7 +418,7 @@ export class Segment implements StateSegment {
 
   /** Where the key is in memory, as an entry or as a tombstone; -1 when it is not. */
   slotOf(hash: number, bytes: Uint8Array, start: number, end: number): number {
-    return findSlot(this.index, this.shift, this.meta, this.arena, hash, bytes, start, end - start)
+    return findSlot(this.index, this.shift, this.meta, this.slab.bytes, hash, bytes, start, end - start)
   }
 
   /** True when the key is in memory, as an entry or as a tombstone. */
@@ -241,28 +431,46 @@ export class Segment implements StateSegment {
     const slot = this.slotOf(hash, bytes, start, end)
     if (slot < 0) return false
     this.meta[slot * META + 3] |= PERSISTED
+    this.persistedAny = true
     return true
   }
 
   markDirty(slot: number): void {
-    if ((this.meta[slot * META + 3] & LIVE) === 0) return
-    this.meta[slot * META + 3] |= DIRTY | TOUCHED
-    this.dirtyAny = true
+    const { memory } = this.shared
+    const flags = this.meta[slot * META + 3]
+    if ((flags & LIVE) === 0) return
+    if ((flags & memory.dirtyBit) === 0) this.countDirty(1)
+    this.meta[slot * META + 3] = flags | memory.dirtyBit | TOUCHED | (this.isObjects ? STALE : 0)
+  }
+
+  private countDirty(by: number): void {
+    this.dirtyCount += by
+    this.shared.memory.dirty += by
   }
 
   remove(slot: number): void {
-    const flags = this.meta[slot * META + 3]
-    if ((flags & LIVE) === 0) return
-    this.liveCount--
-    if (this.isObjects) this.shared.memory.objects--
-    this.lastUsedTurn = this.shared.memory.turn
-    if ((flags & PERSISTED) === 0 && this.scansOpen === 0) {
+    const { memory } = this.shared
+    const at = slot * META + 3
+    if ((this.meta[at] & LIVE) === 0) return
+    this.lastUsedTurn = memory.turn
+    if ((this.meta[at] & memory.cutBit) !== 0) this.captureForCut(slot)
+    if ((this.meta[at] & PERSISTED) === 0 && this.scansOpen === 0) {
       this.free(slot)
       return
     }
-    this.meta[slot * META + 3] = (flags & CAPTURED) | TOMBSTONE | PERSISTED | DIRTY
-    if (this.isObjects) this.objects[slot] = undefined
-    this.dirtyAny = true
+    this.dropValue(slot)
+    this.liveCount--
+    const flags = this.meta[at]
+    if ((flags & memory.dirtyBit) === 0) this.countDirty(1)
+    this.meta[at] = (flags & (CAPTURED | QUEUED)) | TOMBSTONE | PERSISTED | memory.dirtyBit
+  }
+
+  /** Gives up a slot's encoded and decoded value. */
+  private dropValue(slot: number): void {
+    if (!this.isObjects) return
+    if ((this.meta[slot * META + 3] & DECODED) !== 0) this.forgetDecoded(slot)
+    if (this.spans[slot * 2 + 1] >= 0) this.slab.free(this.spans[slot * 2], this.spans[slot * 2 + 1])
+    this.spans[slot * 2 + 1] = -1
   }
 
   scan(): SegmentScan {
@@ -281,49 +489,74 @@ export class Segment implements StateSegment {
 
   /** Leaves a tombstone for a key that the store holds and memory does not. */
   bury(hash: number, bytes: Uint8Array, start: number, end: number): void {
+    this.coldCount--
     this.remove(this.insert(hash, bytes, start, end, LIVE | PERSISTED))
+  }
+
+  /** True for a live entry past its time to live. */
+  isExpired(slot: number): boolean {
+    const { isExpired } = this.shared
+    return isExpired !== null && (this.meta[slot * META + 3] & LIVE) !== 0 && isExpired(this.valueAt(slot))
   }
 
   /** Removes expired entries among the slots from `slot` on, at most `count`; returns the slot after them. */
   sweep(slot: number, count: number): number {
-    const isExpired = this.shared.isExpired
-    const to = Math.min(this.slotCount, slot + count)
-    if (isExpired === null || this.scansOpen > 0) return to
-    for (let at = slot; at < to; at++) {
-      if ((this.meta[at * META + 3] & LIVE) !== 0 && isExpired(this.objects[at])) this.remove(at)
+    let looks = count
+    let at = slot
+    for (; at < this.slotCount && looks > 0; at++) {
+      const isDecoded = (this.meta[at * META + 3] & DECODED) !== 0
+      looks -= isDecoded ? 1 : DECODE_LOOKS
+      if (this.scansOpen === 0 && this.isExpired(at)) this.remove(at)
     }
-    return to
+    return at
+  }
+
+  /** An expired entry of the open cut is not saved: it goes as if it had been removed before the cut. */
+  expireInCut(slot: number): void {
+    const at = slot * META + 3
+    this.dropValue(slot)
+    if ((this.meta[at] & PERSISTED) === 0 && this.scansOpen === 0) {
+      this.cutCount--
+      this.free(slot)
+      return
+    }
+    this.liveCount--
+    this.meta[at] = (this.meta[at] & (QUEUED | this.shared.memory.cutBit)) | TOMBSTONE | PERSISTED
+    this.captureForCut(slot)
   }
 
   private revive(slot: number): void {
-    const flags = this.meta[slot * META + 3]
-    this.meta[slot * META + 3] = (flags & CAPTURED) | LIVE | DIRTY | PERSISTED | TOUCHED
+    const at = slot * META + 3
+    this.meta[at] = (this.meta[at] & (CAPTURED | DIRTY | QUEUED)) | LIVE | PERSISTED | (this.isObjects ? DECODED : 0)
     for (let k = 0; k < this.doubles.length; k++) this.doubles[k][slot] = this.initial[k]
     this.liveCount++
-    if (this.isObjects) this.shared.memory.objects++
+    if (this.isObjects) this.countDecoded(slot)
   }
 
   /** Adds a key that is not here; its value is the layout's initial one. */
   private insert(hash: number, bytes: Uint8Array, start: number, end: number, flags: number): number {
-    if (this.usedCount >= this.slotCapacity) this.grow()
-    const size = end - start
-    if (this.arenaLength + size > this.arena.length) this.growArena(size)
+    if (this.usedCount >= this.indexRoom) this.growIndex()
     const slot = this.takeSlot()
-    const from = this.arenaLength
-    const arena = this.arena
+    const size = end - start
+    const from = this.slab.allocate(size)
+    const arena = this.slab.bytes
     for (let i = 0; i < size; i++) arena[from + i] = bytes[start + i]
-    this.arenaLength = from + size
     const at = slot * META
     this.meta[at] = hash
     this.meta[at + 1] = from
     this.meta[at + 2] = from + size
-    this.meta[at + 3] = flags
+    this.meta[at + 3] = flags | (this.meta[at + 3] & QUEUED)
     placeInIndex(this.index, this.shift, hash, slot)
     this.chains?.add(slot, ownerHash(bytes, start))
     for (let k = 0; k < this.doubles.length; k++) this.doubles[k][slot] = this.initial[k]
+    if (this.isObjects) {
+      this.spans[slot * 2 + 1] = -1
+      if ((flags & DECODED) !== 0) this.countDecoded(slot)
+    }
     this.usedCount++
-    this.liveCount++
-    if (this.isObjects) this.shared.memory.objects++
+    if ((flags & LIVE) !== 0) this.liveCount++
+    this.shared.memory.inserted++
+    this.lastInsertTurn = this.shared.memory.turn
     return slot
   }
 
@@ -333,261 +566,198 @@ export class Segment implements StateSegment {
       this.freeHead = this.meta[free * META + 1]
       return free
     }
+    if (this.slotCount >= this.slotCapacity) this.growSlots()
     if (this.isObjects) this.objects.push(undefined)
-    return this.slotCount++
+    const slot = this.slotCount++
+    if ((slot & 0xfff) === 0) this.account()
+    return slot
   }
 
-  private grow(): void {
+  /** Doubles the index. Homes are the top bits of a product, so old and new places are walked in step. */
+  private growIndex(): void {
     const size = this.index.length
-    if (size >= 0x4000_0000) {
-      throw new MillraceError(
-        'STATE_SEGMENT_FULL',
-        `Table ${this.shared.tableName} holds too many keys in one window.`,
-        {
-          hint: 'Raise the parallelism or lower the memory budget of keyed state.',
-        },
-      )
-    }
     const index = new Int32Array(size * 2)
     this.shift--
     for (let at = 0; at < size; at += 2) {
       if (this.index[at + 1] !== 0) placeInIndex(index, this.shift, this.index[at], this.index[at + 1] - 1)
     }
     this.index = index
-    this.slotCapacity = Math.floor(size * LOAD_MAX)
-    const meta = new Int32Array(this.slotCapacity * META)
-    meta.set(this.meta)
-    this.meta = meta
+    this.indexRoom = Math.floor(size * LOAD_MAX)
+    this.account()
+  }
+
+  private growSlots(): void {
+    if (this.slotCapacity >= SLOTS_MAX) {
+      throw new MillraceError(
+        'STATE_SEGMENT_FULL',
+        `Table ${this.shared.tableName} holds too many keys in one window.`,
+        { hint: 'Raise the parallelism or lower the memory budget of keyed state.' },
+      )
+    }
+    const factor = this.slotCapacity >= RESERVE_SLOTS_MIN ? RESERVE_FACTOR : 2
+    const capacity = Math.min(SLOTS_MAX, this.slotCapacity * factor)
+    this.slotCapacity = capacity
+    this.meta = grownInts(this.meta, capacity * META)
+    if (this.isObjects) this.spans = grownInts(this.spans, capacity * 2)
     this.doubles = this.doubles.map((old) => {
-      const column = new Float64Array(this.slotCapacity)
+      const column = new Float64Array(capacity)
       column.set(old)
       return column
     })
     this.account()
   }
 
-  private growArena(extra: number): void {
-    if (this.arenaDead > this.arenaLength / 2) this.compactArena()
-    const needed = this.arenaLength + extra
-    if (needed <= this.arena.length) return
-    if (needed > ARENA_BYTES_MAX) {
-      throw new MillraceError('STATE_SEGMENT_FULL', `Table ${this.shared.tableName} holds more than 2 GiB of keys.`, {
-        hint: 'Raise the parallelism or lower the memory budget of keyed state.',
-      })
-    }
-    const arena = new Uint8Array(Math.min(ARENA_BYTES_MAX, Math.max(needed, this.arena.length * 2)))
-    arena.set(this.arena.subarray(0, this.arenaLength))
-    this.arena = arena
-    this.account()
+  /** The slot's change was appended to a batch that the caller writes at once. */
+  settleWritten(slot: number): void {
+    const at = slot * META + 3
+    if ((this.meta[at] & this.shared.memory.dirtyBit) !== 0) this.countDirty(-1)
+    // The store's value is newer than what an unsettled checkpoint captured, which need not come again.
+    this.meta[at] = (this.meta[at] & ~(this.shared.memory.dirtyBit | CAPTURED)) | PERSISTED
+    this.persistedAny = true
   }
 
-  /** Rewrites the key bytes without the dead ones, into new memory: emitted views stay intact. */
-  private compactArena(): void {
-    const arena = new Uint8Array(Math.max(ARENA_BYTES_MIN, (this.arenaLength - this.arenaDead) * 2))
-    let length = 0
-    for (let at = 0; at < this.slotCount * META; at += META) {
-      if ((this.meta[at + 3] & (LIVE | TOMBSTONE)) === 0) continue
-      const start = this.meta[at + 1]
-      const end = this.meta[at + 2]
-      arena.set(this.arena.subarray(start, end), length)
-      this.meta[at + 1] = length
-      length += end - start
-      this.meta[at + 2] = length
-    }
-    this.arena = arena
-    this.arenaLength = length
-    this.arenaDead = 0
-    this.account()
-  }
-
-  /** Gives a slot back. The caller has taken it out of `liveCount`. */
-  private free(slot: number): void {
+  /** Gives a slot back and forgets its entry. */
+  free(slot: number): void {
     const at = slot * META
     removeFromIndex(this.index, this.shift, this.meta[at], slot)
-    this.chains?.remove(slot, ownerHash(this.arena, this.meta[at + 1]))
-    this.arenaDead += this.meta[at + 2] - this.meta[at + 1]
+    this.chains?.remove(slot, ownerHash(this.slab.bytes, this.meta[at + 1]))
+    this.slab.free(this.meta[at + 1], this.meta[at + 2] - this.meta[at + 1])
+    this.dropValue(slot)
+    const flags = this.meta[at + 3]
+    if ((flags & this.shared.memory.dirtyBit) !== 0) this.countDirty(-1)
+    if ((flags & LIVE) !== 0) this.liveCount--
     this.meta[at + 1] = this.freeHead
     this.meta[at + 2] = 0
-    this.meta[at + 3] = 0
+    this.meta[at + 3] = flags & QUEUED
     this.freeHead = slot
-    if (this.isObjects) this.objects[slot] = undefined
     this.usedCount--
-    if (this.arenaDead > 4_096 && this.arenaDead > this.arenaLength / 2) this.compactArena()
   }
 
-  /** Brings in what the batch needs and the store holds: one multi-get. */
-  private loadMisses(keys: KeyColumn, rows: Int32Array | null, count: number): void {
+  /** Forgets a clean entry, which only the store holds from now on. */
+  evict(slot: number): void {
+    const at = slot * META
+    if ((this.meta[at + 3] & LIVE) !== 0) {
+      this.coldCount++
+      if (!this.isUnknown) {
+        this.coldKeys ??= new ColdKeys(this.shared.coldKeysBytesMax)
+        this.coldKeys.add(this.meta[at])
+      }
+    }
+    this.free(slot)
+  }
+
+  /** Finds a batch's slots, -1 for absent keys, after bringing in what only the store holds: one multi-get. */
+  private locate(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
+    const { bytes, starts, ends, hashes } = keys
+    const missRows: number[] = []
     this.missKeys ??= new PieceArena()
     const missKeys = this.missKeys
     missKeys.clear()
-    const missRows: number[] = []
-    const { bytes, starts, ends, hashes } = keys
+    if (this.slotCount > TOUCH_SLOTS_MIN) {
+      touchAhead(this.index, this.shift, this.meta, this.slab.bytes, hashes, rows, count, slots)
+    }
     for (let j = 0; j < count; j++) {
       const i = rows === null ? j : rows[j]
-      if (this.holds(hashes[i], bytes, starts[i], ends[i])) continue
+      const start = starts[i]
+      const slot = this.slotOf(hashes[i], bytes, start, ends[i])
+      slots[j] = slot
+      if (slot >= 0 || !this.mayBeCold(hashes[i])) continue
       setKeyGroup(this.prefix, (hashes[i] >>> 0) % this.shared.keyGroups.total)
-      missKeys.addPrefixed(this.prefix, bytes, starts[i], ends[i])
+      missKeys.addPrefixed(this.prefix, bytes, start, ends[i])
       missKeys.endRow()
-      missRows.push(i)
+      missRows.push(j)
     }
-    if (missRows.length === 0) return
-    this.shared.counters.coldReads += missRows.length
-    const { values, found } = this.shared.store.multiGet(missKeys)
-    for (let m = 0; m < missRows.length; m++) {
+    if (missRows.length > 0) this.loadMisses(keys, rows, missRows, slots)
+  }
+
+  private loadMisses(keys: KeyColumn, rows: Int32Array | null, misses: readonly number[], slots: Int32Array): void {
+    const { bytes, starts, ends, hashes } = keys
+    this.shared.counters.coldReads += misses.length
+    const { values, found } = this.shared.store.multiGet(this.missKeys!)
+    for (let m = 0; m < misses.length; m++) {
       if (found[m] === 0) continue
-      const i = missRows[m]
-      if (this.holds(hashes[i], bytes, starts[i], ends[i])) continue
-      this.load(hashes[i], bytes, starts[i], ends[i], values, m)
+      const j = misses[m]
+      const i = rows === null ? j : rows[j]
+      const start = starts[i]
+      // A key may come twice in a batch.
+      const before = this.slotOf(hashes[i], bytes, start, ends[i])
+      if (before >= 0) slots[j] = before
+      else {
+        slots[j] = this.load(hashes[i], bytes, start, ends[i], values, m)
+        this.coldCount--
+      }
     }
+    if (this.isUnknown || this.coldCount > 0) return
+    this.coldKeys?.clear()
+    this.account()
   }
 
   /** Adds an entry as the store holds it; the key must not be here. */
-  load(hash: number, bytes: Uint8Array, start: number, end: number, values: Arena, row: number): void {
+  load(hash: number, bytes: Uint8Array, start: number, end: number, values: Arena, row: number): number {
     const slot = this.insert(hash, bytes, start, end, LIVE | PERSISTED | TOUCHED)
+    this.persistedAny = true
     const from = values.offsets[row]
     const to = values.offsets[row + 1]
-    const layout = this.shared.layout
-    if (layout.kind === 'doubles') {
-      readDoubles(values.bytes, from, to, this.doubles, slot, this.shared.tableName)
-      return
-    }
-    const value = layout.codec.decode(values.bytes, from, to)
-    this.objects[slot] = value
-    if (this.shared.isExpired?.(value)) this.remove(slot)
+    if (this.isObjects) this.storeValue(slot, values.bytes, from, to)
+    else readDoubles(values.bytes, from, to, this.doubles, slot, this.shared.tableName)
+    if (this.isExpired(slot)) this.remove(slot)
+    return slot
   }
 
-  /**
-   * Appends every change since the last capture or write. `isCut` marks them as part of a checkpoint
-   * that is not settled; otherwise the caller writes them at once and then calls `written`.
-   */
-  captureChanges(into: WriteBatchBuilder, isCut: boolean): void {
-    if (!this.dirtyAny) return
-    this.removeExpired()
-    const { meta, arena, prefix } = this
-    const layout = this.shared.layout
-    const total = this.shared.keyGroups.total
-    const staged = new Float64Array(this.doubles.length)
-    const stagedBytes = new Uint8Array(staged.buffer)
-    const memory = this.shared.memory
-    for (let slot = 0; slot < this.slotCount; slot++) {
+  /** Appends deletes of all that the store may hold, except keys that a successor speaks for. */
+  captureDeletes(into: WriteBatchBuilder, successors: readonly Segment[], fromSlot: number, toSlot: number): void {
+    const { meta } = this
+    const arena = this.slab.bytes
+    for (let slot = fromSlot; slot < toSlot; slot++) {
       const at = slot * META
-      const flags = meta[at + 3]
-      if ((flags & DIRTY) === 0) continue
-      setKeyGroup(prefix, (meta[at] >>> 0) % total)
-      if ((flags & LIVE) === 0) {
-        into.keys.addPrefixed(prefix, arena, meta[at + 1], meta[at + 2])
-        into.endDelete()
-      } else {
-        if (layout.kind === 'object') {
-          const encoded = layout.codec.encode(this.objects[slot])
-          memory.objectBytesMean += (encoded.length - memory.objectBytesMean) / 64
-          into.values.add(encoded, 0, encoded.length)
-        } else {
-          for (let k = 0; k < staged.length; k++) staged[k] = this.doubles[k][slot]
-          into.values.add(stagedBytes, 0, stagedBytes.length)
-        }
-        into.keys.addPrefixed(prefix, arena, meta[at + 1], meta[at + 2])
-        into.endPut()
-      }
-      meta[at + 3] = (flags & ~DIRTY) | PERSISTED | (isCut ? CAPTURED : 0)
-    }
-    this.dirtyAny = false
-    if (isCut) this.capturedAny = true
-  }
-
-  /** What has expired is not saved any more. */
-  private removeExpired(): void {
-    const isExpired = this.shared.isExpired
-    if (isExpired === null) return
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      const flags = this.meta[slot * META + 3]
-      if ((flags & (LIVE | DIRTY)) === (LIVE | DIRTY) && isExpired(this.objects[slot])) this.remove(slot)
-    }
-  }
-
-  /** The store holds all that was captured. */
-  written(): void {
-    this.capturedAny = false
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      const at = slot * META + 3
-      const flags = this.meta[at] & ~CAPTURED
-      this.meta[at] = flags
-      // A scan that began before the delete still sees the key in its view of the store.
-      if ((flags & TOMBSTONE) !== 0 && (flags & DIRTY) === 0 && this.scansOpen === 0) this.free(slot)
-    }
-  }
-
-  /** A checkpoint's fate is known: what it captured is in the store, or has to be captured again. */
-  settle(succeeded: boolean): void {
-    if (!this.capturedAny) return
-    if (succeeded) {
-      this.written()
-      return
-    }
-    this.capturedAny = false
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      const at = slot * META + 3
-      if ((this.meta[at] & CAPTURED) !== 0) this.meta[at] = (this.meta[at] & ~CAPTURED) | DIRTY
-    }
-    this.dirtyAny = true
-  }
-
-  /** Appends deletes of all that the store may hold, except keys that `successor` speaks for. */
-  captureDeletes(into: WriteBatchBuilder, successors: readonly Segment[]): void {
-    for (let slot = 0; slot < this.slotCount; slot++) {
-      const at = slot * META
-      if ((this.meta[at + 3] & PERSISTED) === 0) continue
-      const hash = this.meta[at]
-      const start = this.meta[at + 1]
-      const end = this.meta[at + 2]
+      if ((meta[at + 3] & PERSISTED) === 0) continue
       let spokenFor = false
       for (const successor of successors) {
-        if (successor.adoptPersisted(hash, this.arena, start, end)) spokenFor = true
+        if (successor.adoptPersisted(meta[at], arena, meta[at + 1], meta[at + 2])) spokenFor = true
       }
       if (spokenFor) continue
-      setKeyGroup(this.prefix, (hash >>> 0) % this.shared.keyGroups.total)
-      into.keys.addPrefixed(this.prefix, this.arena, start, end)
+      setKeyGroup(this.prefix, (meta[at] >>> 0) % this.shared.keyGroups.total)
+      into.keys.addPrefixed(this.prefix, arena, meta[at + 1], meta[at + 2])
       into.endDelete()
     }
   }
 
-  /** True when the store may hold entries that are in memory here. */
-  persistedAny(): boolean {
-    for (let at = 3; at < this.slotCount * META; at += META) if ((this.meta[at] & PERSISTED) !== 0) return true
-    return false
-  }
-
-  /**
-   * Forgets what was not used lately, at least half; everything must be written and no scan open.
-   * Slots are renumbered, and from now on the store is asked for what is missing.
-   */
-  evict(): void {
-    const old = { meta: this.meta, arena: this.arena, doubles: this.doubles, objects: this.objects }
-    const kept: number[] = []
-    const keptMax = this.liveCount >> 1
-    for (let slot = 0; slot < this.slotCount && kept.length < keptMax; slot++) {
-      if ((old.meta[slot * META + 3] & (LIVE | TOUCHED)) === (LIVE | TOUCHED)) kept.push(slot)
-    }
-    // Where nearly everything is warm, there is no cold half to tell apart: start afresh.
-    if (kept.length === keptMax) kept.length = 0
-    this.allocate()
-    this.complete = false
-    for (const slot of kept) {
+  /** Moves all entries into arrays of their own size; slots are renumbered. No scan may be open. */
+  rebuild(): void {
+    const { meta, slab, doubles, objects, spans, slotCount, dirtyCount } = this
+    const { memory } = this.shared
+    memory.decoded -= this.decodedCount
+    const inserted = memory.inserted
+    this.allocate(this.usedCount)
+    for (let slot = 0; slot < slotCount; slot++) {
       const at = slot * META
-      const flags = old.meta[at + 3] & ~TOUCHED
-      const to = this.insert(old.meta[at], old.arena, old.meta[at + 1], old.meta[at + 2], flags)
-      for (let k = 0; k < this.doubles.length; k++) this.doubles[k][to] = old.doubles[k][slot]
-      if (this.isObjects) this.objects[to] = old.objects[slot]
+      const flags = meta[at + 3] & ~QUEUED
+      if ((flags & (LIVE | TOMBSTONE)) === 0) continue
+      const to = this.insert(meta[at], slab.bytes, meta[at + 1], meta[at + 2], flags)
+      for (let k = 0; k < doubles.length; k++) this.doubles[k][to] = doubles[k][slot]
+      if (!this.isObjects) continue
+      this.objects[to] = objects[slot]
+      const start = spans[slot * 2]
+      if (spans[slot * 2 + 1] >= 0) this.storeValue(to, slab.bytes, start, start + spans[slot * 2 + 1])
     }
+    this.dirtyCount = dirtyCount
+    memory.inserted = inserted
+    this.account()
   }
 
   /** Gives up the values of a dropped segment; keys stay for `captureDeletes`. */
   release(): void {
-    if (this.isObjects) this.shared.memory.objects -= this.liveCount
+    this.shared.memory.decoded -= this.decodedCount
+    this.decodedCount = 0
+    this.countDirty(-this.dirtyCount)
+    for (let at = 3; at < this.slotCount * META; at += META) this.meta[at] &= PERSISTED
     this.liveCount = 0
     this.doubles = []
     this.objects = []
+    this.spans = new Int32Array(0)
+    this.coldKeys = null
     this.chains?.clear()
+    this.decodedSlots = new SlotQueue()
     this.account()
   }
 
@@ -599,7 +769,8 @@ export class Segment implements StateSegment {
   }
 }
 
-/** Estimate of an object's memory: V8's form takes a few times its encoding. */
-export function objectBytes(memory: SegmentMemory): number {
-  return 64 + memory.objectBytesMean * 3
+function grownInts(old: Int32Array, length: number): Int32Array {
+  const grown = new Int32Array(length)
+  grown.set(old)
+  return grown
 }

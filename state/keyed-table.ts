@@ -4,12 +4,18 @@
  * Made by keyed-backend.ts; operators see it as `StateTable`. Invariants:
  * - A namespace whose deletion the store has not heard of is recreated as a complete segment, so stale
  *   stored entries are never read.
- * - Deletions are kept until a write or a settled checkpoint carried them.
+ * - Deletions are kept until a write or a settled checkpoint carried them, and come before any change of a
+ *   segment that succeeded the dropped one.
+ * - A segment dropped while entries of it wait to be encoded for a cut is kept whole until they are.
  */
 import type { StateSegment, StateTable, TableDeclaration } from '../engine/contract/keyed-state.ts'
 import { assert } from '../engine/core/assert.ts'
 import { keyPrefix, prefixEnd, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { Segment, type SegmentShared } from './keyed-segment.ts'
+import { captureSome, recapture, settleSome } from './keyed-sweeps.ts'
+
+/** From this many entries a key group on, ranges are deleted instead of keys. */
+const RANGE_ENTRIES_MIN = 1_024
 
 export class Table implements StateTable {
   readonly declaration: TableDeclaration
@@ -17,8 +23,12 @@ export class Table implements StateTable {
   readonly segments = new Map<number, Segment>()
   /** Dropped segments whose keys the store may hold. */
   private dropped: Segment[] = []
+  /** Slots of the first of them whose deletes were written already. */
+  private droppedAt = 0
   /** Dropped segments in the cut of a checkpoint that is not settled. */
   private droppedCaptured: Segment[] = []
+  /** Dropped segments with entries that an open cut still needs. */
+  private leaving: Segment[] = []
   /** Namespaces to delete whole, because not all their keys are known. */
   private ranges: number[] = []
   /** The segment used last: most tables are asked for one namespace again and again. */
@@ -59,10 +69,19 @@ export class Table implements StateTable {
     if (segment === undefined) return
     this.segments.delete(namespace)
     if (this.recent === segment) this.recent = null
-    if (!segment.complete) {
+    if (segment.cutCount > 0) {
+      // What the cut has yet to encode is in the store only after it: delete it then.
+      segment.persistedAny = true
+      this.leaving.push(segment)
+    } else this.forget(segment)
+  }
+
+  private forget(segment: Segment): void {
+    const { from, to } = this.shared.keyGroups
+    if (!segment.complete || (segment.persistedAny && segment.usedCount > (to - from) * RANGE_ENTRIES_MIN)) {
       this.ranges.push(segment.namespace)
       segment.dispose()
-    } else if (segment.persistedAny()) {
+    } else if (segment.persistedAny) {
       segment.release()
       this.dropped.push(segment)
     } else {
@@ -70,43 +89,110 @@ export class Table implements StateTable {
     }
   }
 
-  /**
-   * Appends the deletes of dropped segments and applies whole-namespace deletions to the store. Comes
-   * before the changes of segments, which may put the same keys again.
-   */
-  captureDeletions(into: WriteBatchBuilder, isCut: boolean): void {
-    for (const namespace of this.ranges) this.deleteNamespace(namespace)
-    this.ranges = []
-    this.dropped.forEach((segment, i) => {
-      const successors = this.dropped.slice(i + 1).filter((later) => later.namespace === segment.namespace)
-      const current = this.segments.get(segment.namespace)
-      if (current !== undefined) successors.push(current)
-      segment.captureDeletes(into, successors)
-    })
-    if (isCut) this.droppedCaptured.push(...this.dropped)
-    else for (const segment of this.dropped) segment.dispose()
-    this.dropped = []
-  }
-
-  /** True while memory holds keys only to delete them from the store. */
-  get deletionsWait(): boolean {
-    return this.dropped.length > 0
-  }
-
-  private deleteNamespace(namespace: number): void {
-    const prefix = keyPrefix(this.shared.operatorId, this.shared.stateId, namespace)
-    for (let group = this.shared.keyGroups.from; group < this.shared.keyGroups.to; group++) {
-      setKeyGroup(prefix, group)
-      const end = prefixEnd(prefix)
-      assert(end !== null, 'a namespace has a successor')
-      this.shared.store.deleteRange(prefix, end)
+  /** All that is dirty becomes part of the open cut. */
+  beginCut(into: WriteBatchBuilder): void {
+    this.deleteRanges()
+    while (!this.captureDeletions(into, Number.POSITIVE_INFINITY, true)) {
+      // Each call takes one dropped segment.
+    }
+    for (const segment of this.segments.values()) {
+      while (!settleSome(segment, Number.POSITIVE_INFINITY)) {
+        // What the last checkpoint left to do.
+      }
+      segment.cutCount = segment.dirtyCount
+      segment.dirtyCount = 0
+      segment.cutAt = 0
     }
   }
 
+  /** Encodes entries of the open cut; returns what is left of the budget. */
+  captureSome(entriesMax: number): number {
+    let left = entriesMax
+    while (this.leaving.length > 0 && left > 0) {
+      const segment = this.leaving[0]!
+      left = captureSome(segment, left)
+      if (segment.cutCount > 0) return 0
+      this.leaving.shift()
+      this.forget(segment)
+    }
+    for (const segment of this.segments.values()) {
+      if (left <= 0) return 0
+      if (segment.cutCount > 0) left = captureSome(segment, left)
+    }
+    return left
+  }
+
+  /** True when nothing of the open cut is left to encode. */
+  get isCaptured(): boolean {
+    if (this.leaving.length > 0) return false
+    for (const segment of this.segments.values()) if (segment.cutCount > 0) return false
+    return true
+  }
+
+  /**
+   * Appends deletes of dropped segments for up to `slotsMax` slots; returns true when none is left. Comes
+   * before the changes of segments, which may put the same keys again.
+   */
+  captureDeletions(into: WriteBatchBuilder, slotsMax: number, isCut: boolean): boolean {
+    const segment = this.dropped[0]
+    if (segment === undefined) return true
+    const successors = this.dropped.slice(1).filter((later) => later.namespace === segment.namespace)
+    const current = this.segments.get(segment.namespace)
+    if (current !== undefined) successors.push(current)
+    const to = Math.min(segment.slotCount, this.droppedAt + slotsMax)
+    segment.captureDeletes(into, successors, this.droppedAt, to)
+    this.droppedAt = to
+    if (to < segment.slotCount) return false
+    this.droppedAt = 0
+    this.dropped.shift()
+    if (isCut) this.droppedCaptured.push(segment)
+    else segment.dispose()
+    return this.dropped.length === 0
+  }
+
+  /** True while the store has not heard of all deletions. */
+  get deletionsWait(): boolean {
+    return this.dropped.length > 0 || this.ranges.length > 0
+  }
+
+  /** True while a checkpoint that is not settled deletes entries of this namespace: written ones would be deleted again if it failed. */
+  isDeleting(namespace: number): boolean {
+    return this.droppedCaptured.some((segment) => segment.namespace === namespace)
+  }
+
+  /** True while whole namespaces wait to be deleted. */
+  get rangesWait(): boolean {
+    return this.ranges.length > 0
+  }
+
+  /** Deletes whole namespaces in the store. */
+  deleteRanges(): void {
+    for (const namespace of this.ranges) {
+      const prefix = keyPrefix(this.shared.operatorId, this.shared.stateId, namespace)
+      for (let group = this.shared.keyGroups.from; group < this.shared.keyGroups.to; group++) {
+        setKeyGroup(prefix, group)
+        const end = prefixEnd(prefix)
+        assert(end !== null, 'a namespace has a successor')
+        this.shared.store.deleteRange(prefix, end)
+      }
+    }
+    this.ranges = []
+  }
+
+  /** The checkpoint's fate is known. Marks of a successful one are cleared by later sweeps. */
   settle(succeeded: boolean): void {
-    if (succeeded) for (const segment of this.droppedCaptured) segment.dispose()
-    else this.dropped = [...this.droppedCaptured, ...this.dropped]
+    if (succeeded) {
+      for (const segment of this.droppedCaptured) segment.dispose()
+    } else {
+      this.dropped = [...this.droppedCaptured, ...this.dropped]
+      this.droppedAt = 0
+      for (const segment of this.segments.values()) recapture(segment)
+    }
     this.droppedCaptured = []
-    for (const segment of this.segments.values()) segment.settle(succeeded)
+    for (const segment of this.leaving) {
+      segment.cutCount = 0
+      this.forget(segment)
+    }
+    this.leaving = []
   }
 }

@@ -10,8 +10,10 @@
  * - A slot is valid from the call that returned it until the batch's end; between batches the working
  *   set may evict and renumber. Operators keep no slots.
  * - `upsert` marks what it returns as dirty; changing values through `find` slots needs `markDirty`.
- * - At a barrier the engine encodes all dirty entries before the operator sees another record, so
- *   later mutation of objects is not in that checkpoint.
+ * - At a barrier all that is dirty belongs to the checkpoint as it is then: what an operator looks up or scans
+ *   later is encoded before it gets it, so later mutation of objects is not in that checkpoint.
+ * - Objects are decoded while they are used and encoded again later: one that `objects` gave is the entry's only
+ *   until the batch's end, and a change to it is kept only if the entry is marked as dirty.
  */
 import type { KeyColumn } from '../core/batch.ts'
 

@@ -24,6 +24,9 @@ import type { WorkerState } from './state-restore.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
 import { type InputChannel, Subtask } from './subtask.ts'
 
+/** Entries encoded within the cut itself. */
+const CAPTURE_AT_ONCE = 4_096
+
 export interface BuildOptions {
   readonly plan: ExecutionPlan
   readonly channels: readonly PlannedChannel[]
@@ -82,7 +85,6 @@ export class HostedSubtask {
 
   /** The synchronous cut. Promises of sealed output are added to `sealing`. */
   capture(
-    attempt: number,
     alignmentMs: number,
     builder: WriteBatchBuilder | null,
     sealing: Promise<SinkCommittable | null>[],
@@ -90,7 +92,9 @@ export class HostedSubtask {
     const operators: OperatorCapture[] = this.operators.map(({ uid, operator, keyed }) => {
       const state: JsonValue = operator.snapshot?.() ?? null
       if (keyed === null || builder === null) return { uid, state, tables: [] }
-      keyed.captureDirty(builder)
+      keyed.beginCut(builder)
+      // Small state is done at once; the rest follows in pieces (worker-checkpoint.ts).
+      keyed.captureMore(CAPTURE_AT_ONCE)
       return { uid, state, tables: keyed.declarations() }
     })
     if (this.sink !== null) {
@@ -101,7 +105,7 @@ export class HostedSubtask {
       const sealed = this.deadLetters.prepareCommit()
       sealing.push(sealed.then((segment) => committableOf(DEAD_LETTER_SINK, segment as JsonValue | null)))
     }
-    const splits = this.subtask.source?.capture(attempt) ?? null
+    const splits = this.subtask.source?.capture() ?? null
     return { vertex: this.vertex.id, subtask: this.index, alignmentMs, operators, splits }
   }
 
@@ -226,12 +230,7 @@ async function buildSubtask(
   })
   all.push(hosted)
   operators.forEach((opened, k) => {
-    const wake = (): void => {
-      chain.wake(k)
-      options.wake()
-    }
-    const schedule = (timeMs: number): void => chain.schedule(k, timeMs)
-    opened.operator.open(operatorContext(options, vertex, index, opened, { schedule, wake }))
+    opened.operator.open(operatorContext(options, vertex, index, opened, (timeMs) => chain.schedule(k, timeMs)))
   })
   await openedSink?.operator.writer.open()
   await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
@@ -242,7 +241,7 @@ function operatorContext(
   vertex: PlannedVertex,
   index: number,
   hosted: HostedOperator,
-  calls: { readonly schedule: (timeMs: number) => void; readonly wake: () => void },
+  schedule: (timeMs: number) => void,
 ): OperatorContext {
   const node = vertex.nodes.find((candidate) => candidate.uid === hosted.uid)!
   return {
@@ -259,8 +258,7 @@ function operatorContext(
       })
     },
     restored: options.deployment.operatorStates[hosted.uid] ?? [],
-    scheduleProcessingTime: calls.schedule,
-    wake: calls.wake,
+    scheduleProcessingTime: schedule,
   }
 }
 
@@ -322,7 +320,6 @@ function createSource(
     subtask: index,
     parallelism: vertex.parallelism,
     worker: options.worker,
-    checkpointing: options.deployment.checkpointIntervalMs !== null,
     wake: options.wake,
     fail: (error) => options.fail(error, label),
     deadLetter: (letter: DeadLetter) => deadLetters.write(letter),

@@ -54,6 +54,7 @@ async function make(directory: string, subtasks: number) {
     restored: [],
     store: subtasks === 0 ? null : store,
     builder: subtasks === 0 ? null : new WriteBatchBuilder(),
+    defer: setImmediate,
     send: (message) => sent.push(message),
     fail: (error) => failures.push(error),
   })

@@ -1,12 +1,12 @@
 /**
  * A worker's part in checkpoints: gathers the cuts of its subtasks, makes them durable, acks.
  *
- * Subtasks cut one after the other as barriers reach them. When the last one has, the keyed state that
- * all of them captured goes into the worker's store, the store is imaged by hard links, new files are
+ * Subtasks cut one after the other as barriers reach them. When the last one has, what their cuts have not
+ * encoded yet is encoded in pieces between turns; then all of it goes into the worker's store, the store is imaged by hard links, new files are
  * hashed and linked into shared/, sealed output is synced, and only then the ack goes out (I10).
  *
  * Invariants:
- * - Between the first cut and the end of imaging nothing else writes to the store.
+ * - Between its cut and the start of imaging a subtask's state writes nothing to the store.
  * - Output sealed by an attempt that never completed is acked again with the next attempt: no sealed
  *   record is dropped, none is listed by two manifests as new.
  * - After `abort` has answered, nothing of the attempt is under way.
@@ -25,6 +25,10 @@ import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
 
 /** What the keyed state of one operator subtask has to be told. */
 export interface CheckpointedState {
+  /** Encodes up to about `entriesMax` entries of the cut; true when none is left. */
+  captureMore(entriesMax: number): boolean
+  /** The store has the whole cut: what is written from now on is not in the image. */
+  imagingStarted(): void
   /** The store holds everything captured. */
   checkpointSettled(): void
   /** It may not: what was captured is dirty again. */
@@ -45,11 +49,15 @@ export interface WorkerCheckpointOptions {
   /** Those of them that the store was opened with, under the same names. */
   readonly restored: readonly ManifestFile[]
   readonly builder: WriteBatchBuilder | null
+  /** Runs a task after the event loop and the subtasks had their turn. */
+  readonly defer: (task: () => void) => void
   readonly send: (message: FromWorker) => void
   /** Fails the job, with restart. */
   readonly fail: (error: unknown) => void
 }
 
+/** Encoded at a time: about a millisecond. */
+const CAPTURE_ENTRIES = 8_192
 /** Hashed or sent at the same time. */
 const FILES_AT_ONCE = 4
 
@@ -82,7 +90,7 @@ export class WorkerCheckpoints {
     for (const file of options.restored) this.remember(file)
   }
 
-  /** While true, nobody may write to the store. */
+  /** From the first cut to the end of imaging. */
   get inProgress(): boolean {
     return this.cut !== null
   }
@@ -168,12 +176,31 @@ export class WorkerCheckpoints {
     }
     const image = `${liveDirectory}/image-${cut.attempt}`
     try {
-      const files = await store.writeAndCheckpoint(builder.batch(), image)
+      await this.captureRest(cut)
+      const imaging = store.writeAndCheckpoint(builder.batch(), image)
+      for (const state of cut.states) state.imagingStarted()
+      const files = await imaging
       this.release(cut, true)
       io.failpoint?.('store-imaged')
       return await this.share(image, files)
     } finally {
       await io.disk.remove(image)
+    }
+  }
+
+  private async captureRest(cut: Cut): Promise<void> {
+    for (const state of cut.states) {
+      while (!this.captureSome(state)) await new Promise<void>((resolve) => this.options.defer(resolve))
+    }
+  }
+
+  private captureSome(state: CheckpointedState): boolean {
+    try {
+      return state.captureMore(CAPTURE_ENTRIES)
+    } catch (error) {
+      // A value that cannot be saved will not be saved by the next attempt either.
+      this.options.fail(error)
+      throw error
     }
   }
 

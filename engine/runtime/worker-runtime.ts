@@ -94,7 +94,6 @@ export class WorkerRuntime {
         return
       case 'completed':
         this.checkpoints?.completed(message.attempt)
-        for (const hosted of this.subtasks) hosted.subtask.source?.completed(message.attempt)
         return
       case 'close':
         this.close().catch(() => {})
@@ -139,6 +138,7 @@ export class WorkerRuntime {
         ? (deployment.stores.find((store) => store.worker === deployment.workerIndex)?.files ?? [])
         : [],
       builder: this.state.builder,
+      defer: this.environment.defer,
       send,
       fail: (error) => this.fail(error, 'sealing output'),
     })
@@ -152,7 +152,7 @@ export class WorkerRuntime {
   private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {
     const sealing: Promise<SinkCommittable | null>[] = []
     this.environment.io.failpoint?.(hosted.subtask.source === null ? 'subtask-cut' : 'source-cut')
-    const capture = hosted.capture(attempt, alignmentMs, this.state?.builder ?? null, sealing)
+    const capture = hosted.capture(alignmentMs, this.state?.builder ?? null, sealing)
     this.checkpoints!.add(attempt, capture, hosted.keyed, sealing)
   }
 
@@ -202,7 +202,7 @@ export class WorkerRuntime {
       hosted.account(after - before)
       before = after
     }
-    if (!this.checkpoints!.inProgress) this.evict()
+    this.evict()
     return progressed
   }
 

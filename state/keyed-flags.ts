@@ -1,0 +1,78 @@
+/**
+ * Flags of a segment's slots, and the counters that the segments of one backend share.
+ *
+ * Used by the keyed segments and the sweeps over them. "Changed" takes two bits that swap roles at each
+ * cut of a checkpoint: the bit of the open epoch marks changes since the cut, the other one what belongs
+ * to the cut and is not encoded yet. So a cut costs nothing a slot, however many entries are dirty.
+ */
+import type { WriteBatchBuilder } from './keyed-layout.ts'
+
+/** The slot holds an entry. */
+export const LIVE = 1
+/** The store may hold this key. */
+export const PERSISTED = 2
+/** Removed; kept until the store has heard of it. */
+export const TOMBSTONE = 4
+/** Encoded into the batch of a checkpoint that is not settled. */
+export const CAPTURED = 8
+/** Used since the clock hand last passed. */
+export const TOUCHED = 16
+/** The object of the slot is decoded. */
+export const DECODED = 32
+/** The decoded object is newer than the encoded bytes. */
+export const STALE = 64
+/** The slot is in its segment's queue of decoded slots; also on free slots. */
+export const QUEUED = 512
+const DIRTY_A = 128
+const DIRTY_B = 256
+/** Changed, in the open epoch or in the cut. */
+export const DIRTY = DIRTY_A | DIRTY_B
+
+/** What the segments of one backend share, kept up to date as they grow and go. */
+export interface SegmentMemory {
+  /** Memory touched by typed arrays. */
+  arrayBytes: number
+  /** Objects that are decoded now; their size is only estimated. */
+  decoded: number
+  /** Running mean of what an object takes when encoded. */
+  objectBytesMean: number
+  /** Counts batches of work; tells cold segments from warm ones. */
+  turn: number
+  /** Entries made or loaded since the last relief. */
+  inserted: number
+  /** Entries changed since the last cut and not written since. */
+  dirty: number
+  /** The bit of the open epoch. */
+  dirtyBit: number
+  /** The bit of entries in the cut that are not encoded yet; 0 without an open cut. */
+  cutBit: number
+  /** Where entries of the cut go; null without an open cut. */
+  cutInto: WriteBatchBuilder | null
+}
+
+export function newSegmentMemory(): SegmentMemory {
+  return {
+    arrayBytes: 0,
+    decoded: 0,
+    objectBytesMean: 64,
+    turn: 0,
+    inserted: 0,
+    dirty: 0,
+    dirtyBit: DIRTY_A,
+    cutBit: 0,
+    cutInto: null,
+  }
+}
+
+/** Makes all that is dirty part of a cut. */
+export function swapEpoch(memory: SegmentMemory, into: WriteBatchBuilder): void {
+  memory.cutBit = memory.dirtyBit
+  memory.dirtyBit = DIRTY ^ memory.dirtyBit
+  memory.cutInto = into
+  memory.dirty = 0
+}
+
+/** Estimate of a decoded object's memory: V8's form takes a few times its encoding. */
+export function objectBytes(memory: SegmentMemory): number {
+  return 64 + memory.objectBytesMean * 3
+}

@@ -1,0 +1,209 @@
+/**
+ * Keeps the memory of one operator's keyed state within its bounds, a bounded piece of work at a time.
+ *
+ * Called by keyed-backend.ts between batches. In this order: finish what settled checkpoints left to do, put
+ * objects beyond the cache's size back into bytes, tell the store of dropped windows, write changes down
+ * when too many wait for the next checkpoint, and evict when arrays near the budget.
+ *
+ * Eviction takes segments that nothing used lately as a whole, oldest first. In segments in use a clock
+ * makes room for as many entries as come in, so that their arrays stay as large as they are. Arrays far
+ * larger than what they hold are rebuilt.
+ *
+ * Invariants:
+ * - An entry leaves memory only when the store has it, and never under an open scan.
+ * - While a cut is being encoded nothing is written; clean entries may go at any time.
+ */
+import type { KeyedStore } from '../engine/contract/keyed-store.ts'
+import { objectBytes, type SegmentMemory } from './keyed-flags.ts'
+import { WriteBatchBuilder } from './keyed-layout.ts'
+import type { Segment } from './keyed-segment.ts'
+import { drainSome, evictAll, isSparse, pickVictims, settleSome, undecodeSome } from './keyed-sweeps.ts'
+import type { Table } from './keyed-table.ts'
+
+/** `encoding`: a cut is taken and not all of it is encoded; `imaging`: the store makes an image of it. */
+export type CheckpointPhase = 'none' | 'encoding' | 'imaging'
+
+export interface ReliefOptions {
+  readonly store: KeyedStore
+  readonly memoryBudgetBytes: number
+  readonly decodedObjectsMax?: number
+  readonly dirtyBytesMax?: number
+}
+
+const DECODED_OBJECTS_MAX = 100_000
+const DIRTY_BYTES_MAX = 128 << 20
+/** Slots whose checkpoint marks are cleared a turn. */
+const SETTLE_SLOTS = 1 << 15
+/** Deletes of dropped windows, and changes, that are written early a turn. */
+const DRAIN_ENTRIES = 4_096
+/** Entries evicted a turn at least, where needed; more when more come in. */
+const EVICT_ENTRIES_MIN = 4_096
+/** A segment is cold when nothing used it for this many turns. */
+const COLD_TURNS = 16
+/** Above this part of the budget arrays no longer grow. */
+const RELIEF_FROM = 0.85
+/** Below this part of its arrays in use, a segment above the budget is rebuilt. */
+const REBUILD_BELOW = 0.7
+
+export class KeyedRelief {
+  private readonly tables: ReadonlyMap<string, Table>
+  private readonly memory: SegmentMemory
+  private readonly store: KeyedStore
+  private readonly budgetBytes: number
+  private readonly decodedMax: number
+  private readonly dirtyBytesMax: number
+  private readonly batch = new WriteBatchBuilder()
+
+  constructor(tables: ReadonlyMap<string, Table>, memory: SegmentMemory, options: ReliefOptions) {
+    this.tables = tables
+    this.memory = memory
+    this.store = options.store
+    this.budgetBytes = options.memoryBudgetBytes
+    this.decodedMax = options.decodedObjectsMax ?? DECODED_OBJECTS_MAX
+    this.dirtyBytesMax = Math.min(options.dirtyBytesMax ?? DIRTY_BYTES_MAX, options.memoryBudgetBytes)
+  }
+
+  memoryBytes(): number {
+    return this.memory.arrayBytes + this.memory.decoded * objectBytes(this.memory)
+  }
+
+  run(phase: CheckpointPhase): void {
+    this.memory.turn++
+    const inserted = this.memory.inserted
+    this.memory.inserted = 0
+    if (phase === 'none') this.settle()
+    if (this.memory.decoded > this.decodedMax) this.undecode(this.memory.decoded - this.decodedMax)
+    if (phase !== 'encoding') {
+      this.drainDeletions(phase)
+      if (this.dirtyBytes() > this.dirtyBytesMax) this.drainChanges(phase)
+    }
+    if (this.memoryBytes() > this.budgetBytes * RELIEF_FROM) this.evict(phase, inserted)
+  }
+
+  private *segments(): Generator<Segment> {
+    for (const table of this.tables.values()) yield* table.segments.values()
+  }
+
+  private settle(): void {
+    for (const segment of this.segments()) if (!settleSome(segment, SETTLE_SLOTS)) return
+  }
+
+  /** Bytes that the next cut would copy. */
+  private dirtyBytes(): number {
+    // Rows smaller than this do not exist, so most turns need no look at the segments.
+    if (this.memory.dirty * 1_024 < this.dirtyBytesMax) return 0
+    let bytes = 0
+    for (const segment of this.segments()) bytes += segment.dirtyCount * segment.rowBytesMean()
+    return bytes
+  }
+
+  private undecode(excess: number): void {
+    let left = excess
+    for (const table of this.tables.values()) {
+      if (table.shared.layout.kind !== 'object') continue
+      const segments = [...table.segments.values()].filter((segment) => segment.decodedCount > 0)
+      segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn)
+      for (const segment of segments) {
+        if (left <= 0) return
+        left -= undecodeSome(segment, left)
+      }
+    }
+  }
+
+  private drainDeletions(phase: CheckpointPhase): void {
+    let left = DRAIN_ENTRIES
+    for (const table of this.tables.values()) {
+      if (!table.deletionsWait) continue
+      // A running checkpoint makes the store keep ranges aside, of which it can only keep a few.
+      if (table.rangesWait && phase === 'imaging') continue
+      table.deleteRanges()
+      this.batch.clear()
+      table.captureDeletions(this.batch, left, false)
+      left -= this.batch.count
+      this.write()
+      if (left <= 0) return
+    }
+  }
+
+  private write(): void {
+    if (this.batch.count > 0) this.store.write(this.batch.batch())
+    this.batch.clear()
+  }
+
+  /** True when entries of the segment may be written now. */
+  private mayWrite(table: Table, segment: Segment, phase: CheckpointPhase): boolean {
+    return phase !== 'encoding' && !table.deletionsWait && !table.isDeleting(segment.namespace)
+  }
+
+  private drainChanges(phase: CheckpointPhase): void {
+    let left = this.dirtyBytes() > this.dirtyBytesMax * 1.1 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
+    for (const table of this.tables.values()) {
+      const segments = [...table.segments.values()].filter((segment) => segment.dirtyCount > 0)
+      segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn || b.dirtyCount - a.dirtyCount)
+      for (const segment of segments) {
+        if (left <= 0) return
+        if (!this.mayWrite(table, segment, phase)) continue
+        const gone: number[] = []
+        left -= drainSome(segment, left, this.batch, gone)
+        this.write()
+        for (const slot of gone) segment.free(slot)
+      }
+    }
+  }
+
+  private evict(phase: CheckpointPhase, inserted: number): void {
+    const { turn } = this.memory
+    const candidates: { table: Table; segment: Segment }[] = []
+    for (const table of this.tables.values()) {
+      for (const segment of table.segments.values()) {
+        if (segment.usedCount > 0 && segment.scansOpen === 0) candidates.push({ table, segment })
+      }
+    }
+    candidates.sort(
+      (a, b) => a.segment.lastUsedTurn - b.segment.lastUsedTurn || b.segment.memoryBytes() - a.segment.memoryBytes(),
+    )
+    let quota = Math.max(EVICT_ENTRIES_MIN, 2 * inserted)
+    for (const { table, segment } of candidates) {
+      if (quota <= 0 || this.memoryBytes() <= this.budgetBytes * RELIEF_FROM) return
+      const isHot = segment.lastUsedTurn >= turn - COLD_TURNS
+      const wanted = isHot ? Math.min(quota, this.roomWanted(segment, inserted)) : quota
+      quota -= this.evictFrom(table, segment, phase, wanted, isHot)
+      if (segment.usedCount === 0 || isSparse(segment)) segment.rebuild()
+    }
+    if (this.memoryBytes() > this.budgetBytes) this.shrink(candidates, phase, quota)
+  }
+
+  /** Entries to evict from a segment in use, so that what comes in finds room in its arrays. */
+  private roomWanted(segment: Segment, inserted: number): number {
+    if (segment.lastInsertTurn < this.memory.turn - COLD_TURNS) return 0
+    return Math.max(0, 2 * inserted + EVICT_ENTRIES_MIN / 4 - (segment.slotCount - segment.usedCount))
+  }
+
+  private evictFrom(
+    table: Table,
+    segment: Segment,
+    phase: CheckpointPhase,
+    entriesMax: number,
+    isHot: boolean,
+  ): number {
+    if (entriesMax <= 0) return 0
+    const into = this.mayWrite(table, segment, phase) ? this.batch : null
+    const victims = pickVictims(segment, { into, entriesMax, isHot })
+    this.write()
+    evictAll(segment, victims)
+    return victims.length
+  }
+
+  /** Everything is in use and still too large: the largest segment is emptied by degrees and rebuilt smaller. */
+  private shrink(candidates: { table: Table; segment: Segment }[], phase: CheckpointPhase, quota: number): void {
+    let largest: { table: Table; segment: Segment } | null = null
+    for (const candidate of candidates) {
+      if (candidate.segment.usedCount === 0) continue
+      if (largest === null || candidate.segment.memoryBytes() > largest.segment.memoryBytes()) largest = candidate
+    }
+    if (largest === null) return
+    const { table, segment } = largest
+    this.evictFrom(table, segment, phase, Math.max(quota, EVICT_ENTRIES_MIN), true)
+    if (segment.usedCount < segment.slotCount * REBUILD_BELOW) segment.rebuild()
+  }
+}
