@@ -2,19 +2,34 @@
  * Finds the files of a files source and cuts them into splits. Called on the coordinator's thread.
  *
  * A JSON lines file is cut into ranges of about `splitBytes` that begin right after a newline, so that
- * each record lies in one range. A file that is one JSON array is a single split.
+ * each record lies in one range. A single split are: a file that is one JSON array; CSV, whose quoted cells may
+ * hold newlines; and compressed files, which cannot be entered in the middle.
  */
 import { open, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import type { SplitState } from '../../engine/contract/source.ts'
+import { type CsvDialect, csvHeader } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
+import { type Compression, compressionOf, openBytes } from './byte-stream.ts'
 
 /** Position of a split. `offset` is where to read on; records of [offset, end) are still to come. */
 export interface FilePosition {
   readonly path: string
-  readonly form: 'lines' | 'array'
+  readonly form: 'lines' | 'array' | 'csv'
   readonly offset: number
-  readonly end: number
+  /** Null while the end of a compressed file is not known. */
+  readonly end: number | null
+  readonly compression?: Compression
+  /** Names of a CSV file's columns, as its header has them. */
+  readonly header?: readonly string[]
+}
+
+export interface SplitOptions {
+  readonly format: 'json' | 'csv'
+  readonly splitBytes: number
+  /** Null: as the file's name says. */
+  readonly compression: Compression | null
+  readonly csv: CsvDialect & { readonly header?: boolean }
 }
 
 const PROBE_BYTES = 64 * 1_024
@@ -69,8 +84,47 @@ function notFound(path: string, cause: unknown): MillraceError {
   })
 }
 
-/** The splits of one file; none for an empty file. */
-export async function splitFile(path: string, splitBytes: number): Promise<SplitState[]> {
+/** The splits of one file; none for an empty file. Throws `CSV_HEADER_INVALID`. */
+export async function splitFile(path: string, options: SplitOptions): Promise<SplitState[]> {
+  const compression = options.compression ?? compressionOf(path)
+  if (options.format === 'json' && compression === 'none') return splitLines(path, options.splitBytes)
+  const probe = await headOf(path, compression)
+  if (probe.length === 0) return []
+  const end = compression === 'none' ? (await stat(path)).size : null
+  if (options.format === 'json') {
+    return [split({ path, form: isArray(probe) ? 'array' : 'lines', offset: 0, end, compression })]
+  }
+  if (options.csv.header === false) return [split({ path, form: 'csv', offset: 0, end, compression })]
+  const newline = probe.indexOf(0x0a)
+  const line = newline < 0 ? probe : probe.subarray(0, newline)
+  if (newline < 0 && probe.length === PROBE_BYTES) {
+    throw new MillraceError('CSV_HEADER_INVALID', `The first line of ${path} is longer than ${PROBE_BYTES} bytes.`, {
+      hint: 'Set csv.header to false when the file has no header.',
+    })
+  }
+  const header = csvHeader(line.toString('utf8').replace(/\r$/, ''), options.csv)
+  const offset = newline < 0 ? probe.length : newline + 1
+  return end !== null && offset >= end ? [] : [split({ path, form: 'csv', offset, end, compression, header })]
+}
+
+/** The first bytes of a file's content. */
+async function headOf(path: string, compression: Compression): Promise<Buffer> {
+  const stream = await openBytes(path, compression, 0)
+  try {
+    const probe = Buffer.alloc(PROBE_BYTES)
+    let length = 0
+    while (length < PROBE_BYTES) {
+      const count = await stream.read(probe, length, PROBE_BYTES - length)
+      if (count === 0) break
+      length += count
+    }
+    return probe.subarray(0, length)
+  } finally {
+    await stream.close()
+  }
+}
+
+async function splitLines(path: string, splitBytes: number): Promise<SplitState[]> {
   const handle = await open(path, 'r')
   try {
     const size = (await handle.stat()).size

@@ -1,5 +1,5 @@
 /**
- * Bounded source of JSON files: lines, or one top-level array a file.
+ * Bounded source of files: JSON lines, one top-level JSON array a file, or CSV; compressed or not.
  *
  * A split is a range of a file (file-splits.ts), its position the next byte to read. A split's id is the
  * path and the range's start, so `splitBytes` and the files must stay the same while a job is restored.
@@ -8,11 +8,12 @@
  * Invariant: `poll` never waits. Splits are read one after the other; positions of finished splits stay
  * in the snapshot, so that a restore does not read them again.
  */
-import { open } from 'node:fs/promises'
 import type { Source, SourcePoll, SourceReader, SourceReaderContext, SplitState } from '../../engine/contract/source.ts'
+import { CsvDecoder, type CsvDialect, csvBytes } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { createJsonDecoder, JSON_RECORD_BYTES_MAX, type JsonDecoder } from '../../engine/core/json/json-decoder.ts'
 import type { Schema } from '../../engine/core/schema.ts'
+import { type Compression, openBytes } from './byte-stream.ts'
 import { type FilePosition, findFiles, splitFile } from './file-splits.ts'
 import { SplitReader } from './split-reader.ts'
 
@@ -20,8 +21,15 @@ export interface FilesSourceOptions<T> {
   /** Files, directories (their visible files) or paths with `*`. */
   readonly path: string | readonly string[]
   readonly schema: Schema<T>
-  /** JSON lines, or one JSON array of records; told apart by the file's first character. */
-  readonly format?: 'json'
+  /** `json`, the default: JSON lines, or one JSON array of records; told apart by the file's first character. */
+  readonly format?: 'json' | 'csv'
+  /** Of CSV. Fields are found by the names in the header, or by position when there is none. */
+  readonly csv?: CsvDialect & {
+    /** False when the first line is a record. */
+    readonly header?: boolean
+  }
+  /** By the file's extension unless given: .gz, .zst, .br, .deflate. A compressed file is read by one subtask. */
+  readonly compression?: Compression
   /** Longer JSON lines files are cut into ranges of about this many bytes. */
   readonly splitBytes?: number
   /** Longer records are dead-lettered. */
@@ -34,6 +42,13 @@ const SPLIT_BYTES = 64 * 1_024 * 1_024
 export function filesSource<T>(options: FilesSourceOptions<T>): Source<T> {
   const splitBytes = options.splitBytes ?? SPLIT_BYTES
   if (!(splitBytes >= 1)) throw new MillraceError('OPTION_INVALID', 'splitBytes must be at least 1.')
+  csvBytes(options.csv ?? {})
+  const splitOptions = {
+    format: options.format ?? 'json',
+    splitBytes,
+    compression: options.compression ?? null,
+    csv: options.csv ?? {},
+  }
   const paths = typeof options.path === 'string' ? [options.path] : options.path
   return {
     kind: 'files',
@@ -42,7 +57,7 @@ export function filesSource<T>(options: FilesSourceOptions<T>): Source<T> {
     async splits() {
       const splits: SplitState[] = []
       const files = new Set((await Promise.all(paths.map(findFiles))).flat())
-      for (const file of files) splits.push(...(await splitFile(file, splitBytes)))
+      for (const file of files) splits.push(...(await splitFile(file, splitOptions)))
       return splits
     },
     createReader: (context) => new FilesReader(options, context),
@@ -51,7 +66,8 @@ export function filesSource<T>(options: FilesSourceOptions<T>): Source<T> {
 
 class FilesReader<T> implements SourceReader {
   private readonly context: SourceReaderContext
-  private readonly decoder: JsonDecoder
+  private readonly options: FilesSourceOptions<T>
+  private readonly decoders = new Map<string, JsonDecoder | CsvDecoder>()
   private readonly recordBytesMax: number
   private readonly positions = new Map<string, FilePosition>()
   private waiting: SplitState[] = []
@@ -61,17 +77,17 @@ class FilesReader<T> implements SourceReader {
   private readonly closing = new Set<Promise<void>>()
 
   constructor(options: FilesSourceOptions<T>, context: SourceReaderContext) {
+    this.options = options
     this.context = context
     this.recordBytesMax = options.recordBytesMax ?? JSON_RECORD_BYTES_MAX
-    this.decoder = createJsonDecoder(options.schema, {
-      id: context.worker.uniqueId('files'),
-      recordBytesMax: this.recordBytesMax,
-    })
   }
 
   async open(splits: readonly SplitState[]): Promise<void> {
     for (const { id, position } of splits) this.positions.set(id, position as unknown as FilePosition)
-    this.waiting = splits.filter(({ id }) => this.positions.get(id)!.offset < this.positions.get(id)!.end)
+    this.waiting = splits.filter(({ id }) => {
+      const { offset, end } = this.positions.get(id)!
+      return end === null || offset < end
+    })
     await this.startNext()
   }
 
@@ -88,7 +104,8 @@ class FilesReader<T> implements SourceReader {
       }
       const { id, reader } = this.current
       const taken = reader.take(rowsMax)
-      this.positions.set(id, { ...this.positions.get(id)!, offset: reader.offset })
+      const end = taken === 'done' ? reader.offset : this.positions.get(id)!.end
+      this.positions.set(id, { ...this.positions.get(id)!, offset: reader.offset, end })
       if (taken === 'starved') return { kind: 'pending' }
       if (taken !== 'done') return { kind: 'batch', split: id, batch: taken.batch, offsets: taken.offsets }
       const closing = reader.close().finally(() => this.closing.delete(closing))
@@ -115,15 +132,14 @@ class FilesReader<T> implements SourceReader {
     if (split === undefined) return
     this.opening = true
     const position = this.positions.get(split.id)!
-    const handle = await open(position.path, 'r').catch((error: unknown) => {
-      throw new MillraceError('FILE_READ_FAILED', `Cannot open ${position.path}.`, { domain: 'external', cause: error })
-    })
+    const decoder = this.decoderOf(position)
+    const stream = await openBytes(position.path, position.compression ?? 'none', position.offset)
     this.opening = false
-    if (this.closed) return handle.close()
+    if (this.closed) return stream.close()
     const reader = new SplitReader(
       position,
-      handle,
-      this.decoder,
+      stream,
+      decoder,
       this.recordBytesMax,
       (reason, offset, bytes) =>
         this.context.deadLetter({ source: 'files', partition: split.id, offset, reason, bytes }),
@@ -131,4 +147,32 @@ class FilesReader<T> implements SourceReader {
     )
     this.current = { id: split.id, reader }
   }
+
+  /** Files with the same columns share a decoder. */
+  private decoderOf(position: FilePosition): JsonDecoder | CsvDecoder {
+    const key = JSON.stringify([position.form === 'csv', position.header ?? null])
+    let decoder = this.decoders.get(key)
+    if (decoder === undefined) {
+      const { schema, csv = {} } = this.options
+      const options = { id: this.context.worker.uniqueId('files'), recordBytesMax: this.recordBytesMax }
+      decoder =
+        position.form === 'csv'
+          ? new CsvDecoder(schema, { ...options, ...csv, fieldOfColumn: fieldsOfColumns(schema, position) })
+          : createJsonDecoder(schema, options)
+      this.decoders.set(key, decoder)
+    }
+    return decoder
+  }
+}
+
+/** For each column of a CSV file its field, or -1. Throws `CSV_COLUMN_MISSING`. */
+function fieldsOfColumns(schema: Schema, { header, path }: FilePosition): number[] {
+  if (header === undefined) return schema.fields.map((_, k) => k)
+  const missing = schema.fields.find((field) => !field.nullable && !header.includes(field.name))
+  if (missing !== undefined) {
+    throw new MillraceError('CSV_COLUMN_MISSING', `${path} has no column ${JSON.stringify(missing.name)}.`, {
+      hint: `Its header names ${header.join(', ')}. Make the field nullable, or set csv.header to false.`,
+    })
+  }
+  return header.map((name) => schema.fields.findIndex((field) => field.name === name))
 }

@@ -1,5 +1,6 @@
 /**
  * Reads one split of a file: chunks with one read ahead, records straight into columns.
+ * Positions count bytes of the content, decompressed where the file is compressed.
  *
  * Two windows take turns. While rows are decoded from one, the other is filled behind a headroom into
  * which the unfinished record at the end of the first is copied, so that a record is always contiguous.
@@ -9,12 +10,13 @@
  * - A window is read into again only after all its records were taken and `take` was called once more.
  * - Memory stays bounded: of a record above `recordBytesMax` only the first 1 MiB is kept.
  */
-import type { FileHandle } from 'node:fs/promises'
 import type { Batch } from '../../engine/core/batch.ts'
 import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
+import type { CsvDecoder } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
-import type { JsonDecoder } from '../../engine/core/json/json-decoder.ts'
+import { JsonDecoder } from '../../engine/core/json/json-decoder.ts'
 import { ArrayScanner, trimEnd, trimStart } from './array-scanner.ts'
+import type { ByteStream } from './byte-stream.ts'
 import type { FilePosition } from './file-splits.ts'
 
 const CHUNK_BYTES = 256 * 1_024
@@ -37,8 +39,10 @@ interface Chunk {
 export class SplitReader {
   offset: number
   private readonly position: FilePosition
-  private readonly handle: FileHandle
-  private readonly decoder: JsonDecoder
+  private readonly stream: ByteStream
+  private readonly decoder: JsonDecoder | CsvDecoder
+  /** Where the records end; Infinity until the end of a compressed file is met. */
+  private end: number
   private readonly recordBytesMax: number
   private readonly reject: RejectRecord
   private readonly changed: () => void
@@ -65,14 +69,15 @@ export class SplitReader {
 
   constructor(
     position: FilePosition,
-    handle: FileHandle,
-    decoder: JsonDecoder,
+    stream: ByteStream,
+    decoder: JsonDecoder | CsvDecoder,
     recordBytesMax: number,
     reject: RejectRecord,
     changed: () => void,
   ) {
     this.position = position
-    this.handle = handle
+    this.stream = stream
+    this.end = position.end ?? Number.POSITIVE_INFINITY
     this.decoder = decoder
     this.recordBytesMax = recordBytesMax
     this.reject = reject
@@ -87,9 +92,9 @@ export class SplitReader {
   /** Up to `rowsMax` rows; 'starved' while the next chunk is on its way, 'done' at the split's end. */
   take(rowsMax: number): Take {
     for (;;) {
-      const taken = this.position.form === 'lines' ? this.takeLines(rowsMax) : this.takeElements(rowsMax)
+      const taken = this.position.form !== 'array' ? this.takeLines(rowsMax) : this.takeElements(rowsMax)
       if (taken !== null) return taken
-      if (this.offset >= this.position.end) return 'done'
+      if (this.offset >= this.end) return 'done'
       if (!this.advance()) {
         if (this.error !== null) throw this.error
         return 'starved'
@@ -98,23 +103,24 @@ export class SplitReader {
   }
 
   async close(): Promise<void> {
-    await this.handle.close()
+    await this.stream.close()
   }
 
   private get atEnd(): boolean {
-    return this.readOffset >= this.position.end && this.ready === null && !this.reading
+    return this.readOffset >= this.end && this.ready === null && !this.reading
   }
 
   private readAhead(): void {
-    if (this.reading || this.ready !== null || this.readOffset >= this.position.end) return
+    if (this.reading || this.ready !== null || this.readOffset >= this.end) return
     const window = this.spare ?? Buffer.alloc(HEADROOM_BYTES + CHUNK_BYTES + PADDING_BYTES)
     this.spare = null
     this.reading = true
-    const wanted = Math.min(CHUNK_BYTES, this.position.end - this.readOffset)
-    this.handle.read(window, HEADROOM_BYTES, wanted, this.readOffset).then(
-      ({ bytesRead }) => {
+    const wanted = Math.min(CHUNK_BYTES, this.end - this.readOffset)
+    this.stream.read(window, HEADROOM_BYTES, wanted).then(
+      (bytesRead) => {
         this.reading = false
-        if (bytesRead === 0) this.error = truncated(this.position.path, this.readOffset)
+        if (bytesRead === 0 && this.position.end === null) this.end = this.readOffset
+        else if (bytesRead === 0) this.error = truncated(this.position.path, this.readOffset)
         else {
           this.readOffset += bytesRead
           this.ready = { window, length: bytesRead }
@@ -171,15 +177,16 @@ export class SplitReader {
   /** Null when the window holds no complete line. */
   private takeLines(rowsMax: number): Take | null {
     while (this.at < this.filled) {
+      const isEnd = this.atEnd
       let limit = this.window.lastIndexOf(0x0a, this.filled - 1) + 1
-      if (limit <= this.at) {
-        if (!this.atEnd) {
-          this.keepOversize(this.filled)
-          return null
-        }
+      if (isEnd && limit < this.filled) {
         // The last line of a file may lack its newline; the padding has room for one.
         this.window[this.filled] = 0x0a
         limit = this.filled + 1
+      }
+      if (limit <= this.at) {
+        this.keepOversize(this.filled)
+        return null
       }
       if (this.oversize !== null) {
         const end = this.window.indexOf(0x0a, this.at)
@@ -189,11 +196,17 @@ export class SplitReader {
         continue
       }
       const base = this.base
-      const batch = this.decoder.decodeLines(this.window, this.at, limit, rowsMax, (reason, start, end) =>
-        this.rejectBytes(reason, base + start, this.window.subarray(start, end), end - start),
-      )
+      const before = this.at
+      const onReject = (reason: string, start: number, end: number): void =>
+        this.rejectBytes(reason, base + start, this.window.subarray(start, end), end - start)
+      const batch = this.decoder.decodeLines(this.window, this.at, limit, rowsMax, onReject, isEnd)
       this.moveTo(Math.min(this.decoder.next, this.filled))
       if (batch.length > 0) return this.taken(batch)
+      // A record with line breaks in it is not all here yet.
+      if (this.at === before) {
+        this.keepOversize(this.filled)
+        return null
+      }
     }
     return null
   }
@@ -217,6 +230,7 @@ export class SplitReader {
       this.at = next
     }
     const base = this.base
+    if (!(this.decoder instanceof JsonDecoder)) throw new Error('Only JSON is read from arrays.')
     const batch = this.decoder.decodeRanges(
       this.window,
       this.starts,
@@ -262,14 +276,16 @@ export class SplitReader {
       this.rejectBytes('Data after the end of the array.', this.base + start, rest, rest.length)
     }
     this.at = this.filled
-    this.offset = this.position.end
+    // Of a compressed file the end is not known yet; more white space may come.
+    this.offset = Number.isFinite(this.end) ? this.end : this.base + this.filled
   }
 
   private rejectUnclosed(): void {
     const rest = this.window.subarray(this.at, this.filled)
     this.rejectBytes('The file ends before the array is closed.', this.base + this.at, rest, rest.length)
     this.at = this.filled
-    this.offset = this.position.end
+    // Of a compressed file the end is not known yet; more white space may come.
+    this.offset = Number.isFinite(this.end) ? this.end : this.base + this.filled
   }
 
   private taken(batch: Batch): Take {

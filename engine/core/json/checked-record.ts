@@ -5,10 +5,11 @@
  * 2^53, a byte order mark) and everything that is wrong, and it alone decides about rejection. Both
  * paths must agree; the property tests hold them to it.
  */
+
+import type { ColumnMemory, DecoderColumns } from '../decoder-columns.ts'
 import { messageOf } from '../errors.ts'
 import type { Field } from '../schema.ts'
 import { asBuffer } from '../strings.ts'
-import type { ColumnMemory, JsonColumns } from './json-columns.ts'
 import { utf8Length } from './scan.ts'
 import { parseTimestamp } from './timestamp.ts'
 
@@ -31,7 +32,7 @@ interface LongInteger {
   readonly source: string
 }
 
-export function checkedDecode(columns: JsonColumns, limits: RecordLimits): CheckedDecode {
+export function checkedDecode(columns: DecoderColumns, limits: RecordLimits): CheckedDecode {
   const schema = columns.schema
   const decoder = new TextDecoder('utf-8', { fatal: true })
   const int64Names = new Set(schema.fields.filter((f) => f.kind === 'int64').map((f) => f.name))
@@ -86,7 +87,7 @@ function parseLong(text: string, names: ReadonlySet<string>): { value: unknown; 
 }
 
 function setField(
-  columns: JsonColumns,
+  columns: DecoderColumns,
   column: ColumnMemory,
   record: Record<string, unknown>,
   longs: readonly LongInteger[],

@@ -8,9 +8,10 @@
  * `order[i]` is the field that stood at place i of the record before (or the field count for an unknown
  * key). It is only a guess: a key that does not match is looked up by length and bytes.
  */
+
+import type { DecoderColumns } from '../decoder-columns.ts'
 import type { Field, Schema } from '../schema.ts'
 import { hasProtoKey } from './checked-record.ts'
-import type { JsonColumns } from './json-columns.ts'
 import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
 import { parseTimestamp } from './timestamp.ts'
 
@@ -25,7 +26,7 @@ const BITS = 30
 /** Null for the opaque schema, whose records are made by `JSON.parse` anyway. */
 export function generateFastRecord(
   schema: Schema,
-  columns: JsonColumns,
+  columns: DecoderColumns,
   depthMax: number,
   newlines: boolean,
   id: string,

@@ -16,12 +16,12 @@
  * - A returned batch is valid until the next call, and only as long as the buffer keeps its content.
  */
 import { BATCH_ROWS_MAX, type Batch } from '../batch.ts'
+import { DecoderColumns } from '../decoder-columns.ts'
 import { MillraceError } from '../errors.ts'
 import type { Schema } from '../schema.ts'
 import { asBuffer } from '../strings.ts'
 import { checkedDecode, type RecordLimits } from './checked-record.ts'
 import { type FastRecord, generateFastRecord } from './generate-decoder.ts'
-import { JsonColumns } from './json-columns.ts'
 
 export interface JsonDecoderOptions {
   /** Unique in the process (`worker.uniqueId`): keeps the generated function's inline caches its own. */
@@ -51,7 +51,7 @@ export class JsonDecoder {
   private readonly schema: Schema
   private readonly id: string
   private readonly limits: RecordLimits
-  private readonly columns: JsonColumns
+  private readonly columns: DecoderColumns
   private readonly checked: (bytes: Uint8Array, start: number, end: number, row: number) => string | null
   private fastLines: FastRecord | null = null
   private fastRanges: FastRecord | null = null
@@ -69,7 +69,7 @@ export class JsonDecoder {
     if (!(this.limits.depthMax >= 1 && this.limits.recordBytesMax >= 2)) {
       throw new MillraceError('OPTION_INVALID', 'depthMax must be at least 1 and recordBytesMax at least 2.')
     }
-    this.columns = new JsonColumns(schema)
+    this.columns = new DecoderColumns(schema)
     this.checked = checkedDecode(this.columns, this.limits)
   }
 

@@ -1,15 +1,15 @@
 /**
- * Where a JSON decoder puts its rows: one set of column memory, used again for every batch.
+ * Where a decoder of text puts its rows: one set of column memory, used again for every batch.
  *
- * The generated path and the checked path of a decoder write into the same `JsonColumns`. A string is a
+ * The generated path and the checked path of a decoder write into the same `DecoderColumns`. A string is a
  * view of the source buffer (starts, ends) or, when it had to be unescaped, lies in the arena and is
  * stored as -1 - position; `finish` brings both into one buffer.
  *
  * Invariant: rows [0, length) are complete; a row at `length` may be half written and is overwritten.
  */
-import { BATCH_ROWS_MAX, type Batch, type Column } from '../batch.ts'
-import type { Field, Schema } from '../schema.ts'
-import { ByteArena } from '../strings.ts'
+import { BATCH_ROWS_MAX, type Batch, type Column } from './batch.ts'
+import type { Field, Schema } from './schema.ts'
+import { ByteArena } from './strings.ts'
 
 /** Memory of one column. Only the arrays that its kind needs are longer than zero. */
 export class ColumnMemory {
@@ -64,7 +64,7 @@ export class ColumnMemory {
   }
 }
 
-export class JsonColumns {
+export class DecoderColumns {
   readonly schema: Schema
   readonly memory: readonly ColumnMemory[]
   /** Unescaped strings of this batch. */
