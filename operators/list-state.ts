@@ -33,11 +33,12 @@ export class ListHead {
   }
 }
 
-/** Three doubles, little-endian. */
-export function listHeadCodec(): ValueCodec {
+/** Three doubles, little-endian; `values` are the list's elements. */
+export function listHeadCodec(values: ValueCodec): ValueCodec {
   const bytes = Buffer.alloc(24)
   return {
     description: 'list head',
+    ...(values.evolution === undefined ? {} : { evolution: values.evolution }),
     encode(value) {
       const head = value as ListHead
       bytes.writeDoubleLE(head.pieces, 0)
@@ -57,6 +58,7 @@ export function listPieceCodec(values: ValueCodec): ValueCodec {
   const arena = new ByteArena(1_024)
   return {
     description: `list of ${values.description}`,
+    ...(values.evolution === undefined ? {} : { evolution: values.evolution }),
     encode(piece) {
       arena.clear()
       for (const value of piece as readonly unknown[]) {

@@ -49,6 +49,7 @@ export function stampedCodec(values: ValueCodec): ValueCodec {
   let scratch = Buffer.alloc(256)
   return {
     description: `ttl ${values.description}`,
+    ...(values.evolution === undefined ? {} : { evolution: values.evolution }),
     encode(stamped) {
       const { value, atMs } = stamped as Stamped
       const body = values.encode(value)

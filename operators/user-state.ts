@@ -20,7 +20,7 @@ import type {
   ValueState,
   ValueStateDescriptor,
 } from '../engine/contract/functions.ts'
-import type { StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { StateMigrations, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
@@ -34,6 +34,8 @@ import { asyncFunctionError, isPromise } from './user-function.ts'
 
 /** What a descriptor says of its values. */
 export interface ValueShape {
+  readonly version?: number | undefined
+  readonly migrations?: StateMigrations | undefined
   readonly template?: (() => unknown) | undefined
   readonly schema?: Schema | undefined
 }
@@ -230,10 +232,11 @@ export class UserStates {
     this.check(name)
     const { keyed } = this.context
     const ttl = this.policyOf(descriptor)
+    const values = this.valuesOf(descriptor)
     const heads = keyed.table({
       name,
       version,
-      layout: { kind: 'object', codec: listHeadCodec() },
+      layout: { kind: 'object', codec: listHeadCodec(values) },
       ...(ttl === null ? {} : { isExpired: (head) => ttl.hasExpired((head as ListHead).newestAtMs) }),
     })
     const hasExpired = (stamped: Stamped): boolean => ttl?.hasExpired(stamped.atMs) ?? false
@@ -241,7 +244,7 @@ export class UserStates {
       name: `${name}$pieces`,
       version,
       composite: true,
-      layout: { kind: 'object', codec: listPieceCodec(this.valuesOf(descriptor)) },
+      layout: { kind: 'object', codec: listPieceCodec(values) },
       ...(ttl === null ? {} : { isExpired: (piece) => (piece as Stamped[]).every(hasExpired) }),
     })
     const state = new KeyedList({ heads, pieces, keyed, current: this.current, ttl }, (value) =>

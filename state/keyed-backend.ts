@@ -31,10 +31,11 @@ import { MillraceError } from '../engine/core/errors.ts'
 import { newSegmentMemory, swapEpoch } from './keyed-flags.ts'
 import type { WriteBatchBuilder } from './keyed-layout.ts'
 import { type CheckpointPhase, KeyedRelief } from './keyed-relief.ts'
-import { loadEverything, namespacesInStore, type RestoredRows } from './keyed-restore.ts'
+import { loadEverything, namespacesInStore, type RestoredRows, rewriteTable } from './keyed-restore.ts'
 import type { SegmentShared } from './keyed-segment.ts'
 import { Sweeper } from './keyed-sweep.ts'
 import { Table } from './keyed-table.ts'
+import { planMigration, type Transcode, versionOf } from './state-migration.ts'
 
 /** What the manifest keeps of a table: enough to find it again and to refuse another shape. */
 export interface StateDeclaration {
@@ -147,7 +148,8 @@ export class KeyedBackend implements KeyedState {
   }
 
   private resolve(declaration: TableDeclaration): StateDeclaration {
-    const { name, version } = declaration
+    const { name } = declaration
+    const version = versionOf(declaration)
     const layout = describeTable(declaration)
     const known = this.known.get(name)
     if (known === undefined) {
@@ -155,14 +157,17 @@ export class KeyedBackend implements KeyedState {
       this.known.set(name, added)
       return added
     }
-    if (known.version !== version || known.layout !== layout) {
-      throw new MillraceError(
-        'STATE_INCOMPATIBLE',
-        `State ${JSON.stringify(name)} was saved as version ${known.version} ${known.layout}, but is declared as version ${version} ${layout}.`,
-        { hint: 'Keep the shape of the value, or give the changed state a new name.' },
-      )
-    }
-    return known
+    const transcode = planMigration(known, declaration, layout)
+    if (transcode !== null) this.migrate(known.id, transcode)
+    const declared = { ...known, version, layout }
+    this.known.set(name, declared)
+    return declared
+  }
+
+  /** Rewrites what is stored of a table; the store belongs to this run alone, so nothing is half done. */
+  private migrate(stateId: number, transcode: Transcode): void {
+    const rows = rewriteTable(this.options, stateId, transcode, this.restoredRows !== null)
+    if (rows !== null) this.restoredRows?.set(stateId, rows)
   }
 
   /** Every table that this job or the restored one declared, for the manifest. */

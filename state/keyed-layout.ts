@@ -71,6 +71,14 @@ export function keyGroupPrefix(operatorId: number, keyGroup: number): Uint8Array
   return prefix
 }
 
+/** The 6 bytes that open every key of one table in one key group. */
+export function statePrefix(operatorId: number, keyGroup: number, stateId: number): Uint8Array {
+  const prefix = new Uint8Array(6)
+  prefix.set(keyGroupPrefix(operatorId, keyGroup))
+  viewOf(prefix).setUint16(STATE_AT, stateId)
+  return prefix
+}
+
 /** Makes a prefix speak of another key group. */
 export function setKeyGroup(prefix: Uint8Array, keyGroup: number): void {
   prefix[KEY_GROUP_AT] = keyGroup >>> 8

@@ -6,8 +6,18 @@
  */
 import type { KeyGroupRange } from '../engine/contract/keyed-state.ts'
 import type { KeyedStore, Scan } from '../engine/contract/keyed-store.ts'
-import { keyGroupPrefix, namespaceOf, PieceArena, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
+import {
+  keyGroupPrefix,
+  namespaceOf,
+  PieceArena,
+  PREFIX_BYTES,
+  prefixEnd,
+  stateIdOf,
+  statePrefix,
+  WriteBatchBuilder,
+} from './keyed-layout.ts'
 import type { Table } from './keyed-table.ts'
+import type { Transcode } from './state-migration.ts'
 
 /** Stored rows of one table, waiting for its declaration. */
 export class RestoredRows {
@@ -70,6 +80,48 @@ export function loadEverything(
     }
   }
   return tables
+}
+
+/** Where an operator subtask's rows are. */
+export interface RowsOfSubtask {
+  readonly operatorId: number
+  readonly keyGroups: KeyGroupRange
+  readonly store: KeyedStore
+}
+
+/** Rewrites every value of one table in the store; gives the rewritten rows back when they are wanted. */
+export function rewriteTable(
+  { operatorId, keyGroups, store }: RowsOfSubtask,
+  stateId: number,
+  transcode: Transcode,
+  isWanted: boolean,
+): RestoredRows | null {
+  const rewritten = isWanted ? new RestoredRows() : null
+  const batch = new WriteBatchBuilder()
+  for (let group = keyGroups.from; group < keyGroups.to; group++) {
+    const prefix = statePrefix(operatorId, group, stateId)
+    // It reads the view of its opening: what is written meanwhile does not come back.
+    const scan = store.scan(prefix, prefixEnd(prefix))
+    try {
+      for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
+        const { keys, values } = chunk
+        batch.clear()
+        for (let row = 0; row < keys.count; row++) {
+          const from = keys.offsets[row]
+          const to = keys.offsets[row + 1]
+          const value = transcode(values.bytes, values.offsets[row], values.offsets[row + 1])
+          batch.keys.add(keys.bytes, from, to)
+          batch.values.add(value, 0, value.length)
+          batch.endPut()
+          rewritten?.add(keys.bytes, from, to, value, 0, value.length)
+        }
+        store.write(batch.batch())
+      }
+    } finally {
+      scan.close()
+    }
+  }
+  return rewritten
 }
 
 /** Namespaces with entries by state id: one seek a namespace and key group, values unread. */

@@ -10,26 +10,36 @@
  * - Rows come back as plain objects with the schema's fields only, as everywhere in the engine.
  */
 import { deserialize, serialize } from 'node:v8'
-import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { StateMigrations, ValueCodec } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { ColumnKind, Field, Schema } from '../engine/core/schema.ts'
 import { asBuffer, ByteArena } from '../engine/core/strings.ts'
-import { type ObjectCodecOptions, objectCodec } from './value-codec.ts'
+import { type ObjectCodecOptions, objectCodec, withEvolution } from './value-codec.ts'
 
 const DESCRIPTION = /^row\((.*)\)$/su
 const FIELD = /("(?:[^"\\]|\\.)*"):(boolean|int32|int64|float64|timestamp|string|opaque)(\?)?(?:,(?=.)|$)/suy
 
+/** What a state's descriptor says of its values. */
+interface StateShape {
+  readonly version?: number | undefined
+  readonly migrations?: StateMigrations | undefined
+  readonly template?: (() => unknown) | undefined
+  readonly schema?: Schema | undefined
+}
+
 /** The codec of a state's values by what its descriptor says: a schema, a template, or nothing. */
-export function stateCodec(
-  shape: { readonly template?: (() => unknown) | undefined; readonly schema?: Schema | undefined },
-  options: ObjectCodecOptions = {},
-): ValueCodec {
-  return shape.schema === undefined ? objectCodec(shape.template, options) : schemaCodec(shape.schema, options)
+export function stateCodec(shape: StateShape, options: ObjectCodecOptions = {}): ValueCodec {
+  const all = { ...options, version: shape.version, migrations: shape.migrations }
+  return shape.schema === undefined ? objectCodec(shape.template, all) : schemaCodec(shape.schema, all)
 }
 
 /** The codec of rows of `schema`; of plain values for the opaque schema. */
 export function schemaCodec(schema: Schema, options: ObjectCodecOptions = {}): ValueCodec {
   if (schema.isOpaque) return objectCodec(undefined, options)
+  return withEvolution(rowCodec(schema, options), options, { schema })
+}
+
+function rowCodec(schema: Schema, options: ObjectCodecOptions): ValueCodec {
   const { fields } = schema
   const what = options.what ?? 'the value'
   const fail = (name: string, value: unknown): never => {
@@ -71,6 +81,12 @@ function describe(fields: readonly Field[]): string {
 
 /** The codec that reads what a codec of this description wrote; null when it is of another kind. */
 export function describedSchemaCodec(description: string): ValueCodec | null {
+  const fields = schemaFieldsOf(description)
+  return fields === null ? null : schemaCodec({ fields, isOpaque: false }, { id: `reader of ${description}` })
+}
+
+/** The fields of a layout of rows by its description; null when it is of another kind. */
+export function schemaFieldsOf(description: string): Field[] | null {
   const text = DESCRIPTION.exec(description)?.[1]
   if (text === undefined) return null
   const fields: Field[] = []
@@ -81,7 +97,7 @@ export function describedSchemaCodec(description: string): ValueCodec | null {
     const [, name, kind, nullable] = match
     fields.push({ name: JSON.parse(name!) as string, kind: kind as ColumnKind, nullable: nullable === '?' })
   }
-  return schemaCodec({ fields, isOpaque: false }, { id: `reader of ${description}` })
+  return fields
 }
 
 interface Compiled {

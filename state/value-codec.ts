@@ -15,7 +15,7 @@
  * - `decode` never keeps the bytes it was given.
  */
 import { deserialize, serialize } from 'node:v8'
-import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { StateMigrations, ValueCodec, ValueEvolution } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { checkRestorable } from './value-restorable.ts'
@@ -29,6 +29,9 @@ export interface ObjectCodecOptions {
   readonly what?: string
   /** Unique in the process: functions of identical source share inline caches. */
   readonly id?: string
+  /** What earlier versions of the values were; see `ValueEvolution`. */
+  readonly version?: number | undefined
+  readonly migrations?: StateMigrations | undefined
 }
 
 /** Prototypes whose instances node:v8 restores by itself. */
@@ -77,8 +80,20 @@ export function objectCodec(template?: () => unknown, options: ObjectCodecOption
   if (template !== undefined) checkRestorable(sample, what)
   const fallback = v8Codec(template, what)
   const fields = compactFields(sample)
-  if (fields === null) return fallback
-  return compactCodec(fields, sample as object, fallback, options.id ?? fields.map((f) => f.name).join())
+  const codec =
+    fields === null
+      ? fallback
+      : compactCodec(fields, sample as object, fallback, options.id ?? fields.map((f) => f.name).join())
+  return withEvolution(codec, options, { template })
+}
+
+/** The codec with what is needed to rewrite values of earlier versions; the codec alone when no version is given. */
+export function withEvolution(
+  codec: ValueCodec,
+  { version, migrations }: ObjectCodecOptions,
+  shape: Pick<ValueEvolution, 'template' | 'schema'>,
+): ValueCodec {
+  return version === undefined ? codec : { ...codec, evolution: { ...shape, version, migrations, values: codec } }
 }
 
 function v8Codec(template: (() => unknown) | undefined, what: string): ValueCodec {
@@ -161,7 +176,7 @@ function nameOfClass(value: object): string {
   return typeof made === 'function' && made.name !== '' ? made.name : 'a class'
 }
 
-interface CompactField {
+export interface CompactField {
   readonly name: string
   readonly type: keyof typeof FIELD_TYPES
 }
@@ -194,20 +209,26 @@ function describeFields(fields: readonly CompactField[]): string {
  */
 export function describedCodec(description: string): ValueCodec | null {
   if (description === 'object') return objectCodec()
+  const fields = compactFieldsOf(description)
+  if (fields === null) return null
+  const template = fields.map(({ name, type }) => [name, FIELD_TYPES[type]] as const)
+  return objectCodec(() => Object.fromEntries(template), { id: `reader of ${description}` })
+}
+
+/** The fields of a compact layout by its description; null when it is of another kind. */
+export function compactFieldsOf(description: string): CompactField[] | null {
   if (!description.startsWith('object(') || !description.endsWith(')')) return null
   const field = /("(?:[^"\\]|\\.)*"|[^",:]+):(number|boolean|string)(?:,(?=.)|$)/suy
   const text = description.slice('object('.length, -1)
-  const template: [string, number | boolean | string][] = []
+  const fields: CompactField[] = []
   while (field.lastIndex < text.length) {
     const match = field.exec(text)
     if (match === null) return null
     const [, name, type] = match
     const plain: string = name!.startsWith('"') ? JSON.parse(name!) : name!
-    template.push([plain, FIELD_TYPES[type as CompactField['type']]])
+    fields.push({ name: plain, type: type as CompactField['type'] })
   }
-  return template.length === 0
-    ? null
-    : objectCodec(() => Object.fromEntries(template), { id: `reader of ${description}` })
+  return fields.length === 0 ? null : fields
 }
 
 interface CompiledCodec {

@@ -106,15 +106,16 @@ const SAMPLE_VALUES: Readonly<Record<ColumnKind, unknown>> = {
   opaque: null,
 }
 
+function accumulatorCodec(fn: AggregateFunction<unknown, unknown, unknown>) {
+  const { version = 1, migrations } = fn
+  return objectCodec(() => fn.createAccumulator(), { what: 'the accumulator', version, migrations })
+}
+
 function kernelOf(work: WindowWork, outputSchema: Schema) {
   switch (work.kind) {
     case 'aggregate': {
       const { fn, process } = work
-      return aggregateKernel(
-        fn,
-        { codec: objectCodec(() => fn.createAccumulator(), { what: 'the accumulator' }), outputSchema },
-        process,
-      )
+      return aggregateKernel(fn, { codec: accumulatorCodec(fn), outputSchema }, process)
     }
     case 'reduce':
       return reduceKernel(work.fn, { codec: rowCodec(work.schema), outputSchema }, work.process)

@@ -13,13 +13,16 @@ import type {
   StateTtl,
   ValueStateDescriptor as ValueShape,
 } from '../contract/functions.ts'
+import type { StateMigrations } from '../contract/keyed-state.ts'
 import type { Key } from '../core/keys.ts'
 import type { Schema } from '../core/schema.ts'
 import type { StateTtlConfig } from './state-ttl-config.ts'
 
 export interface StateOptions<V> {
-  /** Of the shape of the values, 1 by default. Count up, and rename the state, when the shape changes. */
+  /** Of the shape of the values, 1 by default. Count it up when the shape changes. */
   readonly version?: number
+  /** What each version changed: `{ 2: { rename: { sum: 'total' } }, 3: (before) => ({ ...before, mean: 0 }) }`. */
+  readonly migrations?: StateMigrations
   /** Makes a fresh value: class instances come back on its prototype, flat objects get a compact encoding. */
   readonly template?: () => V
   /** Values are rows of this schema: the fastest encoding, checked as it is written. */
@@ -30,6 +33,7 @@ export interface StateOptions<V> {
 abstract class StateDescriptor<V> {
   readonly name: string
   readonly version: number
+  readonly migrations: StateMigrations | undefined
   readonly template: (() => V) | undefined
   readonly schema: Schema<V> | undefined
   ttl: StateTtl | undefined = undefined
@@ -37,6 +41,7 @@ abstract class StateDescriptor<V> {
   constructor(name: string, options: StateOptions<V>) {
     this.name = name
     this.version = options.version ?? 1
+    this.migrations = options.migrations
     this.template = options.template
     this.schema = options.schema
   }
@@ -93,12 +98,18 @@ export class AggregatingStateDescriptor<In, Acc, Out> implements AggregatingShap
   readonly kind = 'aggregating'
   readonly name: string
   readonly version: number
+  readonly migrations: StateMigrations | undefined
   readonly aggregate: AggregateFunction<In, Acc, Out>
   ttl: StateTtl | undefined = undefined
 
-  constructor(name: string, aggregate: AggregateFunction<In, Acc, Out>, options: { readonly version?: number } = {}) {
+  constructor(
+    name: string,
+    aggregate: AggregateFunction<In, Acc, Out>,
+    options: Pick<StateOptions<Acc>, 'version' | 'migrations'> = {},
+  ) {
     this.name = name
-    this.version = options.version ?? 1
+    this.version = options.version ?? aggregate.version ?? 1
+    this.migrations = options.migrations ?? aggregate.migrations
     this.aggregate = aggregate
   }
 

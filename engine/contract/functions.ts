@@ -5,6 +5,7 @@
  */
 import type { Key } from '../core/keys.ts'
 import type { Schema } from '../core/schema.ts'
+import type { StateMigrations } from './keyed-state.ts'
 
 export type MapFunction<T, R> = (value: T) => R
 export type FilterFunction<T> = (value: T) => boolean
@@ -36,6 +37,10 @@ export interface AggregateFunction<In, Acc, Out> {
    * of adding each value to every window.
    */
   readonly mergesInAnyOrder?: boolean
+  /** Of the shape of the accumulator, 1 by default: count it up when the shape changes. */
+  readonly version?: number
+  /** What each version changed, for accumulators that earlier ones saved; as in a state's descriptor. */
+  readonly migrations?: StateMigrations
 }
 
 /** A time window [start, end), milliseconds since 1970 UTC. */
@@ -131,8 +136,13 @@ interface StateDescriptor<Kind extends string, V> {
   readonly kind: Kind
   /** Unique in its operator, and the same over versions of the job. */
   readonly name: string
-  /** Of the shape of the values: a state of another version is not restored. */
+  /** Of the shape of the values: count it up when the shape changes. */
   readonly version: number
+  /**
+   * What each version changed, for values that earlier ones saved. Without an entry fields are only added (with
+   * the template's value) and removed. A change of type without a function is refused at the start.
+   */
+  readonly migrations?: StateMigrations | undefined
   /** A fresh value of the right shape: stored class instances are restored onto its prototype. */
   readonly template?: (() => V) | undefined
   /** Values are rows of this schema. */
@@ -159,6 +169,8 @@ export interface AggregatingStateDescriptor<In, Acc, Out> {
   readonly kind: 'aggregating'
   readonly name: string
   readonly version: number
+  /** Of the accumulator; as in other states. */
+  readonly migrations?: StateMigrations | undefined
   readonly aggregate: AggregateFunction<In, Acc, Out>
   readonly ttl?: StateTtl | undefined
 }

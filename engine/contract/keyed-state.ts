@@ -16,6 +16,7 @@
  *   until the batch's end, and a change to it is kept only if the entry is marked as dirty.
  */
 import type { KeyColumn } from '../core/batch.ts'
+import type { Schema } from '../core/schema.ts'
 
 /** Half-open range of key groups that a subtask owns: floor division, contiguous, covering. */
 export interface KeyGroupRange {
@@ -31,6 +32,27 @@ export interface ValueCodec<V = unknown> {
   readonly description: string
   encode(value: V): Uint8Array
   decode(bytes: Uint8Array, start: number, end: number): V
+  /** How values that earlier versions of the job wrote become values of this codec. */
+  readonly evolution?: ValueEvolution
+}
+
+/** One version's change: a function from the value before, or names of fields, old to new. */
+// biome-ignore lint/suspicious/noExplicitAny: only the user knows what the earlier version looked like
+export type StateMigration = ((before: any) => unknown) | { readonly rename: Readonly<Record<string, string>> }
+
+/** `migrations[2]` takes values of version 1 to version 2. */
+export type StateMigrations = Readonly<Record<number, StateMigration>>
+
+/** What is needed to rewrite stored values (state/state-migration.ts). */
+export interface ValueEvolution {
+  /** Of the shape of the values; counted up when it changes. */
+  readonly version: number
+  readonly migrations?: StateMigrations | undefined
+  /** Makes a fresh value, whose fields new fields start from. */
+  readonly template?: (() => unknown) | undefined
+  readonly schema?: Schema | undefined
+  /** Of the values alone, where this codec wraps something around them. */
+  readonly values: ValueCodec
 }
 
 /** Values as Float64 columns (`initial[k]` is what a fresh entry holds), or one object an entry. */
