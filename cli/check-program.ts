@@ -9,6 +9,7 @@ import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-sto
 import type { JobGraph } from '../engine/contract/job-graph.ts'
 import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { sinkProblems, stateProblems } from '../engine/runtime/check-restore.ts'
 import type { JobOptions } from '../engine/runtime/launcher-types.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
 
@@ -33,7 +34,7 @@ function hasState(operator: ManifestOperator): boolean {
 export function compareWithManifest(
   graph: JobGraph,
   manifest: Manifest,
-  options: { readonly keyGroups: number; readonly allowNonRestoredState: boolean },
+  options: { readonly keyGroups: number; readonly allowNonRestoredState: boolean; readonly stateBackend?: string },
 ): CheckReport {
   const saved = new Map(manifest.operators.map((operator) => [operator.uid, operator]))
   const inJob = new Set(graph.nodes.map((node) => node.uid))
@@ -58,28 +59,39 @@ export function compareWithManifest(
   if (manifest.keyGroups !== options.keyGroups) {
     problems.push(`The checkpoint has ${manifest.keyGroups} key groups, the job ${options.keyGroups}.`)
   }
+  const { stateBackend = manifest.stateBackend } = options
+  if (manifest.stores.length > 0 && manifest.stateBackend !== stateBackend) {
+    problems.push(`The checkpoint's state is of the ${manifest.stateBackend} backend, the job uses ${stateBackend}.`)
+  }
   return { lines, problems }
 }
 
-async function loadManifest(directory: string, restore: string | null): Promise<{ path: string; manifest: Manifest }> {
+interface Loaded {
+  readonly path: string
+  readonly directory: string
+  readonly manifest: Manifest
+  /** Newer ones that a start would set aside. */
+  readonly corrupt: readonly string[]
+}
+
+/** The checkpoint that a start would continue. */
+async function loadManifest(directory: string, restore: string | null): Promise<Loaded> {
   const { disk } = nodeIo
-  let folder = directory
-  let number: number | null | undefined
-  if (restore === null || restore === 'latest') {
-    number = (await manifestNumbers(disk, directory)).at(-1)
-  } else {
-    number = manifestNumber(basename(restore))
-    folder = isObjectUrl(restore) ? dirname(dirname(restore)) : dirname(dirname(resolve(restore)))
+  const isLatest = restore === null || restore === 'latest'
+  const folder = isLatest ? directory : dirname(dirname(isObjectUrl(restore) ? restore : resolve(restore)))
+  const named = isLatest ? null : manifestNumber(basename(restore))
+  const numbers = isLatest ? (await manifestNumbers(disk, directory)).reverse() : named === null ? [] : [named]
+  const corrupt: string[] = []
+  for (const number of numbers) {
+    const { manifest, path, error } = await readManifest(disk, folder, number)
+    if (manifest !== null) return { path, directory: folder, manifest, corrupt }
+    corrupt.push(`${manifestName(number)}: ${error}`)
   }
-  if (number === undefined || number === null) {
-    throw new MillraceError('CHECKPOINT_NOT_FOUND', `There is no checkpoint at ${restore ?? directory}.`, {
-      hint: 'Give the directory of a job that has taken one, or the path of a savepoint.',
-    })
-  }
-  const entry = await readManifest(disk, folder, number)
-  if (entry.manifest !== null) return { path: entry.path, manifest: entry.manifest }
-  throw new MillraceError('MANIFEST_CORRUPT', `${manifestName(number)} cannot be used: ${entry.error}.`, {
-    domain: 'external',
+  throw new MillraceError('CHECKPOINT_NOT_FOUND', `There is no checkpoint at ${restore ?? directory}.`, {
+    hint:
+      corrupt.length === 0
+        ? 'Give the directory of a job that has taken one, or the path of a savepoint.'
+        : `Not usable: ${corrupt.join('; ')}.`,
   })
 }
 
@@ -89,11 +101,17 @@ export async function checkProgram(graph: JobGraph, options: JobOptions): Promis
   if (directory === null && (options.restore === null || options.restore === 'latest')) {
     throw usageError('--check needs a checkpoint to compare with.', 'Add --checkpoint-dir DIR or --restore PATH.')
   }
-  const { path, manifest } = await loadManifest(directory ?? '', options.restore)
-  const { lines, problems } = compareWithManifest(graph, manifest, options)
+  const { path, manifest, directory: home, corrupt } = await loadManifest(directory ?? '', options.restore)
+  const { lines, problems: mismatches } = compareWithManifest(graph, manifest, options)
+  const problems = [
+    ...mismatches,
+    ...(await stateProblems(graph, manifest, nodeIo)),
+    ...(options.acceptDuplicates ? [] : await sinkProblems(graph, manifest, home, nodeIo)),
+  ]
   const width = Math.max(...lines.map((line) => line.uid.length))
   const text = [
     `checkpoint ${path}`,
+    ...corrupt.map((what) => `would set aside ${what}`),
     ...lines.map(({ uid, name, verdict }) => `${verdict.padEnd(11)}  ${uid.padEnd(width)}  ${name}`),
     ...problems.map((problem) => `problem: ${problem}`),
     problems.length === 0 ? 'the job fits the checkpoint' : 'the job does not fit the checkpoint',

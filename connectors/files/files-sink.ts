@@ -206,6 +206,10 @@ class FilesCommitter implements SinkCommitter {
     return marker.epoch
   }
 
+  peekMarker(): Promise<number> {
+    return this.readMarker()
+  }
+
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     if (epoch <= (await this.readMarker())) return
     const { io } = this.context

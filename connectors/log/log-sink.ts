@@ -189,6 +189,11 @@ class LogSinkCommitter implements SinkCommitter {
     return this.opened().epoch
   }
 
+  async peekMarker(): Promise<number> {
+    const text = await readOptional(join(this.folder(), SINK_FILE))
+    return text === null ? 0 : (JSON.parse(text) as SinkState).epoch
+  }
+
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     const state = this.opened()
     if (epoch <= state.epoch) return

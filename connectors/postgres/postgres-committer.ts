@@ -53,6 +53,17 @@ export class PostgresCommitter implements SinkCommitter {
     return this.retrying('read the epoch marker', async (connection) => (await this.marker(connection)).epoch)
   }
 
+  async peekMarker(): Promise<number> {
+    return this.retrying('read the epoch marker', async (connection) => {
+      const { rows } = await connection.query('SELECT to_regclass($1) IS NOT NULL AS there', [MARKER_TABLE])
+      if (rows[0]?.['there'] !== true) return 0
+      const found = await connection.query(`SELECT epoch::text FROM ${MARKER_TABLE} WHERE sink_id = $1`, [
+        this.markerId,
+      ])
+      return Number(found.rows[0]?.['epoch'] ?? 0)
+    })
+  }
+
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     const segments = committables.map(segmentOf)
     await this.retrying(`commit epoch ${epoch}`, async (connection) => {

@@ -27,6 +27,33 @@ interface CommitterEntry {
   marker: number
 }
 
+/** Compares one sink's marker with a manifest; see `verifyMarkers`. */
+export function verifyMarker(
+  id: string,
+  marker: number,
+  sinks: readonly { readonly id: string; readonly marker: number }[],
+  pending: readonly PendingCommit[],
+): void {
+  // A sink that the checkpoint does not know is new to it: nothing of this job may be in it yet.
+  const expected = sinks.find((sink) => sink.id === id)?.marker ?? 0
+  const epochs = pending.filter((commit) => commit.sink === id).map((commit) => commit.epoch)
+  const newest = Math.max(expected, ...epochs)
+  if (marker > newest) {
+    throw new MillraceError(
+      'SINK_AHEAD',
+      `Sink ${id} already holds epoch ${marker}, but the checkpoint ends at epoch ${newest}.`,
+      { hint: 'Restore a newer checkpoint, or start with --accept-duplicates to write those results again.' },
+    )
+  }
+  if (marker < expected) {
+    throw new MillraceError(
+      'SINK_BEHIND',
+      `Sink ${id} shows epoch ${marker}, but epoch ${expected} was applied to it.`,
+      { hint: 'Its data was lost or replaced. Restore it, or start with --accept-duplicates to go on without.' },
+    )
+  }
+}
+
 export class CommitQueue {
   private readonly entries = new Map<string, CommitterEntry>()
   private readonly io: Io
@@ -64,27 +91,8 @@ export class CommitQueue {
     pending: readonly PendingCommit[],
     acceptDuplicates: boolean,
   ): void {
-    const known = new Map(expected.map((sink) => [sink.id, sink.marker]))
-    for (const entry of this.entries.values()) {
-      // A sink that the checkpoint does not know is new to it: nothing of this job may be in it yet.
-      const sink = { id: entry.id, marker: known.get(entry.id) ?? 0 }
-      const epochs = pending.filter((commit) => commit.sink === sink.id).map((commit) => commit.epoch)
-      const newest = Math.max(sink.marker, ...epochs)
-      if (entry.marker > newest && !acceptDuplicates) {
-        throw new MillraceError(
-          'SINK_AHEAD',
-          `Sink ${sink.id} already holds epoch ${entry.marker}, but the checkpoint ends at epoch ${newest}.`,
-          { hint: 'Restore a newer checkpoint, or start with --accept-duplicates to write those results again.' },
-        )
-      }
-      if (entry.marker < sink.marker && !acceptDuplicates) {
-        throw new MillraceError(
-          'SINK_BEHIND',
-          `Sink ${sink.id} shows epoch ${entry.marker}, but epoch ${sink.marker} was applied to it.`,
-          { hint: 'Its data was lost or replaced. Restore it, or start with --accept-duplicates to go on without.' },
-        )
-      }
-    }
+    if (acceptDuplicates) return
+    for (const entry of this.entries.values()) verifyMarker(entry.id, entry.marker, expected, pending)
   }
 
   /** Queues an epoch's output; the promise settles when it is applied, or with the error that fails the job. */

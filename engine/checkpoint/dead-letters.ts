@@ -38,12 +38,14 @@ const FILE = /^epoch-(\d{12})\.jsonl$/
 export function deadLetterCommitter(context: SinkCommitterContext, directory: string): SinkCommitter {
   const disk = context.io.disk
   const folder = layout.deadLetters(directory)
+  const readMarker = async (): Promise<number> => {
+    const epochs = (await disk.list(folder)).map((name) => FILE.exec(name)).filter((match) => match !== null)
+    return epochs.reduce((max, match) => Math.max(max, Number(match[1])), 0)
+  }
   return {
     open: () => disk.makeDirectory(folder),
-    async readMarker() {
-      const epochs = (await disk.list(folder)).map((name) => FILE.exec(name)).filter((match) => match !== null)
-      return epochs.reduce((max, match) => Math.max(max, Number(match[1])), 0)
-    },
+    readMarker,
+    peekMarker: readMarker,
     async commit(epoch, committables) {
       const lines: Buffer[] = []
       for (const segment of committables as unknown as readonly OutboxSegment[]) {

@@ -87,6 +87,8 @@ export interface SinkCommitter {
   open(): Promise<void>
   /** Last applied epoch, 0 before the first. */
   readMarker(): Promise<number>
+  /** The marker as it is, without `open`: nothing is made or fenced. Null when it cannot be known that way. */
+  peekMarker?(): Promise<number | null>
   /** Makes an epoch's committables (all subtasks') visible and sets the marker, atomically. */
   commit(epoch: number, committables: readonly JsonValue[]): Promise<void>
   close(): Promise<void>
