@@ -88,7 +88,6 @@ function problemsOfOperator(
     keyed,
     restored: saved.states,
     scheduleProcessingTime() {},
-    wake() {},
   }
   const operator = node.create()
   try {
