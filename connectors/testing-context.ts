@@ -63,6 +63,7 @@ export class TestReaderContext implements SourceReaderContext {
   readonly subtask = 0
   readonly parallelism = 1
   readonly worker = testWorker()
+  readonly checkpointing = true
   readonly letters: DeadLetter[] = []
   failure: unknown = null
   private signal: (() => void) | null = null

@@ -38,6 +38,8 @@ export interface SourceReaderContext {
   readonly subtask: number
   readonly parallelism: number
   readonly worker: WorkerContext
+  /** False when the job takes no checkpoints by itself: nothing will be told to `notifyCheckpointComplete`. */
+  readonly checkpointing: boolean
   /** Tells the engine that `poll` is worth calling again. Any time, from callbacks too. */
   wake(): void
   /** Fails the job (with restart) by an error met outside `poll`. */
@@ -63,6 +65,8 @@ export interface SourceReader {
   open(splits: readonly SplitState[]): Promise<void>
   poll(rowsMax: number): SourcePoll
   snapshot(): readonly SplitState[]
+  /** A checkpoint with these positions, which `snapshot` gave, is complete: no restart goes back behind them. */
+  notifyCheckpointComplete?(splits: readonly SplitState[]): void
   close(): Promise<void>
 }
 

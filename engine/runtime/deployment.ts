@@ -45,6 +45,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     workers,
     parallelism: from.parallelism,
     keyGroups: options.keyGroups,
+    checkpointIntervalMs: options.checkpointIntervalMs,
     stateBackend: options.stateBackend,
     stateMemoryBytes: options.stateMemoryBytes,
     checkpointDirectory: from.directory,

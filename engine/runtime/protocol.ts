@@ -19,6 +19,8 @@ export interface Deployment {
   readonly workers: number
   readonly parallelism: number
   readonly keyGroups: number
+  /** Null: no periodic checkpoints. */
+  readonly checkpointIntervalMs: number | null
   readonly stateBackend: StateBackendName
   readonly stateMemoryBytes: number
   readonly checkpointDirectory: string

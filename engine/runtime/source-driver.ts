@@ -54,6 +54,8 @@ export class SourceDriver {
   private readonly plan: WatermarkPlan | null
   private readonly assign: ((batch: Batch) => Float64Array) | null
   private readonly splits = new Map<string, SplitProgress>()
+  /** Positions of cuts by attempt, until that attempt or a later one completes. */
+  private readonly cuts = new Map<number, readonly SplitState[]>()
   private watermark = Number.NEGATIVE_INFINITY
   private ended = false
 
@@ -155,8 +157,10 @@ export class SourceDriver {
     return minimum === Number.POSITIVE_INFINITY ? Number.NEGATIVE_INFINITY : minimum
   }
 
-  capture(): SplitCheckpoint[] {
-    return this.reader.snapshot().map(({ id, position }) => {
+  capture(attempt: number): SplitCheckpoint[] {
+    const positions = this.reader.snapshot()
+    if (this.reader.notifyCheckpointComplete !== undefined) this.cuts.set(attempt, positions)
+    return positions.map(({ id, position }) => {
       const split = this.splits.get(id)
       const watermark = split?.generator?.current() ?? Number.NEGATIVE_INFINITY
       return {
@@ -180,6 +184,13 @@ export class SourceDriver {
         idle: split.idle,
       }
     })
+  }
+
+  /** The checkpoint of this attempt is complete; cuts of earlier ones mean nothing any more. */
+  completed(attempt: number): void {
+    const positions = this.cuts.get(attempt)
+    for (const cut of this.cuts.keys()) if (cut <= attempt) this.cuts.delete(cut)
+    if (positions !== undefined) this.reader.notifyCheckpointComplete?.(positions)
   }
 
   close(): Promise<void> {

@@ -85,6 +85,7 @@ export class HostedSubtask {
 
   /** The synchronous cut. Promises of sealed output are added to `sealing`. */
   capture(
+    attempt: number,
     alignmentMs: number,
     builder: WriteBatchBuilder | null,
     sealing: Promise<SinkCommittable | null>[],
@@ -105,7 +106,7 @@ export class HostedSubtask {
       const sealed = this.deadLetters.prepareCommit()
       sealing.push(sealed.then((segment) => committableOf(DEAD_LETTER_SINK, segment as JsonValue | null)))
     }
-    const splits = this.subtask.source?.capture() ?? null
+    const splits = this.subtask.source?.capture(attempt) ?? null
     return { vertex: this.vertex.id, subtask: this.index, alignmentMs, operators, splits }
   }
 
@@ -320,6 +321,7 @@ function createSource(
     subtask: index,
     parallelism: vertex.parallelism,
     worker: options.worker,
+    checkpointing: options.deployment.checkpointIntervalMs !== null,
     wake: options.wake,
     fail: (error) => options.fail(error, label),
     deadLetter: (letter: DeadLetter) => deadLetters.write(letter),

@@ -94,6 +94,7 @@ export class WorkerRuntime {
         return
       case 'completed':
         this.checkpoints?.completed(message.attempt)
+        for (const hosted of this.subtasks) hosted.subtask.source?.completed(message.attempt)
         return
       case 'close':
         this.close().catch(() => {})
@@ -152,7 +153,7 @@ export class WorkerRuntime {
   private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {
     const sealing: Promise<SinkCommittable | null>[] = []
     this.environment.io.failpoint?.(hosted.subtask.source === null ? 'subtask-cut' : 'source-cut')
-    const capture = hosted.capture(alignmentMs, this.state?.builder ?? null, sealing)
+    const capture = hosted.capture(attempt, alignmentMs, this.state?.builder ?? null, sealing)
     this.checkpoints!.add(attempt, capture, hosted.keyed, sealing)
   }
 
