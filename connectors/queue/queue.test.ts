@@ -1,3 +1,4 @@
+/** The queue against a naive model, and whole jobs that a program feeds. */
 import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'

@@ -6,6 +6,7 @@
 import { collectSink } from '../../connectors/collect/collect-sink.ts'
 import { collectionSource } from '../../connectors/collection/collection-source.ts'
 import { printSink } from '../../connectors/print/print-sink.ts'
+import { type SocketSourceOptions, socketSource } from '../../connectors/socket/socket-source.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
@@ -137,6 +138,16 @@ export class StreamExecutionEnvironment {
   ): SingleOutputStreamOperator<T> {
     const source = collectionSource<T>(elements, options as { readonly schema: Schema<T> } | undefined)
     return this.fromSource(source, undefined, 'Source: Collection').setParallelism(1)
+  }
+
+  /** The lines of a TCP connection, read by one subtask; at most once, so for trying things out. Throws `OPTION_INVALID`. */
+  socketTextStream(
+    host: string,
+    port: number,
+    options: Omit<SocketSourceOptions, 'host' | 'port'> = {},
+  ): SingleOutputStreamOperator<string> {
+    const source = socketSource({ host, port, ...options })
+    return this.fromSource(source, undefined, 'Source: Socket').setParallelism(1)
   }
 
   /**
