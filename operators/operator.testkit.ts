@@ -189,6 +189,7 @@ export class OperatorRig {
       scheduleProcessingTime(timeMs) {
         rig.dueAtMs = Math.min(rig.dueAtMs, timeMs)
       },
+      wake() {},
     }
   }
 

@@ -139,6 +139,7 @@ function openWindow(): { operator: Operator; output: Output; rowsOut: () => numb
     keyed: backendOf(),
     restored: [],
     scheduleProcessingTime() {},
+    wake() {},
   }
   operator.open(context)
   const output: Output = {

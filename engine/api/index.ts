@@ -5,6 +5,11 @@
 export type {
   AggregateFunction,
   AggregatingState,
+  AsyncFunction,
+  AsyncFunctionContext,
+  AsyncRequest,
+  AsyncResults,
+  AsyncRetryStrategy,
   BuiltInAggregate,
   FilterFunction,
   FlatMapFunction,
@@ -36,6 +41,8 @@ export { type Duration, days, hours, milliseconds, minutes, seconds, Time } from
 export type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 export type { JobEvent, JobStatus } from '../runtime/status.ts'
 export { avg, count, max, min, sum } from './aggregates.ts'
+export { AsyncDataStream, type AsyncInvoke } from './async-data-stream.ts'
+export { AsyncRetryStrategies, AsyncRetryStrategyBuilder, RetryPredicates } from './async-retry-strategies.ts'
 export { CheckpointConfig, CheckpointingMode, ExternalizedCheckpointRetention } from './checkpoint-config.ts'
 export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
 export { StreamExecutionEnvironment } from './environment.ts'

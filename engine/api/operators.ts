@@ -3,7 +3,9 @@
  *
  * Each returns a function that makes a fresh operator for every subtask.
  */
+
 import { assignTimestampsOperator } from '../../operators/assign-timestamps.ts'
+import { type AsyncWaitOptions, asyncWaitOperator } from '../../operators/async-wait.ts'
 import { filterOperator } from '../../operators/filter.ts'
 import { flatMapOperator } from '../../operators/flat-map.ts'
 import { keyedProcessOperator } from '../../operators/keyed-process.ts'
@@ -19,6 +21,7 @@ import { stateCodec } from '../../state/schema-codec.ts'
 import { objectCodec } from '../../state/value-codec.ts'
 import type {
   AggregateFunction,
+  AsyncFunction,
   BuiltInAggregate,
   FilterFunction,
   FlatMapFunction,
@@ -139,6 +142,10 @@ export const makeOperator = {
     <T>(predicate: FilterFunction<T>): OperatorFactory =>
     () =>
       filterOperator(predicate),
+  asyncWait:
+    <T, R>(create: () => AsyncFunction<T, R>, options: Omit<AsyncWaitOptions, 'codec'>): OperatorFactory =>
+    () =>
+      asyncWaitOperator(create, { ...options, codec: objectCodec(undefined, { what: 'an element under way' }) }),
   assignTimestamps:
     (plan: WatermarkPlan): OperatorFactory =>
     () =>

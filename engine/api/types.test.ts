@@ -5,6 +5,9 @@
 import { test } from 'node:test'
 import type { Sink } from '../contract/sink.ts'
 import {
+  AsyncDataStream,
+  type AsyncFunction,
+  AsyncRetryStrategies,
   avg,
   count,
   type DataStream,
@@ -168,4 +171,32 @@ test('executeAndCollect resolves to rows', () => {
       .map((f) => f.origin)
       .executeAndCollect()
   check<Equal<Awaited<ReturnType<typeof collect>>, string[]>>()
+})
+
+test('async functions: elements from the stream, results from the promise', () => {
+  const looked = AsyncDataStream.unorderedWait(
+    flights(),
+    async (flight) => [{ from: flight.origin, late: flight.delay }],
+    seconds(1),
+  )
+  check<Equal<Element<typeof looked>, { from: string; late: number | null }>>()
+  class Lookup implements AsyncFunction<{ origin: string }, number> {
+    async asyncInvoke(row: { origin: string }) {
+      return [row.origin.length]
+    }
+  }
+  const retry = AsyncRetryStrategies.fixedDelay(3, 1)
+  const counted = AsyncDataStream.orderedWaitWithRetry(flights(), new Lookup(), seconds(1), 10, retry)
+  check<Equal<Element<typeof counted>, number>>()
+})
+
+test('partitioners: keys by field or selector', () => {
+  const byField = flights().partitionCustom((origin, partitions) => origin.length % partitions, 'origin')
+  check<Equal<Element<typeof byField>, Element<ReturnType<typeof flights>>>>()
+  flights().partitionCustom(
+    (distance: number, partitions) => distance % partitions,
+    (flight) => flight.distance,
+  )
+  // @ts-expect-error: the key is a string.
+  flights().partitionCustom((origin: number) => origin, 'origin')
 })

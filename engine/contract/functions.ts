@@ -1,7 +1,7 @@
 /**
  * The functions that users write, with Flink's names.
  *
- * Every function is synchronous: a returned promise is an error that names the async operator.
+ * Every function but AsyncFunction is synchronous: a returned promise is an error that names the async operator.
  */
 import type { Key } from '../core/keys.ts'
 import type { Schema } from '../core/schema.ts'
@@ -227,3 +227,42 @@ export interface KeyedProcessFunction<K, In, Out> {
 export type BuiltInAggregate =
   | { readonly kind: 'count' }
   | { readonly kind: 'sum' | 'min' | 'max' | 'avg'; readonly field: string }
+
+/** Any number of results; nothing stands for none. */
+// biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is meant
+export type AsyncResults<Out> = Iterable<Out> | null | undefined | void
+
+/** What is known about one call of an async function. */
+export interface AsyncRequest {
+  /** 1 for the first call, one more for each retry. */
+  readonly attempt: number
+  /** Aborted when the request has timed out or the job stops: give it to `fetch` and its like. */
+  readonly signal: AbortSignal
+}
+
+/** Which subtask a function serves. */
+export type AsyncFunctionContext = Pick<RuntimeContext, 'taskName' | 'indexOfThisSubtask' | 'numberOfParallelSubtasks'>
+
+/**
+ * Asks another system about each element. Requests that are under way at a checkpoint are made again when the
+ * job is restored from it, so they must bear repeating. The element must not be changed.
+ */
+export interface AsyncFunction<In, Out> {
+  /** Before the first call; calls wait for its promise. */
+  open?(context: AsyncFunctionContext): void | Promise<void>
+  /** Resolves to the element's results. A rejection fails the job, unless a retry strategy takes it. */
+  asyncInvoke(value: In, request: AsyncRequest): AsyncResults<Out> | Promise<AsyncResults<Out>>
+  /** The results of an element whose request took too long. Without it that fails the job. */
+  timeout?(value: In): AsyncResults<Out> | Promise<AsyncResults<Out>>
+  close?(): void | Promise<void>
+}
+
+/** When a request is made again; see AsyncRetryStrategies. */
+export interface AsyncRetryStrategy {
+  /** Retries of one element at most. */
+  readonly maxAttempts: number
+  /** Time from the answer of call number `attempt` (1 for the first) to the next call. */
+  backoffMs(attempt: number): number
+  shouldRetryResult(results: readonly unknown[]): boolean
+  shouldRetryException(error: unknown): boolean
+}

@@ -56,6 +56,8 @@ export interface OperatorContext {
   readonly restored: readonly JsonValue[]
   /** Asks for a call of `onProcessingTime` at or after `timeMs`. */
   scheduleProcessingTime(timeMs: number): void
+  /** Asks for a call of `resume` on a turn of the engine; any time, from promise reactions and timers too. */
+  wake(): void
 }
 
 export interface Operator {
@@ -71,7 +73,7 @@ export interface Operator {
   onProcessingTime?(nowMs: number, output: Output): boolean
   /** State that is not keyed; small. Keyed state is captured by the engine itself. */
   snapshot?(): JsonValue
-  close?(): void
+  close?(): void | Promise<void>
 }
 
 /**
@@ -80,4 +82,18 @@ export interface Operator {
  */
 export interface WatermarkingOperator extends Operator {
   currentWatermark(): number
+}
+
+/**
+ * An operator whose work ends outside its calls, as asynchronous I/O does. It takes every batch whole, holds rows
+ * until their results are there, and emits them in `resume`. Its watermarks are its own, +Infinity too, because
+ * each has to wait for the rows before it.
+ */
+export interface AsyncOperator extends WatermarkingOperator {
+  /** Called on a turn after `context.wake()`: emits what has ended. Returns true when all of that is emitted. */
+  resume(output: Output): boolean
+  /** True while it holds enough rows: it is given no further input, but barriers pass. */
+  readonly isFull: boolean
+  /** True while it holds rows or watermarks: the subtask has not ended. */
+  readonly isPending: boolean
 }

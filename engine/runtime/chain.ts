@@ -8,10 +8,11 @@
  *
  * Invariants:
  * - A link's operator gets a watermark only after every row that earlier links emitted before it.
- * - When `advance` returns `drained`, no batch, watermark or call is under way anywhere in the chain.
+ * - When `advance` returns `drained`, no batch, watermark or call is under way anywhere in the chain. Async
+ *   operators may then hold rows of their own, which are part of their snapshots.
  */
 
-import type { Operator, Output, WatermarkingOperator } from '../contract/operator.ts'
+import type { AsyncOperator, Operator, Output, WatermarkingOperator } from '../contract/operator.ts'
 import { assert } from '../core/assert.ts'
 import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
 import type { KeyExtractor } from '../core/keys.ts'
@@ -26,8 +27,16 @@ function makesWatermarks(operator: Operator): operator is WatermarkingOperator {
   return typeof (operator as Partial<WatermarkingOperator>).currentWatermark === 'function'
 }
 
+function isAsync(operator: Operator): operator is AsyncOperator {
+  return typeof (operator as Partial<AsyncOperator>).resume === 'function'
+}
+
 class Link implements Output {
   readonly operator: Operator
+  /** The operator, when it is async. */
+  readonly async: AsyncOperator | null
+  /** It asked for a call of `resume`. */
+  isWoken = false
   private readonly keys: KeyExtractor | null
   private readonly projection: Projection | null
   private readonly next: Link | null
@@ -44,6 +53,7 @@ class Link implements Output {
 
   constructor(options: ChainLinkOptions, next: Link | null, router: OutputRouter) {
     this.operator = options.operator
+    this.async = isAsync(options.operator) ? options.operator : null
     this.keys = options.keys
     this.projection = options.projection ?? null
     this.next = next
@@ -55,7 +65,9 @@ class Link implements Output {
   }
 
   get blocked(): boolean {
-    return this.next === null ? this.router.blocked : this.next.hasWork || this.next.blocked
+    const { next } = this
+    if (next === null) return this.router.blocked
+    return next.hasWork || next.async?.isFull === true || next.blocked
   }
 
   emit(batch: Batch): void {
@@ -133,6 +145,8 @@ export interface ChainLinkOptions {
 
 export class Chain {
   private readonly links: readonly Link[]
+  /** Those of async operators, the last first: what one emits finds room in those after it. */
+  private readonly asyncLinks: readonly Link[]
   private readonly router: OutputRouter
   /** Link that takes the watermark under way next; -1 when none is. */
   private watermarkAt = -1
@@ -146,6 +160,7 @@ export class Chain {
       links.unshift(new Link(operators[i]!, links[0] ?? null, router))
     }
     this.links = links
+    this.asyncLinks = links.filter((link) => link.async !== null).reverse()
     this.router = router
   }
 
@@ -176,6 +191,21 @@ export class Chain {
     link.dueAtMs = Math.min(link.dueAtMs, timeMs)
   }
 
+  /** Operator `index` asks for a call of `resume`. */
+  wake(index: number): void {
+    this.links[index]!.isWoken = true
+  }
+
+  /** True while an async operator holds enough rows: no batch may be pushed. */
+  get isFull(): boolean {
+    return this.asyncLinks.some((link) => link.async!.isFull)
+  }
+
+  /** True while an async operator holds rows or watermarks. */
+  get isPending(): boolean {
+    return this.asyncLinks.some((link) => link.async!.isPending)
+  }
+
   /** Earliest processing time asked for. */
   get dueAtMs(): number {
     let due = Number.POSITIVE_INFINITY
@@ -186,6 +216,7 @@ export class Chain {
   advance(nowMs: number): ChainProgress {
     for (;;) {
       if (!this.router.flush()) return 'blocked'
+      this.resumeWoken()
       const head = this.links[0]
       if (head !== undefined) {
         const moved = head.run()
@@ -195,8 +226,19 @@ export class Chain {
         if (!this.moveWatermark()) return this.router.blocked ? 'blocked' : 'yield'
         continue
       }
-      if (!this.startOwnWatermark() && !this.startDueCall(nowMs)) return this.router.blocked ? 'blocked' : 'drained'
+      if (!this.startOwnWatermark() && !this.startDueCall(nowMs)) {
+        if (this.router.blocked) return 'blocked'
+        return this.asyncLinks.some((link) => link.isWoken) ? 'yield' : 'drained'
+      }
       if (this.timeAt >= 0 && !this.moveTime(nowMs)) return this.router.blocked ? 'blocked' : 'yield'
+    }
+  }
+
+  private resumeWoken(): void {
+    for (const link of this.asyncLinks) {
+      if (!link.isWoken || link.blocked) continue
+      link.isWoken = false
+      if (!link.async!.resume(link)) link.isWoken = true
     }
   }
 
@@ -210,9 +252,9 @@ export class Chain {
     }
     if (!link.operator.advanceWatermark(this.watermark, link)) return false
     const isLast = this.watermark === WATERMARK_MAX
-    // The last one went on from here: the operator's own must neither repeat it nor fall behind it.
-    if (isLast) link.ownWatermark = WATERMARK_MAX
-    const endsHere = makesWatermarks(link.operator) && !isLast
+    const endsHere = link.async !== null || (makesWatermarks(link.operator) && !isLast)
+    // The last one goes on from here: the operator's own must neither repeat it nor fall behind it.
+    if (isLast && !endsHere) link.ownWatermark = WATERMARK_MAX
     this.watermarkAt = endsHere ? -1 : this.watermarkAt + 1
     return true
   }

@@ -88,6 +88,7 @@ function problemsOfOperator(
     keyed,
     restored: saved.states,
     scheduleProcessingTime() {},
+    wake() {},
   }
   const operator = node.create()
   try {

@@ -231,7 +231,12 @@ async function buildSubtask(
   })
   all.push(hosted)
   operators.forEach((opened, k) => {
-    opened.operator.open(operatorContext(options, vertex, index, opened, (timeMs) => chain.schedule(k, timeMs)))
+    const wake = (): void => {
+      chain.wake(k)
+      options.wake()
+    }
+    const schedule = (timeMs: number): void => chain.schedule(k, timeMs)
+    opened.operator.open(operatorContext(options, vertex, index, opened, { schedule, wake }))
   })
   await openedSink?.operator.writer.open()
   await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
@@ -242,7 +247,7 @@ function operatorContext(
   vertex: PlannedVertex,
   index: number,
   hosted: HostedOperator,
-  schedule: (timeMs: number) => void,
+  calls: { readonly schedule: (timeMs: number) => void; readonly wake: () => void },
 ): OperatorContext {
   const node = vertex.nodes.find((candidate) => candidate.uid === hosted.uid)!
   return {
@@ -259,7 +264,8 @@ function operatorContext(
       })
     },
     restored: options.deployment.operatorStates[hosted.uid] ?? [],
-    scheduleProcessingTime: schedule,
+    scheduleProcessingTime: calls.schedule,
+    wake: calls.wake,
   }
 }
 

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import type { Operator } from '../contract/operator.ts'
+import type { AsyncOperator, Operator } from '../contract/operator.ts'
 import type { Batch } from '../core/batch.ts'
 import { batchOfRows } from '../core/rows.ts'
 import { schema, t } from '../core/schema.ts'
@@ -94,6 +94,102 @@ function contents(channel: LocalChannel): unknown[] {
   }
   return out
 }
+
+/** Holds batches until `release`, with their watermarks behind them. */
+class Holding implements AsyncOperator {
+  isFull = false
+  private held: (Batch | number)[] = []
+  private watermark = Number.NEGATIVE_INFINITY
+  private hasLeave = false
+  private wake!: () => void
+  open(): void {}
+  attach(chain: Chain): void {
+    this.wake = () => chain.wake(0)
+  }
+  get isPending(): boolean {
+    return this.held.length > 0
+  }
+  process: Operator['process'] = (batch) => {
+    this.held.push(batchOf(...numbersOf(batch)))
+    this.isFull = true
+    return batch.length
+  }
+  advanceWatermark(watermark: number): boolean {
+    if (this.held.length === 0) this.watermark = watermark
+    else this.held.push(watermark)
+    return true
+  }
+  currentWatermark(): number {
+    return this.watermark
+  }
+  release(): void {
+    this.hasLeave = true
+    this.wake()
+  }
+  resume: AsyncOperator['resume'] = (output) => {
+    if (!this.hasLeave) return true
+    for (const held of this.held.splice(0)) {
+      if (typeof held === 'number') this.watermark = held
+      else output.emit(held)
+    }
+    this.isFull = false
+    this.hasLeave = false
+    return true
+  }
+}
+
+describe('an async operator', () => {
+  test('that is full takes no batch, but lets barriers pass; idleness and the end wait for it', () => {
+    const holding = new Holding()
+    const log: unknown[] = []
+    const inputs = channels(2)
+    const output = new LocalChannel(99, nothing, nothing)
+    const router = new OutputRouter([
+      { partitioning: 'forward', keys: null, sideTag: null, writers: [output], keyGroups: 128, subtask: 0 },
+    ])
+    const chain = new Chain(
+      [
+        { operator: holding, keys: null },
+        { operator: new Recorder(log), keys: null },
+      ],
+      router,
+    )
+    holding.attach(chain)
+    const subtask = new Subtask({
+      chain,
+      router,
+      source: null,
+      inputs: inputs.map((reader) => ({ reader, input: 0 })),
+      alignsBarriers: true,
+      monotonicMs: () => 0,
+      hooks: { capture: (attempt) => log.push(`cut ${attempt}`), ended: () => log.push('ended') },
+    })
+    inputs[0]!.writeBatch(batchOf(1), null, 1)
+    inputs[0]!.writeControl({ kind: 'barrier', attempt: 1 })
+    inputs[0]!.writeBatch(batchOf(2), null, 1)
+    inputs[1]!.writeControl({ kind: 'watermark', value: 5 })
+    inputs[1]!.writeControl({ kind: 'barrier', attempt: 1 })
+    runAll(subtask)
+    assert.deepEqual(log, ['cut 1'], 'with row 1 under way')
+    assert.ok(subtask.isBlocked, 'row 2 waits')
+    holding.release()
+    runAll(subtask)
+    assert.deepEqual(log, ['cut 1', 1])
+    for (const input of inputs) input.writeControl({ kind: 'idle' })
+    runAll(subtask)
+    assert.deepEqual(contents(output), ['barrier 1', 1], 'not idle while row 2 is under way')
+    for (const input of inputs) {
+      input.writeControl({ kind: 'active' })
+      input.writeControl({ kind: 'watermark', value: WATERMARK_MAX })
+    }
+    runAll(subtask)
+    assert.ok(!subtask.isEnded)
+    holding.release()
+    runAll(subtask)
+    assert.deepEqual(log, ['cut 1', 1, 2, 'watermark Infinity', 'ended'])
+    assert.deepEqual(contents(output), [2, 'watermark'])
+  })
+})
 
 describe('alignment', () => {
   test('takes nothing behind a barrier until every input has brought it, for any interleaving', () => {

@@ -9,6 +9,7 @@
  * - New input is taken only when the chain is drained, so input memory may be reused by then.
  * - After a barrier on one input nothing more is taken from it until every input has brought it (I8),
  *   unless checkpoints are at-least-once.
+ * - While an async operator holds enough rows no batch is taken, but watermarks and barriers are.
  * - A checkpoint is cut between records: state, offsets, outbox and watermark belong to one instant; the
  *   barrier is sent on before any later output.
  * - A barrier older than the newest one seen, or of an aborted attempt, is ignored.
@@ -74,6 +75,7 @@ export class Subtask {
   private nextInput = 0
   private sourceEnded = false
   private sentIdle = false
+  private wantsIdle = false
   private lastWatermarkMs = Number.NEGATIVE_INFINITY
   private triggered = 0
   /** The attempt after whose cut the source rests; 0 for none. */
@@ -138,13 +140,14 @@ export class Subtask {
       this.held = null
     }
     if (this.reachedEnd()) return true
+    if (this.wantsIdle !== this.sentIdle) this.setIdle(this.wantsIdle)
     if (this.pushDueWatermark(nowMs, false)) return true
     if (this.cutDue()) return true
     return this.source === null ? this.takeInput() : this.pollSource(this.source, nowMs)
   }
 
   private reachedEnd(): boolean {
-    if (this.isEnded || this.watermark !== WATERMARK_MAX) return false
+    if (this.isEnded || this.watermark !== WATERMARK_MAX || this.chain.isPending) return false
     this.isEnded = true
     this.hooks.ended()
     return true
@@ -209,6 +212,10 @@ export class Subtask {
 
   private pollSource(source: SourceDriver, nowMs: number): boolean {
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
+    if (this.chain.isFull) {
+      this.isBlocked = true
+      return false
+    }
     const polled = source.poll(BATCH_ROWS_MAX)
     switch (polled.kind) {
       case 'batch':
@@ -228,7 +235,9 @@ export class Subtask {
   }
 
   private setIdle(idle: boolean): void {
-    if (this.sentIdle === idle) return
+    this.wantsIdle = idle
+    // Results of an async operator may still come: without this input's watermark they could be late.
+    if (this.sentIdle === idle || (idle && this.chain.isPending)) return
     this.sentIdle = idle
     this.router.control({ kind: idle ? 'idle' : 'active' })
   }
@@ -243,12 +252,17 @@ export class Subtask {
   /** Takes the next message from an input that is not held back by alignment, in turn. */
   private takeInput(): boolean {
     const count = this.inputs.length
+    const { isFull } = this.chain
     for (let i = 0; i < count; i++) {
       const at = (this.nextInput + i) % count
       const input = this.inputs[at]!
       if (input.aligned && this.alignsBarriers) continue
       const message = input.reader.peek()
       if (message === null) continue
+      if (isFull && message.kind === 'batch') {
+        this.isBlocked = true
+        continue
+      }
       this.nextInput = (at + 1) % count
       switch (message.kind) {
         case 'batch':

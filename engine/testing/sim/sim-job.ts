@@ -5,6 +5,7 @@
  * (the outside system) comes in through `SimJobWorld`.
  */
 import type { GraphEdge, GraphNode, JobGraph } from '../../contract/job-graph.ts'
+import type { Operator } from '../../contract/operator.ts'
 import type { OutboxSegment, Sink } from '../../contract/sink.ts'
 import type { Source, SourceReader, SplitState } from '../../contract/source.ts'
 import type { Batch } from '../../core/batch.ts'
@@ -14,7 +15,7 @@ import { fieldKeyExtractor } from '../../core/keys.ts'
 import { batchOfRows } from '../../core/rows.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { SimExternal, SinkRow } from './sim-external.ts'
-import { float, INPUT, NUMBERED, Numbering, text, WINDOWED, windowCounts } from './sim-operators.ts'
+import { float, INPUT, NUMBERED, Numbering, outsideRequests, text, WINDOWED, windowCounts } from './sim-operators.ts'
 import { type Scope, SIM_START_MS } from './sim-scheduler.ts'
 
 export interface SimJobShape {
@@ -38,6 +39,8 @@ export interface SimJobShape {
   readonly disorderMs: number
   /** One record in so many has an impossible time; 0 for none. */
   readonly badEvery: number
+  /** How the windows' input asks an outside system about each record before; null: it does not. */
+  readonly requests: { readonly isOrdered: boolean; readonly capacity: number; readonly latencyMsMax: number } | null
   /** Share of offers that a sink's writer does not take whole. */
   readonly slowSinkRate: number
 }
@@ -61,6 +64,9 @@ export function randomShape(random: SeededRandom): SimJobShape {
     disorderMs: random.between(0, 30),
     badEvery: random.chance(0.4) ? random.between(4, 15) : 0,
     slowSinkRate: random.chance(0.4) ? 0.3 : 0,
+    requests: random.chance(0.5)
+      ? { isOrdered: random.chance(0.5), capacity: random.between(1, 8), latencyMsMax: random.between(1, 60) }
+      : null,
   }
 }
 
@@ -282,7 +288,15 @@ export function buildGraph(world: SimJobWorld): JobGraph {
   edges.push(forwardEdge(shape.hasSecondHop ? 3 : 2, 4))
   if (shape.hasWindows) {
     nodes.push(operatorNode(5, 'windowing', WINDOWED, () => windowCounts(shape.windowMs)))
-    edges.push(hashEdge(1, 5, INPUT, 0))
+    const asks = shape.requests
+    if (asks === null) edges.push(hashEdge(1, 5, INPUT, 0))
+    else {
+      const create = (): Operator => outsideRequests(asks, () => world.random.next())
+      // Before the windows: a node comes after what it reads.
+      const windowing = nodes.pop()!
+      nodes.push({ ...operatorNode(7, 'asking', INPUT, create), isKeyed: false } as GraphNode, windowing)
+      edges.push(forwardEdge(1, 7), hashEdge(7, 5, INPUT, 0))
+    }
     const windowed = sink(world, (batch, i) => ({
       key: text(batch.columns[0]!, i),
       start: float(batch.columns[1]!, i),

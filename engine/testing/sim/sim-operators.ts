@@ -7,6 +7,7 @@
  * after it.
  */
 
+import { asyncWaitOperator } from '../../../operators/async-wait.ts'
 import {
   type MutableWindowValues,
   type WindowKernel,
@@ -14,9 +15,12 @@ import {
   windowOperator,
 } from '../../../operators/window-aggregate.ts'
 import { tumblingWindows } from '../../../operators/window-assigner.ts'
+import { objectCodec } from '../../../state/value-codec.ts'
+import type { AsyncFunction } from '../../contract/functions.ts'
 import type { StateTable } from '../../contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../../contract/operator.ts'
 import type { Batch, Column, Float64Column, KeyColumn, StringColumn } from '../../core/batch.ts'
+import type { Timers } from '../../core/io.ts'
 import { decodeKey } from '../../core/keys.ts'
 import { BatchBuilder } from '../../core/rows.ts'
 import { schema, t } from '../../core/schema.ts'
@@ -89,6 +93,34 @@ export class Numbering implements Operator {
 
 function keyText(keys: KeyColumn, row: number): string {
   return String(decodeKey(keys.bytes, keys.starts[row]!, keys.ends[row]!))
+}
+
+/** Passes each record on once a simulated outside system has answered. `random` is uniform in [0, 1). */
+export function outsideRequests(
+  asks: { readonly isOrdered: boolean; readonly capacity: number; readonly latencyMsMax: number },
+  random: () => number,
+): Operator {
+  let timers: Timers | null = null
+  const ask: AsyncFunction<unknown, unknown> = {
+    asyncInvoke: (row) =>
+      new Promise((resolve) => {
+        timers!.schedule(random() * asks.latencyMsMax, () => resolve([row]))
+      }),
+  }
+  const operator = asyncWaitOperator(() => ask, {
+    isOrdered: asks.isOrdered,
+    capacity: asks.capacity,
+    timeoutMs: 0,
+    retry: null,
+    codec: objectCodec(),
+    outputSchema: INPUT,
+  })
+  const open = operator.open.bind(operator)
+  operator.open = (context) => {
+    timers = context.worker.io.timers
+    open(context)
+  }
+  return operator
 }
 
 /** Counts records in tumbling event-time windows a key. */
