@@ -13,6 +13,7 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   sliding: throughput('sliding'),
   'checkpoint-loss': paired('checkpoint-loss'),
   scaling: paired('scaling'),
+  memory: async () => (await import('../bench/memory.ts')).runMemory,
   latency: async () => (await import('../bench/latency.ts')).runLatency,
 }
 
