@@ -34,8 +34,9 @@ class AssignTimestampsOperator implements WatermarkingOperator {
     if (output.blocked) return from
     const rows = sliceBatch(batch, from, batch.length)
     const eventTime = this.assign === null ? rows.eventTime : this.assign(rows)
-    this.generator.onBatch(eventTime, rows.length)
-    output.emit(withEventTime(rows, eventTime))
+    const timed = withEventTime(rows, eventTime)
+    this.generator.onBatch(eventTime, rows.length, timed)
+    output.emit(timed)
     return batch.length
   }
 

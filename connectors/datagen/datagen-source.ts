@@ -105,6 +105,7 @@ class GeneratedReader implements SourceReader {
   private readonly context: SourceReaderContext
   private splits: GeneratedSplit[] = []
   private limit: RateLimit | null = null
+  private paused: ReadonlySet<string> = new Set()
   private turn = 0
   private cancelTimer: (() => void) | null = null
 
@@ -135,8 +136,10 @@ class GeneratedReader implements SourceReader {
       if (allowed < 1) return this.pauseFor(this.limit.delayMs())
       max = Math.min(max, allowed)
     }
-    this.turn = (this.turn + 1) % open.length
-    const split = open[this.turn]!
+    const unpaused = open.filter((split) => !this.paused.has(split.id))
+    const served = unpaused.length === 0 ? open : unpaused
+    this.turn = (this.turn + 1) % served.length
+    const split = served[this.turn]!
     const { batch, records } = this.producer.make(
       split.index,
       split.splits,
@@ -153,6 +156,10 @@ class GeneratedReader implements SourceReader {
 
   snapshot(): readonly SplitState[] {
     return this.splits.map(({ id, next }) => ({ id, position: { next } }))
+  }
+
+  pauseSplits(paused: ReadonlySet<string>): void {
+    this.paused = paused
   }
 
   async close(): Promise<void> {

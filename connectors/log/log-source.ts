@@ -61,6 +61,7 @@ class LogReader<T> implements SourceReader {
   private readonly splits: { readonly id: string; readonly end: number | null; readonly reader: PartitionReader }[] = []
   /** Partitions take turns. */
   private turn = 0
+  private paused: ReadonlySet<string> = new Set()
   /** Ends of the sealed topic's partitions; null while it is not known to be sealed. */
   private sealedEnds: readonly number[] | null = null
   private isClosed = false
@@ -114,16 +115,32 @@ class LogReader<T> implements SourceReader {
   }
 
   poll(rowsMax: number): SourcePoll {
+    const others = this.take(rowsMax, (id) => !this.paused.has(id))
+    if (typeof others !== 'number') return others
+    const unpaused = this.splits.length - this.paused.size
+    if (others < unpaused && !this.reachedSeal) return { kind: 'pending' }
+    const rest = this.take(rowsMax, (id) => this.paused.has(id))
+    if (typeof rest !== 'number') return rest
+    const ended = (others + rest === this.splits.length && this.options.bounded === true) || this.reachedSeal
+    return ended ? { kind: 'end' } : { kind: 'pending' }
+  }
+
+  /** The next batch of the splits that `serves` names, in turn; without one, how many of them are at their ends. */
+  private take(rowsMax: number, serves: (id: string) => boolean): SourcePoll | number {
     let done = 0
     for (let i = 0; i < this.splits.length; i++) {
       this.turn = (this.turn + 1) % this.splits.length
       const { id, reader } = this.splits[this.turn]!
+      if (!serves(id)) continue
       const taken = reader.take(rowsMax)
       if (taken === 'done') done++
       else if (taken !== 'starved') return { kind: 'batch', split: id, batch: taken.batch, offsets: taken.offsets }
     }
-    const ended = (done === this.splits.length && this.options.bounded === true) || this.reachedSeal
-    return ended ? { kind: 'end' } : { kind: 'pending' }
+    return done
+  }
+
+  pauseSplits(paused: ReadonlySet<string>): void {
+    this.paused = paused
   }
 
   snapshot(): readonly SplitState[] {

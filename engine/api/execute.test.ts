@@ -3,6 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { dataGenSource } from '../../connectors/datagen/datagen-source.ts'
 import {
   CumulativeEventTimeWindows,
   count,
@@ -85,6 +86,44 @@ describe('execute on the calling thread', () => {
       .forward()
       .map((n) => n)
     await assert.rejects(forward.executeAndCollect(), { code: 'FORWARD_PARALLELISM' })
+  })
+
+  test('an aligned source waits for a slower one; checkpoints and the end pass it', async () => {
+    const EVENT = schema({ at: t.float64(), isFast: t.boolean() })
+    const strategy = WatermarkStrategy.forMonotonousTimestamps().withTimestampAssigner('at')
+    for (const driftMs of [200, null]) {
+      const aligned = driftMs === null ? strategy : strategy.withWatermarkAlignment('both', driftMs, 20)
+      const env = StreamExecutionEnvironment.createEnvironment().setParallelism(1).enableCheckpointing(30)
+      // Both go from 0 to 4,000 ms of event time: one at once, a batch for 205 ms, the other within 400 ms.
+      const make = (isFast: boolean, count: number, ratePerSecond: number) =>
+        env.fromSource(
+          dataGenSource({
+            schema: EVENT,
+            count,
+            ratePerSecond,
+            generator: (index) => ({ at: (index * 4_000) / count, isFast }),
+          }),
+          aligned,
+        )
+      const latest = { fast: 0, slow: 0 }
+      let lead = 0
+      let rows = 0
+      make(true, 40_000, 0)
+        .union(make(false, 400, 1_000))
+        .addSink((row) => {
+          rows++
+          if (row.isFast) latest.fast = row.at
+          else latest.slow = row.at
+          lead = Math.max(lead, latest.fast - latest.slow)
+        })
+      const job = await env.executeAsync('aligned')
+      await job.done
+      assert.equal(rows, 40_400)
+      assert.ok(job.status().checkpointsCompleted >= 3)
+      // The drift, and two batches: one read within the limit, one whose watermark is still on its way.
+      if (driftMs === null) assert.ok(lead > 3_000, `${lead} ms`)
+      else assert.ok(lead < driftMs + 3 * 205, `${lead} ms ahead`)
+    }
   })
 
   test('windows of columns, with late rows on the side', async () => {

@@ -138,6 +138,7 @@ export class GraphBuilder {
     }
     for (const made of this.transformations) checkWithinMaximum(made)
     const folded = this.foldedAssigners()
+    for (const made of this.transformations) if (!folded.has(made)) checkAlignedAtSource(made)
     const uids = this.uids(folded)
     const ids = new Map<Transformation, number>()
     const nodes: GraphNode[] = []
@@ -219,6 +220,16 @@ function checkWithinMaximum({ name, parallelism, maxParallelism }: Transformatio
     'PARALLELISM_TOO_HIGH',
     `Operator "${name}" asks for ${parallelism} subtasks, and for ${maxParallelism} at most.`,
     { hint: 'Lower its parallelism, or raise its maximum.' },
+  )
+}
+
+function checkAlignedAtSource({ name, body }: Transformation): void {
+  const alignment = body.role === 'watermarks' ? body.plan.alignment : null
+  if (alignment === null || alignment === undefined) return
+  throw new MillraceError(
+    'ALIGNMENT_NOT_AT_SOURCE',
+    `"${name}" is to align watermarks in group "${alignment.group}", but only a source can wait.`,
+    { hint: 'Give the strategy to fromSource, or assign it directly after the source.' },
   )
 }
 

@@ -162,6 +162,20 @@ describe('graphs', () => {
     assert.deepEqual(chaining(), ['never', 'never', 'never'])
   })
 
+  test("alignment of watermarks is the source's, however it is given", () => {
+    const strategy = WatermarkStrategy.noWatermarks().withWatermarkAlignment('g', seconds(5))
+    const expected = { group: 'g', maxDriftMs: 5_000, updateIntervalMs: 1_000 }
+    const env = environment()
+    env.fromElements(1).assignTimestampsAndWatermarks(strategy).sinkTo(nothing)
+    assert.deepEqual((env.getGraph().nodes[0] as SourceNode).watermarks?.alignment, expected)
+    env
+      .fromElements(1)
+      .map((n) => n)
+      .assignTimestampsAndWatermarks(strategy)
+      .sinkTo(nothing)
+    throwsCode('ALIGNMENT_NOT_AT_SOURCE', () => env.getGraph())
+  })
+
   test('maximum parallelism: of the job it is the number of key groups, of an operator a limit', () => {
     const env = environment().setMaxParallelism(16)
     assert.equal(env.getSettings().maxParallelism, 16)

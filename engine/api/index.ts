@@ -61,6 +61,7 @@ export {
 } from './state-descriptors.ts'
 export { StateTtlConfig, type StateTtlConfigBuilder } from './state-ttl-config.ts'
 export { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
+export type { WatermarkGenerator, WatermarkOutput } from './watermark-generators.ts'
 export { type TimestampAssigner, WatermarkStrategy } from './watermark-strategy.ts'
 export {
   CumulativeEventTimeWindows,

@@ -3,14 +3,18 @@
  *
  * Invariant: the watermark never regresses, whatever order event times come in.
  */
-import type { WatermarkGenerator } from '../core/graph.ts'
+import type { Batch } from '../core/batch.ts'
+import type { WatermarkGenerator as EngineGenerator } from '../core/graph.ts'
+import { type RowReader, rowReader } from '../core/rows.ts'
+import type { Schema } from '../core/schema.ts'
+import { StringInterner } from '../core/strings.ts'
 import { WATERMARK_MIN } from '../core/time.ts'
 
 /**
  * Greatest event time so far, minus the bound, minus 1 ms: a record as old as the bound is still in
  * time (Flink's BoundedOutOfOrdernessWatermarks). Bound 0 is the generator for ascending times.
  */
-export class BoundedOutOfOrdernessGenerator implements WatermarkGenerator {
+export class BoundedOutOfOrdernessGenerator implements EngineGenerator {
   private readonly boundMs: number
   private watermark = WATERMARK_MIN
 
@@ -36,7 +40,7 @@ export class BoundedOutOfOrdernessGenerator implements WatermarkGenerator {
 }
 
 /** For streams without event time: no watermark before the end of input. */
-export class NoWatermarksGenerator implements WatermarkGenerator {
+export class NoWatermarksGenerator implements EngineGenerator {
   onBatch(): void {}
 
   current(): number {
@@ -44,4 +48,59 @@ export class NoWatermarksGenerator implements WatermarkGenerator {
   }
 
   restore(): void {}
+}
+
+/** Where a generator puts its watermarks. */
+export interface WatermarkOutput {
+  /** No later record will have this event time or an earlier one. A watermark that does not grow changes nothing. */
+  emitWatermark(timestamp: number): void
+  /** The split holds time back no more, until its next record or watermark, or `markActive`. */
+  markIdle(): void
+  markActive(): void
+}
+
+/** Makes the watermarks of one split: Flink's interface of the same name. Its own fields are not in checkpoints. */
+export interface WatermarkGenerator<in T = unknown> {
+  onEvent(event: T, eventTimestamp: number, output: WatermarkOutput): void
+  /** Called after every batch of records, and many times a second while there are none. */
+  onPeriodicEmit(output: WatermarkOutput): void
+}
+
+/** Calls a user's generator for each row. */
+export class CustomGenerator implements EngineGenerator {
+  isIdle = false
+  private readonly generator: WatermarkGenerator<unknown>
+  private readonly read: RowReader
+  private watermark = WATERMARK_MIN
+  private readonly output: WatermarkOutput = {
+    emitWatermark: (timestamp) => {
+      this.isIdle = false
+      if (timestamp > this.watermark) this.watermark = timestamp
+    },
+    markIdle: () => {
+      this.isIdle = true
+    },
+    markActive: () => {
+      this.isIdle = false
+    },
+  }
+
+  constructor(generator: WatermarkGenerator<unknown>, schema: Schema) {
+    this.generator = generator
+    this.read = rowReader(schema, new StringInterner(), 'watermark generator')
+  }
+
+  onBatch(eventTimes: Float64Array, count: number, rows?: Batch): void {
+    this.isIdle = false
+    for (let i = 0; i < count; i++) this.generator.onEvent(this.read(rows!, i), eventTimes[i]!, this.output)
+  }
+
+  current(): number {
+    this.generator.onPeriodicEmit(this.output)
+    return this.watermark
+  }
+
+  restore(watermark: number): void {
+    if (watermark > this.watermark) this.watermark = watermark
+  }
 }

@@ -11,6 +11,39 @@ import { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.t
 import { BoundedOutOfOrdernessGenerator } from './watermark-generators.ts'
 import { WatermarkStrategy } from './watermark-strategy.ts'
 
+test('a generator of your own sees every row, and watermarks only grow', () => {
+  const seen: unknown[] = []
+  const strategy = WatermarkStrategy.forGenerator<{ n: number; isMarker: boolean }>(() => ({
+    onEvent(event, timestamp, output) {
+      seen.push([event.n, timestamp])
+      if (event.isMarker) output.emitWatermark(event.n)
+    },
+    onPeriodicEmit(output) {
+      if (seen.length === 0) output.markIdle()
+    },
+  })).withTimestampAssigner('n')
+  const on = schema({ n: t.float64(), isMarker: t.boolean() })
+  const plan = strategy.toPlan(on)
+  const generator = plan.createGenerator()
+  const push = (...rows: { n: number; isMarker: boolean }[]): void => {
+    const batch = batchOfRows(on, rows)
+    generator.onBatch(plan.createAssigner!()(batch), batch.length, batch)
+  }
+  assert.deepEqual([generator.current(), generator.isIdle], [Number.NEGATIVE_INFINITY, true])
+  push({ n: 5, isMarker: false }, { n: 7, isMarker: true })
+  assert.deepEqual([generator.current(), generator.isIdle], [7, false])
+  push({ n: 3, isMarker: true })
+  assert.equal(generator.current(), 7)
+  generator.restore(20)
+  assert.equal(generator.current(), 20)
+  assert.deepEqual(seen, [
+    [5, 5],
+    [7, 7],
+    [3, 3],
+  ])
+  assert.notEqual(plan.createGenerator(), generator, 'one for each split')
+})
+
 function times(strategy: WatermarkStrategy<never>, on: Schema, rows: readonly unknown[], given?: number[]): number[] {
   const assign = strategy.toPlan(on).createAssigner?.()
   assert.ok(assign)

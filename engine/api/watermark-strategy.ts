@@ -7,12 +7,17 @@
  */
 import type { Batch, Float64Column, Int32Column } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
+import type { WatermarkGenerator as EngineGenerator, WatermarkAlignment, WatermarkPlan } from '../core/graph.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
 import { type Duration, minutes, toMs } from '../core/time.ts'
-import { BoundedOutOfOrdernessGenerator, NoWatermarksGenerator } from './watermark-generators.ts'
+import {
+  BoundedOutOfOrdernessGenerator,
+  CustomGenerator,
+  NoWatermarksGenerator,
+  type WatermarkGenerator,
+} from './watermark-generators.ts'
 
 /**
  * Event time of a row in milliseconds since 1970 UTC. `recordTimestamp` is the one that the source
@@ -26,23 +31,28 @@ export type TimestampValue = number | bigint | Date | string | null | undefined
 /** A split that is silent for this long does not hold time back. */
 const IDLE_AFTER_DEFAULT = minutes(1)
 
+type CreateGenerator = (schema: Schema) => EngineGenerator
+
 type Assigner<T> =
   | { readonly kind: 'field'; readonly name: string }
   | { readonly kind: 'function'; readonly assign: TimestampAssigner<T> }
 
 export class WatermarkStrategy<in T = unknown> {
-  private readonly createGenerator: () => WatermarkGenerator
+  private readonly createGenerator: CreateGenerator
   private readonly assigner: Assigner<T> | null
   private readonly idleAfterMs: number | null
+  private readonly alignment: WatermarkAlignment | null
 
   private constructor(
-    createGenerator: () => WatermarkGenerator,
+    createGenerator: CreateGenerator,
     assigner: Assigner<T> | null,
     idleAfterMs: number | null,
+    alignment: WatermarkAlignment | null = null,
   ) {
     this.createGenerator = createGenerator
     this.assigner = assigner
     this.idleAfterMs = idleAfterMs
+    this.alignment = alignment
   }
 
   /**
@@ -71,6 +81,13 @@ export class WatermarkStrategy<in T = unknown> {
     return new WatermarkStrategy<unknown>(() => new NoWatermarksGenerator(), null, null)
   }
 
+  /** Watermarks of your own: `create` makes a generator for each split. */
+  static forGenerator<T = unknown>(create: () => WatermarkGenerator<T>): WatermarkStrategy<T> {
+    const createGenerator: CreateGenerator = (schema) =>
+      new CustomGenerator(create() as WatermarkGenerator<unknown>, schema)
+    return new WatermarkStrategy<T>(createGenerator, null, IDLE_AFTER_DEFAULT.ms)
+  }
+
   /** Reads event time from a field, without making rows where the stream has a schema. */
   withTimestampAssigner<F extends string>(field: F): WatermarkStrategy<T & Readonly<Record<F, TimestampValue>>>
   /** Computes event time from a row. */
@@ -80,18 +97,35 @@ export class WatermarkStrategy<in T = unknown> {
       this.createGenerator,
       typeof assigner === 'string' ? { kind: 'field', name: assigner } : { kind: 'function', assign: assigner },
       this.idleAfterMs,
+      this.alignment,
     )
   }
 
   /** A split without records for this long does not hold time back. One minute unless told. */
   withIdleness(after: Duration | number): WatermarkStrategy<T> {
     const idleAfterMs = checkDuration('idleness', toMs(after))
-    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, idleAfterMs)
+    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, idleAfterMs, this.alignment)
   }
 
   /** A silent split holds time back for ever. */
   withoutIdleness(): WatermarkStrategy<T> {
-    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, null)
+    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, null, this.alignment)
+  }
+
+  /**
+   * Sources of the same group wait for each other: none reads further than `maxDrift` of event time ahead of the
+   * slowest one that is not idle, so that joins and windows behind them keep little. Looked at every
+   * `updateInterval`, 1 s unless told. For sources only: `ALIGNMENT_NOT_AT_SOURCE`.
+   */
+  withWatermarkAlignment(
+    group: string,
+    maxDrift: Duration | number,
+    updateInterval: Duration | number = 1_000,
+  ): WatermarkStrategy<T> {
+    const maxDriftMs = checkDuration('drift', toMs(maxDrift))
+    const updateIntervalMs = checkDuration('update interval', toMs(updateInterval))
+    const alignment = { group, maxDriftMs, updateIntervalMs }
+    return new WatermarkStrategy<T>(this.createGenerator, this.assigner, this.idleAfterMs, alignment)
   }
 
   /** For the engine: the plan for rows of `schema`. Throws `FIELD_UNKNOWN`. */
@@ -103,7 +137,8 @@ export class WatermarkStrategy<in T = unknown> {
         : assigner.kind === 'field'
           ? fieldAssigner(schema, assigner.name)
           : functionAssigner(schema, assigner.assign)
-    return { createGenerator: this.createGenerator, createAssigner, idleAfterMs: this.idleAfterMs }
+    const { idleAfterMs, alignment } = this
+    return { createGenerator: () => this.createGenerator(schema), createAssigner, idleAfterMs, alignment }
   }
 }
 

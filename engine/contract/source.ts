@@ -65,6 +65,11 @@ export interface SourceReader {
   open(splits: readonly SplitState[]): Promise<void>
   poll(rowsMax: number): SourcePoll
   snapshot(): readonly SplitState[]
+  /**
+   * Splits that are ahead of others: `poll` serves them only when no other has records left at all. Called with
+   * all of them each time they change.
+   */
+  pauseSplits?(paused: ReadonlySet<string>): void
   /** A checkpoint with these positions, which `snapshot` gave, is complete: no restart goes back behind them. */
   notifyCheckpointComplete?(splits: readonly SplitState[]): void
   close(): Promise<void>

@@ -21,13 +21,22 @@ export type RowTargets = (batch: Batch, targets: number) => ArrayLike<number>
  */
 export type ChainingStrategy = 'always' | 'head' | 'never'
 
-/** Turns values into a watermark for one split; `onBatch` sees assigned event times. */
+/** Turns values into a watermark for one split; `onBatch` sees assigned event times, and the rows they belong to. */
 export interface WatermarkGenerator {
-  onBatch(eventTimes: Float64Array, count: number): void
+  onBatch(eventTimes: Float64Array, count: number, rows?: Batch): void
   /** The watermark now, -Infinity before the first record. Never regresses. */
   current(): number
+  /** True when the split is idle whatever its records say. */
+  readonly isIdle?: boolean
   /** Takes a watermark up again after a restore. */
   restore(watermark: number): void
+}
+
+/** Sources of a group read no further than `maxDriftMs` ahead of the slowest among them. */
+export interface WatermarkAlignment {
+  readonly group: string
+  readonly maxDriftMs: number
+  readonly updateIntervalMs: number
 }
 
 /** Event times and watermarks of a source's splits. */
@@ -37,4 +46,6 @@ export interface WatermarkPlan {
   createAssigner: (() => (batch: Batch) => Float64Array) | null
   /** A split without records for this long does not hold time back; null turns idleness off. */
   readonly idleAfterMs: number | null
+  /** Left out or null: the source waits for no other. */
+  readonly alignment?: WatermarkAlignment | null
 }

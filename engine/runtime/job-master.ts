@@ -34,6 +34,7 @@ import { decideRestart, NO_FAILURES } from './restart-policy.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import { recoverSinks } from './sink-recovery.ts'
 import type { JobState, JobStatus } from './status.ts'
+import { AlignmentBoard } from './watermark-alignment.ts'
 
 const TICK_MS = 25
 
@@ -71,6 +72,7 @@ interface Run {
   readonly workers: readonly WorkerHandle[]
   readonly coordinator: CheckpointCoordinator
   readonly commits: CommitQueue
+  readonly alignment: AlignmentBoard
   readonly garbage: GarbageCollector
   readonly ready: Set<number>
   readonly ended: Set<number>
@@ -207,6 +209,7 @@ export class JobMaster implements RunningJob {
         nowMs: io.clock.nowMs(),
       }),
       commits,
+      alignment: new AlignmentBoard(plan),
       garbage: new GarbageCollector({
         disk: io.disk,
         directory,
@@ -307,6 +310,11 @@ export class JobMaster implements RunningJob {
       case 'sinkMessage': {
         const node = this.graph.nodes.find((candidate) => candidate.uid === message.sink)
         if (node?.role === 'sink') node.sink.onMessage?.(message.message)
+        return
+      }
+      case 'alignment': {
+        const limits = run.alignment.report(message.reports)
+        if (limits.length > 0) for (const worker of run.workers) worker.send({ type: 'alignment', limits })
         return
       }
       case 'status':

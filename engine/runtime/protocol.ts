@@ -8,6 +8,7 @@ import type { StateBackendName } from './launcher-types.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import type { AssignedSplit, SplitCheckpoint } from './source-driver.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
+import type { AlignmentLimit, AlignmentReport } from './watermark-alignment.ts'
 
 /** What a worker needs to build and restore its share of a job. */
 export interface Deployment {
@@ -94,6 +95,8 @@ export type ToWorker =
   | { readonly type: 'trigger'; readonly attempt: number; readonly last: boolean }
   | { readonly type: 'abort'; readonly attempt: number }
   | { readonly type: 'completed'; readonly attempt: number }
+  /** How far aligned sources may read. */
+  | { readonly type: 'alignment'; readonly limits: readonly AlignmentLimit[] }
   | { readonly type: 'close' }
 
 export type FromWorker =
@@ -103,6 +106,7 @@ export type FromWorker =
   | { readonly type: 'abortDone'; readonly worker: number; readonly attempt: number }
   | { readonly type: 'ended'; readonly worker: number }
   | { readonly type: 'failed'; readonly worker: number; readonly failure: WorkerFailure }
+  | { readonly type: 'alignment'; readonly worker: number; readonly reports: readonly AlignmentReport[] }
   | { readonly type: 'sinkMessage'; readonly sink: string; readonly message: unknown }
   | {
       readonly type: 'status'

@@ -6,13 +6,15 @@
  *
  * Invariants:
  * - The subtask's watermark is the minimum over its splits that are not idle, and never regresses.
+ * - While the watermark is beyond the limit of its alignment group, `isAhead` is true and nobody polls. Single
+ *   splits beyond it are paused where the reader can.
  * - `capture` is the cut: positions after the last polled row, with watermark and idleness of each split.
  */
 
 import type { SourceNode } from '../contract/job-graph.ts'
 import type { SourceReader, SourceReaderContext, SplitState } from '../contract/source.ts'
 import { type Batch, gatherBatch, withEventTime } from '../core/batch.ts'
-import type { WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
+import type { WatermarkAlignment, WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { rowReader } from '../core/rows.ts'
 import type { SplitWatermark } from './status.ts'
@@ -58,6 +60,9 @@ export class SourceDriver {
   private readonly cuts = new Map<number, readonly SplitState[]>()
   private watermark = Number.NEGATIVE_INFINITY
   private ended = false
+  /** Aligned sources read no further than this; before the first limit, one batch. */
+  private limit: number
+  private pausedSplits: ReadonlySet<string> = new Set()
 
   constructor(node: SourceNode, context: SourceReaderContext) {
     this.node = node
@@ -69,6 +74,7 @@ export class SourceDriver {
       },
     }
     this.plan = node.watermarks
+    this.limit = this.alignment === null ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY
     this.assign = this.plan?.createAssigner?.() ?? null
     this.reader = node.source.createReader(this.context)
   }
@@ -100,7 +106,8 @@ export class SourceDriver {
       const times = this.assign(batch)
       batch = this.withoutImpossibleTimes(withEventTime(batch, times), polled.split, polled.offsets ?? null)
     }
-    split.generator?.onBatch(batch.eventTime, batch.length)
+    split.generator?.onBatch(batch.eventTime, batch.length, batch)
+    if (this.limit !== Number.POSITIVE_INFINITY) this.pauseSplits()
     return { kind: 'batch', batch }
   }
 
@@ -134,8 +141,10 @@ export class SourceDriver {
   updateIdleness(nowMs: number): boolean {
     const idleAfterMs = this.plan?.idleAfterMs ?? null
     let active = 0
-    for (const split of this.splits.values()) {
-      if (idleAfterMs !== null && nowMs - split.lastRecordMs >= idleAfterMs) split.idle = true
+    for (const [id, split] of this.splits) {
+      const isSilent = idleAfterMs !== null && nowMs - split.lastRecordMs >= idleAfterMs
+      if (isSilent && !this.pausedSplits.has(id)) split.idle = true
+      if (split.generator?.isIdle === true) split.idle = true
       if (!split.idle) active++
     }
     return active === 0
@@ -149,10 +158,52 @@ export class SourceDriver {
     return this.watermark
   }
 
+  /** Group and interval of its alignment, or null. */
+  get alignment(): WatermarkAlignment | null {
+    return this.plan?.alignment ?? null
+  }
+
+  /** What the group has to wait for: +Infinity when there is nothing, because no split is active or left. */
+  get alignedWatermark(): number {
+    if (this.ended) return Number.POSITIVE_INFINITY
+    const active = [...this.splits.values()].filter((split) => !split.idle && split.generator?.isIdle !== true)
+    return active.length === 0 ? Number.POSITIVE_INFINITY : this.minimum()
+  }
+
+  /** Sets how far sources of a group may read. */
+  limitTo(group: string, watermark: number): void {
+    if (this.alignment?.group !== group) return
+    this.limit = watermark
+    this.pauseSplits()
+  }
+
+  /** True while it is not to be polled, because it is too far ahead of its group. */
+  get isAhead(): boolean {
+    if (this.limit === Number.POSITIVE_INFINITY || this.minimum() <= this.limit) return false
+    // It waits for others: that is not silence of its own.
+    const now = this.context.worker.nowMs()
+    for (const split of this.splits.values()) split.lastRecordMs = now
+    return true
+  }
+
+  private pauseSplits(): void {
+    if (this.reader.pauseSplits === undefined) return
+    const paused = new Set<string>()
+    for (const [id, split] of this.splits) {
+      if ((split.generator?.current() ?? Number.NEGATIVE_INFINITY) > this.limit) paused.add(id)
+    }
+    if (paused.size === this.pausedSplits.size && [...paused].every((id) => this.pausedSplits.has(id))) return
+    // What was paused was not silent by itself.
+    for (const id of this.pausedSplits) this.splits.get(id)!.lastRecordMs = this.context.worker.nowMs()
+    this.pausedSplits = paused
+    this.reader.pauseSplits(paused)
+  }
+
   private minimum(): number {
     let minimum = Number.POSITIVE_INFINITY
     for (const split of this.splits.values()) {
-      if (!split.idle) minimum = Math.min(minimum, split.generator?.current() ?? Number.NEGATIVE_INFINITY)
+      if (!split.idle && split.generator?.isIdle !== true)
+        minimum = Math.min(minimum, split.generator?.current() ?? Number.NEGATIVE_INFINITY)
     }
     return minimum === Number.POSITIVE_INFINITY ? Number.NEGATIVE_INFINITY : minimum
   }

@@ -23,6 +23,7 @@ import { SourceDriver } from './source-driver.ts'
 import type { WorkerState } from './state-restore.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
 import { type InputChannel, Subtask } from './subtask.ts'
+import type { AlignmentReport } from './watermark-alignment.ts'
 
 /** Entries encoded within the cut itself. */
 const CAPTURE_AT_ONCE = 4_096
@@ -138,6 +139,14 @@ export class HostedSubtask {
       backPressured,
       stateBytes: this.keyed.reduce((total, keyed) => total + keyed.memoryBytes(), 0),
     }
+  }
+
+  /** What its alignment group has to know of it, when it has one. */
+  alignmentReport(): AlignmentReport[] {
+    const { source } = this.subtask
+    if (source === null || source.alignment === null) return []
+    const subtask = `${this.vertex.id} ${this.index}`
+    return [{ group: source.alignment.group, subtask, watermark: source.alignedWatermark }]
   }
 
   splitWatermarks(): SplitWatermark[] {

@@ -212,7 +212,7 @@ export class Subtask {
 
   private pollSource(source: SourceDriver, nowMs: number): boolean {
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
-    if (this.chain.isFull) {
+    if (this.chain.isFull || source.isAhead) {
       this.isBlocked = true
       return false
     }

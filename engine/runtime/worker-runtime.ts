@@ -22,6 +22,7 @@ import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protoc
 import { openWorkerState, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
 import { buildSubtasks, type HostedSubtask } from './subtask-builder.ts'
+import { alignmentIntervalMs } from './watermark-alignment.ts'
 import { WorkerCheckpoints } from './worker-checkpoint.ts'
 
 const TURN_BUDGET_MS = 2
@@ -57,9 +58,13 @@ export class WorkerRuntime {
   private endedSubtasks = 0
   private cancelTick: (() => void) | null = null
   private lastStatusMs = 0
+  /** How often watermarks of aligned sources are reported; null when there are none. */
+  private readonly alignmentMs: number | null
+  private lastAlignmentMs = Number.NEGATIVE_INFINITY
 
   constructor(environment: WorkerEnvironment) {
     this.environment = environment
+    this.alignmentMs = alignmentIntervalMs(environment.graph)
     this.context = {
       workerIndex: 0,
       io: environment.io,
@@ -95,6 +100,12 @@ export class WorkerRuntime {
       case 'completed':
         this.checkpoints?.completed(message.attempt)
         for (const hosted of this.subtasks) hosted.subtask.source?.completed(message.attempt)
+        return
+      case 'alignment':
+        for (const { group, watermark } of message.limits) {
+          for (const hosted of this.subtasks) hosted.subtask.source?.limitTo(group, watermark)
+        }
+        this.wake()
         return
       case 'close':
         this.close().catch(() => {})
@@ -220,7 +231,15 @@ export class WorkerRuntime {
     this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
     const now = this.environment.io.clock.monotonicMs()
     if (now - this.lastStatusMs >= STATUS_INTERVAL_MS) this.sendStatus()
+    if (this.alignmentMs !== null && now - this.lastAlignmentMs >= this.alignmentMs) this.sendAlignment(now)
     this.wake()
+  }
+
+  private sendAlignment(nowMs: number): void {
+    this.lastAlignmentMs = nowMs
+    const reports = this.subtasks.flatMap((hosted) => hosted.alignmentReport())
+    if (reports.length === 0) return
+    this.environment.send({ type: 'alignment', worker: this.context.workerIndex, reports })
   }
 
   private sendStatus(): void {

@@ -39,6 +39,8 @@ export interface SimJobShape {
   readonly disorderMs: number
   /** One record in so many has an impossible time; 0 for none. */
   readonly badEvery: number
+  /** Subtasks of the source read no further ahead of each other than this; null for any distance. */
+  readonly driftMs: number | null
   /** How the windows' input asks an outside system about each record before; null: it does not. */
   readonly requests: { readonly isOrdered: boolean; readonly capacity: number; readonly latencyMsMax: number } | null
   /** Share of offers that a sink's writer does not take whole. */
@@ -64,6 +66,7 @@ export function randomShape(random: SeededRandom): SimJobShape {
     disorderMs: random.between(0, 30),
     badEvery: random.chance(0.4) ? random.between(4, 15) : 0,
     slowSinkRate: random.chance(0.4) ? 0.3 : 0,
+    driftMs: random.chance(0.3) ? random.between(0, 300) : null,
     requests: random.chance(0.5)
       ? { isOrdered: random.chance(0.5), capacity: random.between(1, 8), latencyMsMax: random.between(1, 60) }
       : null,
@@ -124,6 +127,7 @@ function watermarksOf(shape: SimJobShape): WatermarkPlan {
     createAssigner: () => (batch: Batch) =>
       Float64Array.from({ length: batch.length }, (_, i) => float(batch.columns[2]!, i)),
     idleAfterMs: null,
+    alignment: shape.driftMs === null ? null : { group: 'all', maxDriftMs: shape.driftMs, updateIntervalMs: 5 },
   }
 }
 
