@@ -20,8 +20,13 @@ const COPIED = ['LICENSE', 'README.md', 'ui/*.{html,css,js,svg}', 'native/rocksd
 /** What the package needs at run time, and to compile the addon. Versions are those of the repository. */
 const DEPENDENCIES = ['fastify', 'node-api-headers']
 
-/** Loaded by the Postgres connector when a job uses it. */
-const PEERS_OPTIONAL: Readonly<Record<string, string | null>> = { '@electric-sql/pglite': null, pg: '^8.0.0' }
+/** Loaded by a connector when a job uses it. */
+const PEERS_OPTIONAL: Readonly<Record<string, string | null>> = {
+  '@electric-sql/pglite': null,
+  pg: '^8.0.0',
+  hyparquet: null,
+  'hyparquet-writer': null,
+}
 
 interface RootPackage {
   readonly name: string

@@ -11,11 +11,13 @@ import type { SplitState } from '../../engine/contract/source.ts'
 import { type CsvDialect, csvHeader } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { type Compression, compressionOf, openBytes } from './byte-stream.ts'
+import { splitParquet } from './parquet-reader.ts'
 
 /** Position of a split. `offset` is where to read on; records of [offset, end) are still to come. */
 export interface FilePosition {
   readonly path: string
-  readonly form: 'lines' | 'array' | 'csv'
+  readonly form: 'lines' | 'array' | 'csv' | 'parquet'
+  /** In bytes of the content; in rows for Parquet. */
   readonly offset: number
   /** Null while the end of a compressed file is not known. */
   readonly end: number | null
@@ -25,12 +27,14 @@ export interface FilePosition {
 }
 
 export interface SplitOptions {
-  readonly format: 'json' | 'csv'
+  readonly format: FileFormat
   readonly splitBytes: number
   /** Null: as the file's name says. */
   readonly compression: Compression | null
   readonly csv: CsvDialect & { readonly header?: boolean }
 }
+
+export type FileFormat = 'json' | 'csv' | 'parquet'
 
 const PROBE_BYTES = 64 * 1_024
 
@@ -86,6 +90,7 @@ function notFound(path: string, cause: unknown): MillraceError {
 
 /** The splits of one file; none for an empty file. Throws `CSV_HEADER_INVALID`. */
 export async function splitFile(path: string, options: SplitOptions): Promise<SplitState[]> {
+  if (options.format === 'parquet') return splitParquet(path)
   const compression = options.compression ?? compressionOf(path)
   if (options.format === 'json' && compression === 'none') return splitLines(path, options.splitBytes)
   const probe = await headOf(path, compression)

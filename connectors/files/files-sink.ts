@@ -1,9 +1,9 @@
 /**
- * Exactly-once sink of JSON lines files.
+ * Exactly-once sink of files: JSON lines, CSV or Parquet, compressed or not.
  *
  * Each writer writes a file in `<path>/.pending` and cuts it at every barrier. The committable names the
  * file with its size and checksum. The committer renames the files of an epoch to
- * `<prefix>-<epoch>-<subtask>.jsonl` and then replaces the marker file `.millrace-marker`, which holds the
+ * `<prefix>-<epoch>-<subtask>.jsonl` (or .csv, .parquet) and then replaces the marker file `.millrace-marker`, which holds the
  * epoch. Both steps may be repeated: a file that is in place already with the right size is done.
  * A reader that must not see half of an epoch reads only files with an epoch up to the marker's.
  *
@@ -13,7 +13,8 @@
 import { randomUUID } from 'node:crypto'
 import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, unlink } from 'node:fs/promises'
 import { join } from 'node:path'
-import { crc32 } from 'node:zlib'
+import { promisify } from 'node:util'
+import { crc32, gzip, zstdCompress } from 'node:zlib'
 import type {
   Sink,
   SinkCommitter,
@@ -23,15 +24,26 @@ import type {
 } from '../../engine/contract/sink.ts'
 import type { Batch } from '../../engine/core/batch.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
-import { createJsonRowWriter, type JsonRowWriter } from '../../engine/core/json/json-writer.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import type { Schema } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
+import type { Compression } from './byte-stream.ts'
+import type { FileFormat } from './file-splits.ts'
+import { type EncoderOptions, type PartEncoder, partEncoders } from './part-encoder.ts'
 
 export interface FilesSinkOptions<T> {
   /** Directory of the finished files; made when absent. One sink a directory. */
   readonly path: string
-  readonly format?: 'json'
+  /** JSON lines by default. CSV and Parquet need a schema. */
+  readonly format?: FileFormat
+  readonly csv?: EncoderOptions['csv']
+  /**
+   * Of JSON lines and CSV; each buffer of about a MiB is compressed by itself, which gzip and zstd read as one
+   * stream. Parquet pages are compressed with Snappy already.
+   */
+  readonly compression?: Extract<Compression, 'none' | 'gzip' | 'zstd'>
+  /** A part that has reached this many bytes is finished before the checkpoint; null, the default, is never. */
+  readonly rollBytes?: number | null
   /** First part of file names, `part` by default. */
   readonly prefix?: string
   readonly schema?: Schema<T>
@@ -49,15 +61,32 @@ interface Committable {
   readonly attempt: number
   readonly bytes: number
   readonly crc32: number
+  /** `jsonl` when absent. */
+  readonly extension?: string
 }
 
-/** Writes each row as a line of JSON, visible exactly once. */
+/** All parts that a writer finished between two barriers. */
+interface Committables {
+  readonly parts: readonly Committable[]
+}
+
+const COMPRESSORS = { gzip: promisify(gzip), zstd: promisify(zstdCompress) }
+const EXTENSIONS = { json: 'jsonl', csv: 'csv', parquet: 'parquet' } as const
+const COMPRESSION_EXTENSIONS = { none: '', gzip: '.gz', zstd: '.zst' } as const
+
+/** Writes rows to files, visible exactly once. Throws `OPTION_INVALID`. */
 export function filesSink<T>(options: FilesSinkOptions<T>): Sink<T> {
+  if (options.format === 'parquet' && (options.compression ?? 'none') !== 'none') {
+    throw new MillraceError('OPTION_INVALID', 'Parquet files are compressed inside; leave compression out.')
+  }
+  if (options.rollBytes != null && !(options.rollBytes >= 1)) {
+    throw new MillraceError('OPTION_INVALID', 'rollBytes must be at least 1.')
+  }
   return {
     kind: 'files',
     guarantee: 'exactly-once',
     ...(options.schema === undefined ? {} : { schema: options.schema }),
-    createWriter: (context) => new FilesWriter(options.path, context),
+    createWriter: (context) => new FilesWriter(options, context),
     createCommitter: (context) => new FilesCommitter(options.path, options.prefix ?? 'part', context),
   }
 }
@@ -70,24 +99,34 @@ interface Part {
   crc32: number
 }
 
+type WriterOptions = Omit<FilesSinkOptions<unknown>, 'schema'>
+
 class FilesWriter implements SinkWriter {
+  private readonly options: WriterOptions
   private readonly pending: string
   private readonly context: SinkWriterContext
-  private readonly rows: JsonRowWriter
+  private createEncoder!: () => PartEncoder
+  private encoder: PartEncoder | null = null
   private filling = new ByteArena(BUFFER_BYTES + 64 * 1_024)
   private idle: ByteArena | null = new ByteArena(BUFFER_BYTES + 64 * 1_024)
   private part: Part | null = null
+  /** Parts finished since the last barrier. */
+  private finished: Promise<Committable>[] = []
   private blocked = false
   /** Disk work in order; a failure makes all later work fail with it. */
   private work: Promise<void> = Promise.resolve()
 
-  constructor(path: string, context: SinkWriterContext) {
-    this.pending = join(path, PENDING_DIRECTORY)
+  constructor(options: WriterOptions, context: SinkWriterContext) {
+    this.options = options
+    this.pending = join(options.path, PENDING_DIRECTORY)
     this.context = context
-    this.rows = createJsonRowWriter(context.schema, context.worker.uniqueId('files-sink'))
   }
 
   async open(): Promise<void> {
+    const { schema, worker } = this.context
+    const { format = 'json', csv = {} } = this.options
+    const id = worker.uniqueId('files-sink')
+    this.createEncoder = await partEncoders({ format, csv, schema, interner: worker.interner, id })
     await mkdir(this.pending, { recursive: true })
   }
 
@@ -98,27 +137,26 @@ class FilesWriter implements SinkWriter {
         this.blocked = true
         return i
       }
+      this.encoder ??= this.createEncoder()
       const to = Math.min(batch.length, i + ROWS_BETWEEN_CHECKS)
-      this.rows.writeLines(batch, i, to, this.filling)
+      this.encoder.write(batch, i, to, this.filling)
       i = to
+      const { rollBytes } = this.options
+      if (rollBytes != null && (this.part?.bytes ?? 0) + this.filling.length >= rollBytes) this.finishPart()
     }
     return i
   }
 
   prepareCommit(): Promise<JsonValue | null> {
-    if (this.filling.length > 0) this.handOff(true)
-    const part = this.part
-    this.part = null
-    const sealed = this.work.then(async (): Promise<JsonValue | null> => {
-      if (part === null) return null
-      const handle = await part.handle
-      await handle.sync()
-      await handle.close()
+    this.finishPart()
+    const parts = this.finished
+    this.finished = []
+    const sealed = Promise.all(parts).then(async (done): Promise<JsonValue | null> => {
+      if (done.length === 0) return null
       await syncDirectory(this.pending)
-      const { subtask, attempt } = this.context
-      return { temp: part.name, subtask, attempt, bytes: part.bytes, crc32: part.crc32 } satisfies Committable
+      return { parts: done } satisfies Committables as unknown as JsonValue
     })
-    this.work = sealed.then(() => {})
+    this.work = this.work.then(() => sealed).then(() => {})
     this.work.catch(() => {})
     return sealed
   }
@@ -129,6 +167,29 @@ class FilesWriter implements SinkWriter {
     this.part = null
   }
 
+  /** Ends the part under way, if there is one; its place on disk is durable when its promise resolves. */
+  private finishPart(): void {
+    this.encoder?.finish(this.filling)
+    this.encoder = null
+    if (this.filling.length > 0) this.handOff(true)
+    const part = this.part
+    this.part = null
+    if (part === null) return
+    const { format = 'json', compression = 'none' } = this.options
+    const extension = `${EXTENSIONS[format]}${COMPRESSION_EXTENSIONS[compression]}`
+    const closed = this.work.then(async (): Promise<Committable> => {
+      const handle = await part.handle
+      await handle.sync()
+      await handle.close()
+      const { subtask, attempt } = this.context
+      return { temp: part.name, subtask, attempt, bytes: part.bytes, crc32: part.crc32, extension }
+    })
+    closed.catch(() => {})
+    this.finished.push(closed)
+    this.work = closed.then(() => {})
+    this.work.catch(() => {})
+  }
+
   /** Gives the full buffer to the disk. False when the other buffer is still being written, unless forced. */
   private handOff(forced = false): boolean {
     if (this.idle === null && !forced) return false
@@ -137,10 +198,11 @@ class FilesWriter implements SinkWriter {
     this.idle = null
     this.part ??= this.newPart()
     const part = this.part
-    const bytes = full.view()
-    part.bytes += bytes.length
-    part.crc32 = crc32(bytes, part.crc32)
+    const { compression = 'none' } = this.options
     this.work = this.work.then(async () => {
+      const bytes = compression === 'none' ? full.view() : await COMPRESSORS[compression](full.view())
+      part.bytes += bytes.length
+      part.crc32 = crc32(bytes, part.crc32)
       await (await part.handle).writeFile(bytes)
       full.clear()
       this.idle = full
@@ -213,13 +275,19 @@ class FilesCommitter implements SinkCommitter {
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     if (epoch <= (await this.readMarker())) return
     const { io } = this.context
-    const parts = committables as unknown as readonly Committable[]
+    // A part by itself is how earlier versions wrote it.
+    const parts = (committables as unknown as readonly (Committable | Committables)[]).flatMap((committable) =>
+      'parts' in committable ? committable.parts : [committable],
+    )
     const perSubtask = new Map<number, number>()
     for (const part of parts) {
       const nth = perSubtask.get(part.subtask) ?? 0
       perSubtask.set(part.subtask, nth + 1)
       const suffix = nth === 0 ? '' : `-${nth}`
-      await this.finish(part, `${this.prefix}-${String(epoch).padStart(8, '0')}-${part.subtask}${suffix}.jsonl`)
+      await this.finish(
+        part,
+        `${this.prefix}-${String(epoch).padStart(8, '0')}-${part.subtask}${suffix}.${part.extension ?? 'jsonl'}`,
+      )
       io.failpoint?.('sink-part-renamed')
     }
     await syncDirectory(this.path)

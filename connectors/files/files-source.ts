@@ -1,5 +1,5 @@
 /**
- * Bounded source of files: JSON lines, one top-level JSON array a file, or CSV; compressed or not.
+ * Bounded source of files: JSON lines, one top-level JSON array a file, or CSV, compressed or not; Parquet.
  *
  * A split is a range of a file (file-splits.ts), its position the next byte to read. A split's id is the
  * path and the range's start, so `splitBytes` and the files must stay the same while a job is restored.
@@ -14,15 +14,16 @@ import { MillraceError } from '../../engine/core/errors.ts'
 import { createJsonDecoder, JSON_RECORD_BYTES_MAX, type JsonDecoder } from '../../engine/core/json/json-decoder.ts'
 import type { Schema } from '../../engine/core/schema.ts'
 import { type Compression, openBytes } from './byte-stream.ts'
-import { type FilePosition, findFiles, splitFile } from './file-splits.ts'
-import { SplitReader } from './split-reader.ts'
+import { type FileFormat, type FilePosition, findFiles, splitFile } from './file-splits.ts'
+import { ParquetReader } from './parquet-reader.ts'
+import { type RejectRecord, SplitReader } from './split-reader.ts'
 
 export interface FilesSourceOptions<T> {
   /** Files, directories (their visible files) or paths with `*`. */
   readonly path: string | readonly string[]
   readonly schema: Schema<T>
   /** `json`, the default: JSON lines, or one JSON array of records; told apart by the file's first character. */
-  readonly format?: 'json' | 'csv'
+  readonly format?: FileFormat
   /** Of CSV. Fields are found by the names in the header, or by position when there is none. */
   readonly csv?: CsvDialect & {
     /** False when the first line is a record. */
@@ -71,7 +72,7 @@ class FilesReader<T> implements SourceReader {
   private readonly recordBytesMax: number
   private readonly positions = new Map<string, FilePosition>()
   private waiting: SplitState[] = []
-  private current: { readonly id: string; readonly reader: SplitReader } | null = null
+  private current: { readonly id: string; readonly reader: SplitReader | ParquetReader } | null = null
   private opening = false
   private closed = false
   private readonly closing = new Set<Promise<void>>()
@@ -132,19 +133,19 @@ class FilesReader<T> implements SourceReader {
     if (split === undefined) return
     this.opening = true
     const position = this.positions.get(split.id)!
+    const changed = (): void => this.context.wake()
+    const reject: RejectRecord = (reason, offset, bytes) =>
+      this.context.deadLetter({ source: 'files', partition: split.id, offset, reason, bytes })
+    if (position.form === 'parquet') {
+      this.opening = false
+      this.current = { id: split.id, reader: new ParquetReader(position, this.options.schema, reject, changed) }
+      return
+    }
     const decoder = this.decoderOf(position)
     const stream = await openBytes(position.path, position.compression ?? 'none', position.offset)
     this.opening = false
     if (this.closed) return stream.close()
-    const reader = new SplitReader(
-      position,
-      stream,
-      decoder,
-      this.recordBytesMax,
-      (reason, offset, bytes) =>
-        this.context.deadLetter({ source: 'files', partition: split.id, offset, reason, bytes }),
-      () => this.context.wake(),
-    )
+    const reader = new SplitReader(position, stream, decoder, this.recordBytesMax, reject, changed)
     this.current = { id: split.id, reader }
   }
 

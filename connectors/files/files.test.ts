@@ -200,7 +200,7 @@ describe('files sink', () => {
         // The state that a crash leaves behind after `cut` renames; 3 is after the marker as well.
         for (let i = 0; i < Math.min(cut, 2); i++) {
           await rename(
-            join(path, '.pending', (committables[i] as { temp: string }).temp),
+            join(path, '.pending', (committables[i] as { parts: { temp: string }[] }).parts[0]!.temp),
             join(path, `part-00000001-${i}.jsonl`),
           )
         }

@@ -1,3 +1,6 @@
-/** Files connector: JSON files as a bounded source, and an exactly-once sink of JSON lines files. */
+/** Files connector: JSON, CSV and Parquet files as a bounded source, and as an exactly-once sink. */
+export type { CsvDialect } from '../../engine/core/csv/csv-decoder.ts'
+export { Compression } from './byte-stream.ts'
+export type { FileFormat } from './file-splits.ts'
 export { type FilesSinkOptions, filesSink, MARKER_FILE } from './files-sink.ts'
 export { type FilesSourceOptions, filesSource } from './files-source.ts'

@@ -9,10 +9,11 @@ import { mkdirSync, realpathSync } from 'node:fs'
 import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
+import { packageMissing } from '../../engine/core/optional-package.ts'
 import { siblingModule } from '../../engine/core/own-module.ts'
 import { acquireDirectoryLock } from './directory-lock.ts'
 import type { OwnerReply, OwnerRequest } from './pglite-owner.ts'
-import { type AcquireLock, packageMissing, type SqlConnection, SqlFailure, type SqlResult } from './sql-connection.ts'
+import { type AcquireLock, type SqlConnection, SqlFailure, type SqlResult } from './sql-connection.ts'
 
 /** Requests in flight per database; a session has one at a time, so this bounds the sessions. */
 const REQUESTS_MAX = 1_000

@@ -15,7 +15,8 @@ import { join } from 'node:path'
 import { parentPort, workerData } from 'node:worker_threads'
 import type { PGlite } from '@electric-sql/pglite'
 import { messageOf } from '../../engine/core/errors.ts'
-import { isModuleMissing, type SqlErrorFields, sqlErrorFields } from './sql-connection.ts'
+import { isModuleMissing } from '../../engine/core/optional-package.ts'
+import { type SqlErrorFields, sqlErrorFields } from './sql-connection.ts'
 
 export interface OwnerRequest {
   readonly id: number

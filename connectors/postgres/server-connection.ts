@@ -4,15 +4,8 @@
  * Called by connect.ts. Only the few members of `pg` declared here are used.
  */
 import { MillraceError } from '../../engine/core/errors.ts'
-import {
-  externalError,
-  isModuleMissing,
-  packageMissing,
-  type SqlConnection,
-  SqlFailure,
-  type SqlResult,
-  sqlErrorFields,
-} from './sql-connection.ts'
+import { isModuleMissing, packageMissing } from '../../engine/core/optional-package.ts'
+import { externalError, type SqlConnection, SqlFailure, type SqlResult, sqlErrorFields } from './sql-connection.ts'
 
 interface PgResult {
   readonly rows: readonly Record<string, unknown>[]

@@ -132,19 +132,3 @@ export function externalError(what: string, failure: unknown): MillraceError {
     },
   )
 }
-
-/** The error for an optional package that is not installed. */
-export function packageMissing(name: string, purpose: string, cause: unknown): MillraceError {
-  return new MillraceError('PACKAGE_MISSING', `${purpose} needs the npm package ${name}.`, {
-    domain: 'user',
-    hint: `Install it: npm install ${name}.`,
-    cause,
-  })
-}
-
-/** True when importing a package failed because it is not there (and not because it is broken). */
-export function isModuleMissing(error: unknown, name: string): boolean {
-  if (!(error instanceof Error)) return false
-  const code = (error as Error & { code?: unknown }).code
-  return (code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND') && error.message.includes(`'${name}'`)
-}
