@@ -11,6 +11,7 @@ import { join } from 'node:path'
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { Operator, OperatorContext, OperatorCounters, Output } from '../engine/contract/operator.ts'
 import type { WorkerContext } from '../engine/contract/worker-context.ts'
+import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn, withKeys } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Io } from '../engine/core/io.ts'
@@ -19,6 +20,7 @@ import { keyGroupOf, keyGroupRange, subtaskOfKeyGroup, valueKeyExtractor } from 
 import { BatchBuilder, rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { StringInterner } from '../engine/core/strings.ts'
+import { MetricRegistry } from '../engine/core/user-metrics.ts'
 import { KeyedBackend } from '../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../state/keyed-layout.ts'
 import { memoryStoreFactory } from '../state/memory-store.ts'
@@ -106,6 +108,7 @@ interface SubtaskRig {
   readonly operator: Operator
   readonly backend: KeyedBackend | null
   readonly store: KeyedStore
+  readonly accumulators: AccumulatorRegistry
   /** Processing time at which the operator wants a call. */
   dueAtMs: number
 }
@@ -143,7 +146,13 @@ export class OperatorRig {
       for (const from of old) copyOwned(from, store, keyGroupRange(subtask, parallelism, KEY_GROUPS))
       const backend = this.options.keyOf ? this.openBackend(subtask, parallelism, store, before) : null
       const operator = this.options.create()
-      const rig: SubtaskRig = { operator, backend, store, dueAtMs: Number.POSITIVE_INFINITY }
+      const rig: SubtaskRig = {
+        operator,
+        backend,
+        store,
+        accumulators: new AccumulatorRegistry(),
+        dueAtMs: Number.POSITIVE_INFINITY,
+      }
       operator.open(this.contextOf(subtask, parallelism, snapshots, rig))
       return rig
     })
@@ -181,6 +190,9 @@ export class OperatorRig {
       parallelism,
       worker: this.worker,
       counters: this.counters,
+      attempt: 0,
+      metrics: new MetricRegistry(() => this.nowMs),
+      accumulators: rig.accumulators,
       get keyed() {
         if (backend === null) throw new MillraceError('STATE_NOT_KEYED', 'This operator has no keys.')
         return backend

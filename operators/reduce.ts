@@ -19,6 +19,8 @@ export interface ReduceOptions {
   readonly codec: ValueCodec
   /** Schema of rows and results alike; opaque values without one. */
   readonly outputSchema?: Schema
+  /** The function never changes what it is given, so that no result needs to be copied. */
+  readonly isPure?: boolean
 }
 
 export function reduceOperator<T>(reduce: ReduceFunction<T>, options: ReduceOptions): Operator {
@@ -39,7 +41,7 @@ class ReduceOperator implements Operator {
     this.reduce = reduce
     this.codec = options.codec
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
-    this.copies = (options.outputSchema ?? OPAQUE_SCHEMA).isOpaque
+    this.copies = (options.outputSchema ?? OPAQUE_SCHEMA).isOpaque && options.isPure !== true
   }
 
   open(context: OperatorContext): void {

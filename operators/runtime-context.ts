@@ -1,17 +1,44 @@
 /**
- * What a user function learns of where it runs, and the states it may ask for: Flink's RuntimeContext.
+ * What a user function learns of where it runs, and what it may ask for: Flink's RuntimeContext.
  *
  * Made by every operator that runs functions with an `open`.
  */
 import type { RuntimeContext } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
+import {
+  type Accumulator,
+  DoubleCounter,
+  HistogramAccumulator,
+  IntCounter,
+  LongCounter,
+} from '../engine/core/accumulators.ts'
+import { MillraceError } from '../engine/core/errors.ts'
 import type { UserStates } from './user-state.ts'
 
 export function runtimeContext(context: OperatorContext, states: UserStates): RuntimeContext {
+  const { accumulators, metrics } = context
+  const known = <A extends Accumulator>(name: string, made: new () => A): A => {
+    const found = accumulators.get(name) ?? new made()
+    if (!(found instanceof made)) {
+      throw new MillraceError('ACCUMULATOR_EXISTS', `Accumulator ${JSON.stringify(name)} is no ${made.name}.`, {
+        hint: 'Give each accumulator of an operator its own name.',
+      })
+    }
+    if (accumulators.get(name) === undefined) accumulators.add(name, found)
+    return found
+  }
   return {
     taskName: context.name,
     indexOfThisSubtask: context.subtask,
     numberOfParallelSubtasks: context.parallelism,
+    attemptNumber: context.attempt,
+    metricGroup: metrics,
+    addAccumulator: (name, accumulator) => accumulators.add(name, accumulator),
+    getAccumulator: (name) => accumulators.get(name),
+    getIntCounter: (name) => known(name, IntCounter),
+    getLongCounter: (name) => known(name, LongCounter),
+    getDoubleCounter: (name) => known(name, DoubleCounter),
+    getHistogram: (name) => known(name, HistogramAccumulator),
     getState: (descriptor) => states.value(descriptor),
     getListState: (descriptor) => states.list(descriptor),
     getMapState: (descriptor) => states.map(descriptor),

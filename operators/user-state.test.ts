@@ -20,8 +20,8 @@ import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
 import { WriteBatchBuilder } from '../state/keyed-layout.ts'
 import { stateCodec } from '../state/schema-codec.ts'
 import { readState } from '../state/state-reader.ts'
-import { keyedProcessOperator } from './keyed-process.ts'
 import { OperatorRig, type RigOptions } from './operator.testkit.ts'
+import { keyedProcessOperator } from './process.ts'
 
 type Act =
   | 'value'

@@ -4,14 +4,17 @@
  * `node bench/micro/keyed-state.ts` prints one line a case, the best of five rounds. No store is read: all
  * state is in memory.
  */
+
 import type { KeyedStore } from '../../engine/contract/keyed-store.ts'
 import type { Operator, OperatorContext, Output } from '../../engine/contract/operator.ts'
+import { AccumulatorRegistry } from '../../engine/core/accumulators.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn, withKeys } from '../../engine/core/batch.ts'
 import type { Io } from '../../engine/core/io.ts'
 import { fieldKeyExtractor, keyGroupRange } from '../../engine/core/keys.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { schema, t } from '../../engine/core/schema.ts'
 import { StringInterner } from '../../engine/core/strings.ts'
+import { MetricRegistry } from '../../engine/core/user-metrics.ts'
 import { windowOperator } from '../../operators/window-aggregate.ts'
 import { tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel } from '../../operators/window-columnar.ts'
@@ -137,6 +140,9 @@ function openWindow(): { operator: Operator; output: Output; rowsOut: () => numb
     },
     counters: counters(),
     keyed: backendOf(),
+    attempt: 0,
+    metrics: new MetricRegistry(() => 0),
+    accumulators: new AccumulatorRegistry(),
     restored: [],
     scheduleProcessingTime() {},
     wake() {},

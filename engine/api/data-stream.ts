@@ -5,12 +5,16 @@
  * `DataStream`, `SingleOutputStreamOperator` and `KeyedStream` live in one file because each makes the
  * others and two extend the first.
  */
+import type { RichObject } from '../../operators/process.ts'
+import type { RollingKind } from '../../operators/rolling-aggregate.ts'
 import type {
   FilterFunction,
+  FilterObject,
   FlatMapFunction,
-  KeyedProcessFunction,
+  FlatMapObject,
   KeySelector,
   MapFunction,
+  MapObject,
   OutputTag,
   Partitioner,
   ReduceFunction,
@@ -34,7 +38,13 @@ import {
 } from './graph-builder.ts'
 import { type KeyField, keysFactory } from './key-selectors.ts'
 import { makeOperator, type OperatorFactory } from './operators.ts'
-import { type KeyedProcessFunctionOrFactory, processFunctionFactory } from './process-functions.ts'
+import {
+  type KeyedProcessFunctionOrFactory,
+  type ProcessFunctionOrFactory,
+  processFunctionFactory,
+  richFunctionFactory,
+} from './process-functions.ts'
+import { type ComparableField, checkRollingField, type SummableField } from './rolling-fields.ts'
 import type { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
 import { WatermarkStrategy } from './watermark-strategy.ts'
 import type { WindowAssigner } from './window-assigners.ts'
@@ -73,27 +83,53 @@ export class DataStream<T> {
     this.schema = schema
   }
 
-  /** One result for each element. */
-  map<R>(fn: MapFunction<T, R>): SingleOutputStreamOperator<R>
-  map<R>(fn: MapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
-  map<R>(fn: MapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+  /** One result for each element. An object with `map` may have `open` and `close` too. */
+  map<R>(fn: MapFunction<T, R> | MapObject<T, R>): SingleOutputStreamOperator<R>
+  map<R>(
+    fn: MapFunction<T, NoInfer<R>> | MapObject<T, NoInfer<R>>,
+    options: SchemaOption<R>,
+  ): SingleOutputStreamOperator<R>
+  map<R>(fn: MapFunction<T, R> | MapObject<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
+    if (typeof fn !== 'function') return this.richStep('Map', output, fn as RichObject)
     return this.step('Map', output, makeOperator.map(fn, output))
   }
 
-  /** Any number of results for each element: return them, or pass each to `collect`. */
-  flatMap<R>(fn: FlatMapFunction<T, R>): SingleOutputStreamOperator<R>
-  flatMap<R>(fn: FlatMapFunction<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
-  flatMap<R>(fn: FlatMapFunction<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+  /**
+   * Any number of results for each element: return them, or pass each to `collect`. An object with `flatMap` may
+   * have `open` and `close` too.
+   */
+  flatMap<R>(fn: FlatMapFunction<T, R> | FlatMapObject<T, R>): SingleOutputStreamOperator<R>
+  flatMap<R>(
+    fn: FlatMapFunction<T, NoInfer<R>> | FlatMapObject<T, NoInfer<R>>,
+    options: SchemaOption<R>,
+  ): SingleOutputStreamOperator<R>
+  flatMap<R>(
+    fn: FlatMapFunction<T, R> | FlatMapObject<T, R>,
+    options?: SchemaOption<R>,
+  ): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
+    if (typeof fn !== 'function') return this.richStep('Flat Map', output, fn as RichObject)
     return this.step('Flat Map', output, makeOperator.flatMap(fn, output))
   }
 
-  /** Keeps the elements for which `predicate` is true. */
+  /** Keeps the elements for which `predicate` is true. An object with `filter` may have `open` and `close` too. */
   filter<S extends T>(predicate: (value: T) => value is S): SingleOutputStreamOperator<S>
-  filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T>
-  filter(predicate: FilterFunction<T>): SingleOutputStreamOperator<T> {
+  filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T>
+  filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T> {
+    if (typeof predicate !== 'function') return this.richStep('Filter', this.schema, predicate as RichObject)
     return this.step('Filter', this.schema, makeOperator.filter(predicate))
+  }
+
+  /**
+   * Logic of your own: any number of results, and side outputs. Give a function that makes it, or an instance of a
+   * class; each subtask gets its own copy. Keyed state and timers need a keyBy before it.
+   */
+  process<R>(fn: ProcessFunctionOrFactory<T, R>): SingleOutputStreamOperator<R>
+  process<R>(fn: ProcessFunctionOrFactory<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  process<R>(fn: ProcessFunctionOrFactory<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const output = outputSchema(options)
+    return this.step('Process', output, makeOperator.process(processFunctionFactory(fn), output))
   }
 
   /** Brings elements with the same value of a field together. */
@@ -243,6 +279,17 @@ export class DataStream<T> {
     return new SingleOutputStreamOperator<R>(this.home, this.addNode(name, output, body), output)
   }
 
+  private richStep<R>(name: string, output: Schema<R>, fn: RichObject): SingleOutputStreamOperator<R> {
+    const { isKeyed } = this
+    const create = makeOperator.rich(richFunctionFactory(fn), output, isKeyed)
+    return this.add(name, output, { role: 'operator', isKeyed, create })
+  }
+
+  /** @internal Whether elements with the same key meet in one subtask. */
+  protected get isKeyed(): boolean {
+    return false
+  }
+
   private step<R>(name: string, output: Schema<R>, create: OperatorFactory): SingleOutputStreamOperator<R> {
     return this.add(name, output, { role: 'operator', isKeyed: false, create })
   }
@@ -331,18 +378,56 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
     return this.addKeyed('Reduce', this.schema, makeOperator.reduce(fn, this.schema))
   }
 
+  /** Emits each key's running sum of a field, in its first element. Elements without a value do not count. */
+  sum<F extends SummableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.rolling('sum', field)
+  }
+
+  /** Emits each key's least value of a field so far, in its first element. */
+  min<F extends ComparableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.rolling('min', field)
+  }
+
+  /** Emits each key's greatest value of a field so far, in its first element. */
+  max<F extends ComparableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.rolling('max', field)
+  }
+
+  /** Emits each key's element with the least value of a field so far; of equal ones the first, or else the last. */
+  minBy<F extends ComparableField<T>>(field: F, first = true): SingleOutputStreamOperator<T> {
+    return this.rolling('minBy', field, first)
+  }
+
+  /** Emits each key's element with the greatest value of a field so far; of equal ones the first, or else the last. */
+  maxBy<F extends ComparableField<T>>(field: F, first = true): SingleOutputStreamOperator<T> {
+    return this.rolling('maxBy', field, first)
+  }
+
+  private rolling(kind: RollingKind, field: string | number, first = true): SingleOutputStreamOperator<T> {
+    checkRollingField(this.schema, kind, field)
+    const create = makeOperator.rolling(kind, field, first, this.schema)
+    return this.addKeyed(kind, this.schema, create)
+  }
+
   /**
    * Logic of your own with keyed state and timers. Give a function that makes it, or an instance of a
    * class; each subtask gets its own copy.
    */
-  process<R>(fn: KeyedProcessFunctionOrFactory<K, T, R>): SingleOutputStreamOperator<R> {
-    const create = processFunctionFactory(fn as KeyedProcessFunctionOrFactory<Key, T, R>) as () => KeyedProcessFunction<
-      Key,
-      T,
-      R
-    >
-    const output = OPAQUE_SCHEMA as Schema<R>
-    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(create))
+  override process<R>(fn: KeyedProcessFunctionOrFactory<K, T, R>): SingleOutputStreamOperator<R>
+  override process<R>(
+    fn: KeyedProcessFunctionOrFactory<K, T, NoInfer<R>>,
+    options: SchemaOption<R>,
+  ): SingleOutputStreamOperator<R>
+  override process<R>(
+    fn: KeyedProcessFunctionOrFactory<K, T, R>,
+    options?: SchemaOption<R>,
+  ): SingleOutputStreamOperator<R> {
+    const output = outputSchema(options)
+    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(processFunctionFactory(fn), output))
+  }
+
+  protected override get isKeyed(): boolean {
+    return true
   }
 
   /** @internal */

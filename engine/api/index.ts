@@ -11,17 +11,25 @@ export type {
   AsyncResults,
   AsyncRetryStrategy,
   BuiltInAggregate,
+  CheckpointedFunction,
   FilterFunction,
+  FilterObject,
   FlatMapFunction,
+  FlatMapObject,
+  FunctionInitializationContext,
   KeyedProcessFunction,
   KeySelector,
   ListState,
   MapFunction,
+  MapObject,
   MapState,
   OnTimerContext,
+  OperatorStateStore,
   OutputTag,
   Partitioner,
   ProcessContext,
+  ProcessFunction,
+  ProcessFunctionContext,
   ProcessWindowContext,
   ProcessWindowFunction,
   ReduceFunction,
@@ -34,10 +42,21 @@ export type {
 } from '../contract/functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
+export {
+  type Accumulator,
+  AverageAccumulator,
+  DoubleCounter,
+  DoubleMaximum,
+  DoubleMinimum,
+  HistogramAccumulator,
+  IntCounter,
+  LongCounter,
+} from '../core/accumulators.ts'
 export { MillraceError } from '../core/errors.ts'
 export type { Key } from '../core/keys.ts'
 export { type RowOf, type Schema, schema, t } from '../core/schema.ts'
 export { type Duration, days, hours, milliseconds, minutes, seconds, Time } from '../core/time.ts'
+export type { Counter, Histogram, Meter, MetricGroup } from '../core/user-metrics.ts'
 export type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 export type { JobEvent, JobStatus } from '../runtime/status.ts'
 export { avg, count, max, min, sum } from './aggregates.ts'
@@ -51,6 +70,7 @@ export type { SinkFunction } from './function-sink.ts'
 export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
 export { outputTag } from './output-tag.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
+export { RichFilterFunction, RichFlatMapFunction, RichMapFunction } from './rich-functions.ts'
 export {
   AggregatingStateDescriptor,
   ListStateDescriptor,

@@ -8,16 +8,17 @@ import { assignTimestampsOperator } from '../../operators/assign-timestamps.ts'
 import { type AsyncWaitOptions, asyncWaitOperator } from '../../operators/async-wait.ts'
 import { filterOperator } from '../../operators/filter.ts'
 import { flatMapOperator } from '../../operators/flat-map.ts'
-import { keyedProcessOperator } from '../../operators/keyed-process.ts'
 import { mapOperator } from '../../operators/map.ts'
+import { keyedProcessOperator, processOperator, type RichObject, richOperator } from '../../operators/process.ts'
 import { reduceOperator } from '../../operators/reduce.ts'
+import { type RollingKind, rollingReduce } from '../../operators/rolling-aggregate.ts'
 import { windowOperator } from '../../operators/window-aggregate.ts'
 import { cumulativeWindows, slidingWindows, tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel } from '../../operators/window-columnar.ts'
 import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
 import { cumulativeSlices, type SliceScheme, slidingSlices } from '../../operators/window-slices.ts'
 import { isMerging, slicedWindowOperator } from '../../operators/window-slices-operator.ts'
-import { stateCodec } from '../../state/schema-codec.ts'
+import { schemaCodec, stateCodec } from '../../state/schema-codec.ts'
 import { objectCodec } from '../../state/value-codec.ts'
 import type {
   AggregateFunction,
@@ -27,6 +28,7 @@ import type {
   FlatMapFunction,
   KeyedProcessFunction,
   MapFunction,
+  ProcessFunction,
   ProcessWindowFunction,
   ReduceFunction,
 } from '../contract/functions.ts'
@@ -154,10 +156,30 @@ export const makeOperator = {
     <T>(fn: ReduceFunction<T>, schema: Schema): OperatorFactory =>
     () =>
       reduceOperator(fn, { codec: rowCodec(schema), outputSchema: schema }),
+  /** State holds rows of the stream's schema in its own encoding. */
+  rolling:
+    (kind: RollingKind, field: string | number, first: boolean, schema: Schema): OperatorFactory =>
+    () => {
+      const inPlace = !schema.isOpaque && kind !== 'minBy' && kind !== 'maxBy'
+      return reduceOperator(rollingReduce({ kind, field, first, inPlace }), {
+        codec: schemaCodec(schema, { what: 'The aggregated row' }),
+        outputSchema: schema,
+        isPure: true,
+      })
+    },
   keyedProcess:
-    <K, T, R>(create: () => KeyedProcessFunction<K, T, R>): OperatorFactory =>
+    <K, T, R>(create: () => KeyedProcessFunction<K, T, R>, outputSchema: Schema): OperatorFactory =>
     () =>
-      keyedProcessOperator(create, { codecOf: stateCodec }),
+      keyedProcessOperator(create, { codecOf: stateCodec, outputSchema }),
+  process:
+    <T, R>(create: () => ProcessFunction<T, R>, outputSchema: Schema): OperatorFactory =>
+    () =>
+      processOperator(create, { codecOf: stateCodec, outputSchema }),
+  /** A `map`, `flatMap` or `filter` object. */
+  rich:
+    (create: () => RichObject, outputSchema: Schema, isKeyed: boolean): OperatorFactory =>
+    () =>
+      richOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
   /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
   window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
     const { allowedLatenessMs, lateTag } = settings

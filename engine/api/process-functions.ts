@@ -1,10 +1,10 @@
 /**
- * From what a user gives to `KeyedStream.process` to a fresh function object for each subtask.
+ * From what a user gives to `process`, `map`, `flatMap` or `filter` to a fresh function object for each subtask.
  *
  * Invariant: two subtasks on one thread never share a function's fields, because `open` stores state
  * handles there.
  */
-import type { KeyedProcessFunction } from '../contract/functions.ts'
+import type { KeyedProcessFunction, ProcessFunction, RichFunction } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
 
 /** An instance of a class, or a function that makes a process function. */
@@ -12,25 +12,35 @@ export type KeyedProcessFunctionOrFactory<K, In, Out> =
   | KeyedProcessFunction<K, In, Out>
   | (() => KeyedProcessFunction<K, In, Out>)
 
+/** An instance of a class, or a function that makes a process function. */
+export type ProcessFunctionOrFactory<In, Out> = ProcessFunction<In, Out> | (() => ProcessFunction<In, Out>)
+
 /** Throws `PROCESS_FUNCTION_SHARED` for an object that cannot be copied for each subtask. */
-export function processFunctionFactory<K, In, Out>(
-  fn: KeyedProcessFunctionOrFactory<K, In, Out>,
-): () => KeyedProcessFunction<K, In, Out> {
+export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F)): () => F {
   if (typeof fn === 'function') return fn
+  return copies(fn, 'Pass a function that makes it: process(() => ({ ... })) or process(() => new MyFunction()).')
+}
+
+/** As `processFunctionFactory`, for the objects that `map`, `flatMap` and `filter` take besides functions. */
+export function richFunctionFactory<F extends RichFunction>(fn: F): () => F {
+  return copies(fn, 'Make it a class, for example one that extends RichMapFunction, and keep what open gets in `this`.')
+}
+
+function copies<F extends RichFunction>(fn: F, hint: string): () => F {
   const prototype = Object.getPrototypeOf(fn) as object | null
   const isPlain = prototype === Object.prototype || prototype === null
   const bound = Object.entries(fn).find(([, value]) => typeof value === 'function')?.[0]
   // Methods of a plain object may close over variables, and arrow functions in fields keep their first
   // `this`: copies of such objects would still share what `open` stores.
-  const isShared = isPlain ? fn.open !== undefined : bound !== undefined
+  const isShared = isPlain ? fn.open !== undefined || fn.initializeState !== undefined : bound !== undefined
   if (isShared) {
     throw new MillraceError(
       'PROCESS_FUNCTION_SHARED',
       isPlain
-        ? 'A process function with `open` cannot be a plain object, because subtasks would share its variables.'
-        : `The process function keeps a function in its field "${bound}", so it cannot be copied for each subtask.`,
-      { hint: 'Pass a function that makes it: process(() => ({ ... })) or process(() => new MyFunction()).' },
+        ? 'A function with `open` cannot be a plain object, because subtasks would share its variables.'
+        : `The function object keeps a function in its field "${bound}", so it cannot be copied for each subtask.`,
+      { hint },
     )
   }
-  return () => Object.assign(Object.create(prototype) as KeyedProcessFunction<K, In, Out>, fn)
+  return () => Object.assign(Object.create(prototype) as F, fn)
 }

@@ -11,15 +11,22 @@ import {
   avg,
   count,
   type DataStream,
+  type KeyedProcessFunction,
   type KeyedStream,
+  MapStateDescriptor,
   max,
   outputTag,
+  type ProcessContext,
+  RichMapFunction,
+  type RuntimeContext,
   StreamExecutionEnvironment,
   schema,
   seconds,
   sum,
   TumblingEventTimeWindows,
   t,
+  type ValueState,
+  ValueStateDescriptor,
   WatermarkStrategy,
 } from './index.ts'
 
@@ -131,6 +138,75 @@ test('windows infer their results', () => {
     for (const f of elements) collect(context.key.concat(f.origin))
   })
   check<Equal<Element<typeof processed>, string>>()
+})
+
+test('process functions infer their results from collect, their type, or a schema', () => {
+  const stream = flights()
+  type Flight = Element<typeof stream>
+  const annotated = stream.process({
+    processElement(f, _context, collect: (result: string) => void) {
+      collect(f.origin)
+    },
+  })
+  check<Equal<Element<typeof annotated>, string>>()
+  class Counting implements KeyedProcessFunction<string, Flight, number> {
+    private count!: ValueState<number>
+    open(context: RuntimeContext): void {
+      this.count = context.getState(new ValueStateDescriptor<number>('count'))
+      const byCarrier = context.getMapState(new MapStateDescriptor<string, bigint>('carriers'))
+      check<Equal<ReturnType<typeof byCarrier.get>, bigint | undefined>>()
+      check<Equal<ReturnType<typeof byCarrier.entries>, Iterable<[string, bigint]>>>()
+      // @ts-expect-error objects are no map keys
+      void (() => context.getMapState(new MapStateDescriptor<{ a: number }, number>('objects')))
+      // @ts-expect-error the rows of the schema are no numbers
+      void (() => new ValueStateDescriptor<number>('rows', { schema: schema({ n: t.int32() }) }))
+    }
+    processElement(_f: Flight, context: ProcessContext<string>, collect: (result: number) => void): void {
+      check<Equal<typeof context.currentKey, string>>()
+      collect((this.count.value() ?? 0) + 1)
+    }
+  }
+  const keyed = stream.keyBy('origin').process(new Counting())
+  check<Equal<Element<typeof keyed>, number>>()
+  const made = stream.keyBy('origin').process(() => new Counting())
+  check<Equal<Element<typeof made>, number>>()
+  const declared = stream.keyBy('distance').process(
+    {
+      processElement(f, context, collect) {
+        check<Equal<typeof context.currentKey, number>>()
+        collect({ km: f.distance })
+        // @ts-expect-error the schema has another field
+        collect({ miles: f.distance })
+      },
+    },
+    { schema: schema({ km: t.float64() }) },
+  )
+  check<Equal<Element<typeof declared>, { km: number }>>()
+  // @ts-expect-error without keys there are no timers
+  stream.process({ processElement: (_f, context) => context.timerService.registerEventTimeTimer(1) })
+})
+
+test('rich functions and rolling aggregates', () => {
+  const stream = flights()
+  class Origin extends RichMapFunction<Element<typeof stream>, string> {
+    map(f: Element<typeof stream>): string {
+      return f.origin
+    }
+  }
+  const mapped = stream.map(new Origin())
+  check<Equal<Element<typeof mapped>, string>>()
+  const plain = stream.map({ map: (f) => f.distance })
+  check<Equal<Element<typeof plain>, number>>()
+  const keyed = stream.keyBy('origin')
+  check<Equal<Element<ReturnType<typeof keyed.reduce>>, Element<typeof stream>>>()
+  const summed = [keyed.sum('distance'), keyed.sum('delay'), keyed.sum('big'), keyed.min('origin'), keyed.maxBy('date')]
+  check<Equal<Element<(typeof summed)[number]>, Element<typeof stream>>>()
+  // @ts-expect-error a text has no sum
+  const textSum = () => keyed.sum('origin')
+  // @ts-expect-error an object is not ordered
+  const objectMax = () => keyed.max('extra')
+  void textSum
+  void objectMax
 })
 
 test('side outputs carry the type of their tag', () => {

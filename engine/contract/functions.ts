@@ -3,8 +3,10 @@
  *
  * Every function but AsyncFunction is synchronous: a returned promise is an error that names the async operator.
  */
+import type { Accumulator, DoubleCounter, HistogramAccumulator, IntCounter, LongCounter } from '../core/accumulators.ts'
 import type { Key } from '../core/keys.ts'
 import type { Schema } from '../core/schema.ts'
+import type { MetricGroup } from '../core/user-metrics.ts'
 import type { StateMigrations } from './keyed-state.ts'
 
 export type MapFunction<T, R> = (value: T) => R
@@ -190,23 +192,46 @@ export interface TimerService {
   deleteProcessingTimeTimer(timeMs: number): void
 }
 
-export interface ProcessContext<K> {
+/** What a function on a stream without keys is called with. */
+export interface ProcessFunctionContext {
+  /** Event time of the record; NaN when there is none. */
+  readonly timestamp: number
+  /** Timers need keys; time can be read anywhere. */
+  readonly timerService: Pick<TimerService, 'currentWatermark' | 'currentProcessingTime'>
+  /** Emits to a side output, which `getSideOutput` of the result reads. */
+  output<X>(tag: OutputTag<X>, value: X): void
+}
+
+export interface ProcessContext<K> extends ProcessFunctionContext {
   readonly currentKey: K
-  /** Event time of the record, or of the timer; NaN when there is none. */
+  /** Event time of the record, or time of the timer; NaN when there is none. */
   readonly timestamp: number
   readonly timerService: TimerService
-  output<X>(tag: OutputTag<X>, value: X): void
 }
 
 export interface OnTimerContext<K> extends ProcessContext<K> {
   readonly timeDomain: TimeDomain
 }
 
+/** Where a function runs, and what it may ask for. */
 export interface RuntimeContext {
   readonly taskName: string
   readonly indexOfThisSubtask: number
   readonly numberOfParallelSubtasks: number
-  /** Keyed state is declared in `open`, and used where a key is current. */
+  /** How often the job was started before, 0 at first. */
+  readonly attemptNumber: number
+  /** Shown under `/metrics` as `millrace_user_NAME`, one sample a subtask. */
+  readonly metricGroup: MetricGroup
+  /** Merged over all subtasks of the job, in its result. Throws `ACCUMULATOR_EXISTS`. */
+  addAccumulator(name: string, accumulator: Accumulator): void
+  /** Undefined when this function added none of that name. */
+  getAccumulator(name: string): Accumulator | undefined
+  /** The accumulator of that name, added when there is none; so are the next three. */
+  getIntCounter(name: string): IntCounter
+  getLongCounter(name: string): LongCounter
+  getDoubleCounter(name: string): DoubleCounter
+  getHistogram(name: string): HistogramAccumulator
+  /** Keyed state is declared in `open`, and used where a key is current. Throws `STATE_NOT_KEYED` without keys. */
   getState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V>
   getListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
   getMapState<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V>
@@ -214,13 +239,61 @@ export interface RuntimeContext {
   getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
 }
 
-/** Per-record logic with keyed state and timers. A fresh one is made for each subtask. */
-export interface KeyedProcessFunction<K, In, Out> {
+/** State of a subtask rather than of a key: lists that are dealt out again when the parallelism changes. */
+export interface OperatorStateStore {
+  /** Each element goes to one subtask after a restore; at the same parallelism to the one that had it. */
+  getListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
+  /** Each subtask gets all elements of all subtasks after a restore. */
+  getUnionListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
+}
+
+export interface FunctionInitializationContext {
+  readonly isRestored: boolean
+  readonly operatorStateStore: OperatorStateStore
+}
+
+/** A function that keeps state of its subtask. Small: all of it is in every checkpoint. */
+export interface CheckpointedFunction {
+  /** Comes before `open`: declare state here, and read what was restored. */
+  initializeState(context: FunctionInitializationContext): void
+  /** Comes at each checkpoint's cut: put what is to be kept into the state. */
+  snapshotState(): void
+}
+
+/** What functions with a life have: `open` once before the first element, `close` once at the end. */
+export interface RichFunction extends Partial<CheckpointedFunction> {
+  /** @internal Comes before `open`, for the abstract classes of the API. */
+  setRuntimeContext?(context: RuntimeContext): void
   open?(context: RuntimeContext): void
+  close?(): void
+}
+
+/** A `map` with a life; on a keyed stream it may use keyed state. */
+export interface MapObject<T, R> extends RichFunction {
+  map(value: T): R
+}
+
+/** A `flatMap` with a life; on a keyed stream it may use keyed state. */
+export interface FlatMapObject<T, R> extends RichFunction {
+  // biome-ignore lint/suspicious/noConfusingVoidType: a function without a return statement is meant
+  flatMap(value: T, collect: (result: R) => void): Iterable<R> | void
+}
+
+/** A `filter` with a life; on a keyed stream it may use keyed state. */
+export interface FilterObject<T> extends RichFunction {
+  filter(value: T): boolean
+}
+
+/** Per-record logic without keys: any number of results, and side outputs. A fresh one is made for each subtask. */
+export interface ProcessFunction<In, Out> extends RichFunction {
+  processElement(value: In, context: ProcessFunctionContext, collect: (result: Out) => void): void
+}
+
+/** Per-record logic with keyed state and timers. A fresh one is made for each subtask. */
+export interface KeyedProcessFunction<K, In, Out> extends RichFunction {
   processElement(value: In, context: ProcessContext<K>, collect: (result: Out) => void): void
   /** What it collects has the timer's time as event time, or none for a processing-time timer. */
   onTimer?(timeMs: number, context: OnTimerContext<K>, collect: (result: Out) => void): void
-  close?(): void
 }
 
 /** One column computed by the engine without calling JavaScript per record. NULL inputs are skipped. */

@@ -18,8 +18,10 @@
  * - It looks at `output.blocked` at least between rows (lambdas) or chunks (columnar), and stops soon.
  * - What outlives a call holds no reference into an input batch's buffers.
  */
+import type { AccumulatorRegistry } from '../core/accumulators.ts'
 import type { Batch } from '../core/batch.ts'
 import type { JsonValue } from '../core/json-value.ts'
+import type { MetricRegistry } from '../core/user-metrics.ts'
 import type { KeyedState } from './keyed-state.ts'
 import type { WorkerContext } from './worker-context.ts'
 
@@ -48,8 +50,13 @@ export interface OperatorContext {
   /** 0 <= subtask < parallelism. */
   readonly subtask: number
   readonly parallelism: number
+  /** How often the job was started before, 0 at first. */
+  readonly attempt: number
   readonly worker: WorkerContext
   readonly counters: OperatorCounters
+  /** Metrics with names of the user's own. */
+  readonly metrics: MetricRegistry
+  readonly accumulators: AccumulatorRegistry
   /** Keyed state; throws `STATE_NOT_KEYED` when the operator does not follow a keyBy. */
   readonly keyed: KeyedState
   /** What `snapshot` returned for each old subtask (any parallelism), or empty on a fresh start. */

@@ -20,10 +20,12 @@ import type { KeyedState } from '../contract/keyed-state.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import type { OperatorContext } from '../contract/operator.ts'
 import type { SinkCommitter, SinkCommitterContext } from '../contract/sink.ts'
+import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { keyGroupRange } from '../core/keys.ts'
 import { StringInterner } from '../core/strings.ts'
+import { MetricRegistry } from '../core/user-metrics.ts'
 
 /** One sentence for each state that could not be restored into the job's operators. */
 export async function stateProblems(graph: JobGraph, manifest: Manifest, io: Io): Promise<string[]> {
@@ -84,7 +86,10 @@ function problemsOfOperator(
       nowMs: () => io.clock.nowMs(),
       uniqueId: (prefix) => `${prefix} of the check`,
     },
+    attempt: 0,
     counters,
+    metrics: new MetricRegistry(() => io.clock.nowMs()),
+    accumulators: new AccumulatorRegistry(),
     keyed,
     restored: saved.states,
     scheduleProcessingTime() {},

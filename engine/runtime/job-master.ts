@@ -24,6 +24,7 @@ import { planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
+import { accumulatorResults } from './accumulator-results.ts'
 import { planDeployments } from './deployment.ts'
 import { type JobCounts, StatusBoard } from './job-status.ts'
 import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
@@ -577,7 +578,8 @@ export class JobMaster implements RunningJob {
 
   private result(counts: JobCounts): JobResult {
     const durationMs = this.environment.io.clock.nowMs() - this.startedAtMs
-    return { state: this.state, ...counts, checkpoints: this.board.completed, durationMs }
+    const state = { state: this.state, ...counts, checkpoints: this.board.completed, durationMs }
+    return { ...state, ...accumulatorResults(this.board.accumulators) }
   }
 
   private exception(where: string, error: unknown): void {

@@ -1,6 +1,7 @@
 /**
  * Gathers what workers, coordinator and commits report into one `JobStatus`.
  */
+import type { AccumulatorValue } from '../core/accumulators.ts'
 import type { ExecutionPlan } from './planner.ts'
 import type {
   CheckpointStatus,
@@ -62,6 +63,15 @@ export class StatusBoard {
 
   get splits(): SplitWatermark[] {
     return [...this.splitsByWorker.values()].flat()
+  }
+
+  /** Local values of accumulators by name, of all subtasks. */
+  get accumulators(): Map<string, AccumulatorValue[]> {
+    const byName = new Map<string, AccumulatorValue[]>()
+    for (const { accumulators } of this.subtasks) {
+      for (const [name, value] of accumulators) byName.set(name, [...(byName.get(name) ?? []), value])
+    }
+    return byName
   }
 
   checkpointStarted(checkpoint: CheckpointStatus): void {

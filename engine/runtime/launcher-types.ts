@@ -46,6 +46,10 @@ export interface JobResult {
   readonly deadLettered: number
   readonly checkpoints: number
   readonly durationMs: number
+  /** Results of accumulators by name, merged over all subtasks of the last run. */
+  readonly accumulators: Readonly<Record<string, unknown>>
+  /** The result of an accumulator. Throws `ACCUMULATOR_UNKNOWN`, `ACCUMULATOR_MISMATCH`. */
+  getAccumulatorResult<R = number>(name: string): R
 }
 
 export interface RunningJob extends JobControl {

@@ -3,6 +3,9 @@
  * from. The runtime fills them; the server only reads them.
  */
 
+import type { AccumulatorValue } from '../core/accumulators.ts'
+import type { MetricSample } from '../core/user-metrics.ts'
+
 export type JobState = 'starting' | 'running' | 'restarting' | 'stopping' | 'finished' | 'failed' | 'cancelled'
 
 export interface VertexStatus {
@@ -40,6 +43,17 @@ export interface SubtaskStatus {
   readonly busy: number
   readonly backPressured: number
   readonly stateBytes: number
+  /** What user functions registered. */
+  readonly userMetrics: readonly UserMetricStatus[]
+  /** Local values by name; several operators of the subtask may have the same names. */
+  readonly accumulators: readonly (readonly [string, AccumulatorValue])[]
+}
+
+/** A metric of a user function in one subtask. */
+export interface UserMetricStatus extends MetricSample {
+  /** Uid and name of the operator, which may be chained with others. */
+  readonly operator: string
+  readonly operatorName: string
 }
 
 export interface SplitWatermark {

@@ -10,9 +10,11 @@ import type { GraphEdge, SinkNode, SourceNode } from '../contract/job-graph.ts'
 import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
 import type { DeadLetter } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
+import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
+import { MetricRegistry } from '../core/user-metrics.ts'
 import { Chain, type ChainLinkOptions } from './chain.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import { type EdgeOutputOptions, OutputRouter } from './output-router.ts'
@@ -44,9 +46,12 @@ export interface BuildOptions {
 
 interface HostedOperator {
   readonly uid: string
+  readonly name: string
   readonly operator: Operator
   readonly keyed: KeyedBackend | null
   readonly counters: OperatorCounters
+  readonly metrics: MetricRegistry
+  readonly accumulators: AccumulatorRegistry
 }
 
 /** A subtask with everything that was opened for it. */
@@ -138,6 +143,10 @@ export class HostedSubtask {
       busy,
       backPressured,
       stateBytes: this.keyed.reduce((total, keyed) => total + keyed.memoryBytes(), 0),
+      userMetrics: this.operators.flatMap(({ uid, name, metrics }) =>
+        metrics.snapshot().map((sample) => ({ operator: uid, operatorName: name, ...sample })),
+      ),
+      accumulators: this.operators.flatMap(({ accumulators }) => Object.entries(accumulators.snapshot())),
     }
   }
 
@@ -197,16 +206,19 @@ async function buildSubtask(
     const keys = link?.createKeys?.() ?? null
     const projection = link?.projection ?? null
     const counters: OperatorCounters = { lateDropped: 0, filtered: 0, coldReads: 0 }
+    const { uid, name } = node
+    const metrics = new MetricRegistry(() => options.worker.nowMs())
+    const own = { uid, name, counters, metrics, accumulators: new AccumulatorRegistry() }
     if (node.role === 'sink') {
       const operator = createSink(options, node, inputSchemaEdge(options, vertex, k), index, vertex.parallelism, label)
       sink = { id: node.uid, operator }
-      operators.push({ uid: node.uid, operator, keyed: null, counters })
+      operators.push({ ...own, operator, keyed: null })
       links.push({ operator, keys, projection })
       return
     }
     const operator = node.create()
     const keyed = node.isKeyed ? options.state.open(node.uid, index, vertex.parallelism, counters) : null
-    operators.push({ uid: node.uid, operator, keyed, counters })
+    operators.push({ ...own, operator, keyed })
     links.push({ operator, keys, projection })
   })
   const chain = new Chain(links, router)
@@ -265,7 +277,10 @@ function operatorContext(
     subtask: index,
     parallelism: vertex.parallelism,
     worker: options.worker,
+    attempt: options.deployment.run - 1,
     counters: hosted.counters,
+    metrics: hosted.metrics,
+    accumulators: hosted.accumulators,
     get keyed() {
       if (hosted.keyed !== null) return hosted.keyed
       throw new MillraceError('STATE_NOT_KEYED', `Operator "${node.name}" has no keyed state.`, {

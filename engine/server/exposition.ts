@@ -6,13 +6,15 @@
  */
 import { assert } from '../core/assert.ts'
 
-export type MetricType = 'counter' | 'gauge'
+export type MetricType = 'counter' | 'gauge' | 'summary'
 export type Labels = Readonly<Record<string, string | number>>
 
 /** One metric name with its samples. */
 export interface MetricFamily {
   /** Adds a sample. `null` means "not known" and adds nothing. */
   add(labels: Labels, value: number | null): void
+  /** As `add`, for the samples of a summary whose names have a suffix. */
+  addSuffixed(suffix: '_sum' | '_count', labels: Labels, value: number): void
 }
 
 const metricName = /^[a-zA-Z_][a-zA-Z0-9_]*$/
@@ -53,6 +55,9 @@ export class Exposition {
     return {
       add(labels, value) {
         if (value !== null) lines.push(`${name}${formatLabels(labels)} ${formatValue(value)}\n`)
+      },
+      addSuffixed(suffix, labels, value) {
+        lines.push(`${name}${suffix}${formatLabels(labels)} ${formatValue(value)}\n`)
       },
     }
   }

@@ -58,7 +58,7 @@ function parse(text: string): { samples: Sample[]; types: Map<string, string> } 
   let helpOf = ''
   for (const line of text.slice(0, -1).split('\n')) {
     const help = /^# HELP (\S+) (.+)$/.exec(line)
-    const type = /^# TYPE (\S+) (counter|gauge)$/.exec(line)
+    const type = /^# TYPE (\S+) (counter|gauge|summary)$/.exec(line)
     if (help !== null) {
       helpOf = String(help[1])
     } else if (type !== null) {
@@ -68,7 +68,8 @@ function parse(text: string): { samples: Sample[]; types: Map<string, string> } 
       types.set(current, String(type[2]))
     } else {
       const name = /^[a-zA-Z_:][a-zA-Z0-9_:]*/.exec(line)?.[0] ?? ''
-      assert.equal(name, current, `sample inside its family: ${line}`)
+      const family = types.get(current) === 'summary' ? name.replace(/_(sum|count)$/, '') : name
+      assert.equal(family, current, `sample inside its family: ${line}`)
       const hasLabels = line[name.length] === '{'
       const { labels, rest } = hasLabels
         ? parseLabels(line, name.length + 1)
@@ -160,6 +161,33 @@ describe('GET /metrics', () => {
     assert.deepEqual(find(samples, 'millrace_job_watermark_lag_seconds'), [])
     assert.ok(find(samples, 'millrace_subtask_records_in_total').length > 0)
   })
+})
+
+test('metrics of user functions have their names, one sample a subtask', () => {
+  const user = { operator: 'enrich', operatorName: 'Enrich "x"' }
+  const quantiles = [
+    [0.5, 3],
+    [0.99, 9],
+  ] as const
+  const windows = fixtureStatus().subtasks.filter(({ vertex }) => vertex === 1)
+  const subtasks = windows.map((subtask, i) => ({
+    ...subtask,
+    userMetrics: [
+      { ...user, name: 'cache_hits', kind: 'counter' as const, value: 5 + i },
+      { ...user, name: 'size', kind: 'histogram' as const, value: 4, summary: { sum: 12, quantiles } },
+      // Another operator uses the name for something else.
+      { ...user, operator: 'other', name: 'size', kind: 'gauge' as const, value: 1 },
+    ],
+  }))
+  const { samples, types } = parse(renderMetrics([fixtureStatus({ subtasks })], 0, () => {}))
+  assert.equal(metric(samples, 'millrace_user_cache_hits', { operator: 'enrich', subtask: '0' }), 5)
+  assert.equal(find(samples, 'millrace_user_cache_hits').length, subtasks.length)
+  assert.equal(types.get('millrace_user_cache_hits'), 'gauge')
+  assert.equal(types.get('millrace_user_size'), 'summary')
+  assert.equal(metric(samples, 'millrace_user_size', { subtask: '0', quantile: '0.99' }), 9)
+  assert.equal(metric(samples, 'millrace_user_size_sum', { subtask: '0' }), 12)
+  assert.equal(metric(samples, 'millrace_user_size_count', { subtask: '0' }), 4)
+  assert.equal(metric(samples, 'millrace_user_size_gauge', { operator: 'other', subtask: '0' }), 1)
 })
 
 test('any label value survives writing and reading, any number too', () => {

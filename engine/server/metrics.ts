@@ -5,8 +5,8 @@
  * and sizes bytes; a value that is not known (no watermark yet, no checkpoint yet) has no sample.
  * `operator` is the vertex's uid, which survives a rescale; workers are no label for that reason.
  */
-import type { CheckpointStatus, JobState, JobStatus, SubtaskStatus } from '../runtime/status.ts'
-import { Exposition, type Labels, type MetricType } from './exposition.ts'
+import type { CheckpointStatus, JobState, JobStatus, SubtaskStatus, UserMetricStatus } from '../runtime/status.ts'
+import { Exposition, type Labels, type MetricFamily, type MetricType } from './exposition.ts'
 import { heldBackBy, jobTotals, jobWatermarkMs } from './views.ts'
 
 const jobStates: readonly JobState[] = [
@@ -109,6 +109,49 @@ function writeSubtasks(exposition: Exposition, jobs: readonly JobStatus[], nowMs
   for (const { labels, subtask } of rows) lag.add(labels, lagSeconds(subtask.watermarkMs, nowMs))
 }
 
+interface UserRow {
+  readonly labels: Labels
+  readonly metric: UserMetricStatus
+}
+
+/**
+ * Metrics of user functions, under names of theirs. Counters are gauges, as in Flink's reporter: they may go down.
+ * Of metrics with the same name and different kinds, which can only be of different operators, the later kinds
+ * have theirs in the name.
+ */
+function writeUserMetrics(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const byName = new Map<string, UserRow[]>()
+  const isSummary = new Map<string, boolean>()
+  for (const job of jobs) {
+    for (const { subtask, userMetrics } of job.subtasks) {
+      for (const metric of userMetrics) {
+        const summary = metric.summary !== undefined
+        const taken = (isSummary.get(metric.name) ?? summary) !== summary
+        const name = taken ? `${metric.name}_${metric.kind}` : metric.name
+        if (!taken) isSummary.set(name, summary)
+        const { operator, operatorName } = metric
+        const labels = { job_id: job.id, operator, operator_name: operatorName, subtask }
+        byName.set(name, [...(byName.get(name) ?? []), { labels, metric }])
+      }
+    }
+  }
+  for (const [name, rows] of byName) {
+    const type = rows[0]!.metric.summary === undefined ? 'gauge' : 'summary'
+    const family = exposition.family(`millrace_user_${name}`, type, 'Registered by a user function.')
+    for (const row of rows) writeUserMetric(family, row)
+  }
+}
+
+function writeUserMetric(family: MetricFamily, { labels, metric }: UserRow): void {
+  if (metric.summary === undefined) {
+    family.add(labels, metric.value)
+    return
+  }
+  for (const [q, value] of metric.summary.quantiles) family.add({ ...labels, quantile: q }, value)
+  family.addSuffixed('_sum', labels, metric.summary.sum)
+  family.addSuffixed('_count', labels, metric.value)
+}
+
 function writeSplits(exposition: Exposition, jobs: readonly JobStatus[]): void {
   const watermark = exposition.family('millrace_split_watermark_seconds', 'gauge', 'Watermark of a split, Unix time.')
   const idle = exposition.family('millrace_split_idle', 'gauge', '1 when the split is idle and holds nothing back.')
@@ -163,6 +206,7 @@ export function renderMetrics(
   writeProcess(exposition)
   writeJobs(exposition, jobs, nowMs)
   writeSubtasks(exposition, jobs, nowMs)
+  writeUserMetrics(exposition, jobs)
   writeSplits(exposition, jobs)
   writeCheckpoints(exposition, jobs)
   return exposition.toString()

@@ -25,6 +25,8 @@ function subtask(vertex: number, index: number, over: Partial<SubtaskStatus>): S
     busy: 0.25,
     backPressured: 0,
     stateBytes: 0,
+    userMetrics: [],
+    accumulators: [],
     ...over,
   }
 }

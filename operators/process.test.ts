@@ -7,16 +7,22 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type {
   AggregatingState,
+  FilterObject,
+  FunctionInitializationContext,
   KeyedProcessFunction,
+  ListState,
   OutputTag,
   ProcessContext,
+  ProcessFunction,
   RuntimeContext,
+  TimerService,
   ValueState,
 } from '../engine/contract/functions.ts'
+import { AverageAccumulator } from '../engine/core/accumulators.ts'
 import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
 import { stateCodec } from '../state/schema-codec.ts'
-import { keyedProcessOperator } from './keyed-process.ts'
 import { type Emitted, OperatorRig, type RigOptions } from './operator.testkit.ts'
+import { keyedProcessOperator, processOperator, type RichObject, richOperator } from './process.ts'
 
 interface Row {
   readonly key: string | number
@@ -287,5 +293,208 @@ describe('keyed process', () => {
         processElement() {},
       }))
     assert.throws(create, { code: 'STATE_PRIVATE_FIELDS', message: /State "s"/ })
+  })
+})
+
+describe('process without keys', () => {
+  const plainRig = (create: () => ProcessFunction<never, unknown>, more: Partial<RigOptions> = {}) =>
+    new OperatorRig({
+      create: () => processOperator(create, { codecOf: stateCodec }),
+      schema: OPAQUE_SCHEMA,
+      keyOf: null,
+      ...more,
+    })
+
+  test('many results and side outputs, through blocked output, with time and without timers', () => {
+    for (const batchRows of [1, 2, 3, 5, 7]) {
+      const rig = plainRig(
+        () => ({
+          processElement(n: number, context, collect) {
+            for (let i = 0; i < n; i++) collect([n, i, context.timestamp, context.timerService.currentWatermark()])
+            if (n % 2 === 0) context.output(FIRED, n)
+          },
+        }),
+        { batchRows, capacityOne: true },
+      )
+      rig.watermark(5)
+      const rows = [3, 0, 2_500, 4]
+      rig.push(rows, [10, 11, 12, 13])
+      assert.deepEqual(
+        rig.output.main,
+        rows.flatMap((n, k) => Array.from({ length: n }, (_, i) => ({ row: [n, i, 10 + k, 5], time: 10 + k }))),
+      )
+      assert.deepEqual(
+        rig.output.sides.get('fired')!.map(({ row }) => row),
+        [0, 2_500, 4],
+      )
+      rig.close()
+    }
+  })
+
+  test('keyed state and timers are refused with advice', () => {
+    const stateful = () =>
+      plainRig(() => ({
+        open: (context) => void context.getState({ kind: 'value', name: 'x', version: 1 }),
+        processElement() {},
+      }))
+    assert.throws(stateful, { code: 'STATE_NOT_KEYED' })
+    const timed = plainRig(() => ({
+      processElement: (_: never, context) => (context.timerService as TimerService).registerEventTimeTimer(1),
+    }))
+    assert.throws(() => timed.push([1], [1]), { code: 'TIMERS_NOT_KEYED' })
+    timed.close()
+  })
+
+  test('lists of a subtask are dealt out anew, union lists go to all', () => {
+    fc.assert(
+      fc.property(
+        fc.array(
+          fc.oneof(fc.array(fc.integer(), { maxLength: 9 }), fc.record({ restore: fc.integer({ min: 1, max: 4 }) })),
+        ),
+        (steps) => {
+          const buffers: { list: number[]; union: number[]; isRestored: boolean }[] = []
+          const rig = plainRig(() => new Buffering(buffers))
+          let all: number[] = []
+          let restored = false
+          for (const step of steps) {
+            if (Array.isArray(step)) {
+              all.push(...step)
+              rig.push(
+                step,
+                step.map(() => 0),
+              )
+            } else {
+              const before = buffers.map(({ list }) => list)
+              buffers.length = 0
+              rig.restore(step.restore)
+              restored = true
+              assert.equal(buffers.length, step.restore)
+              if (before.length === step.restore)
+                assert.deepEqual(
+                  buffers.map(({ list }) => list),
+                  before,
+                )
+              for (const { union } of buffers) assert.deepEqual(sorted(union), sorted(all))
+            }
+            assert.deepEqual(sorted(buffers.flatMap(({ list }) => list)), sorted(all))
+            assert.ok(buffers.every(({ isRestored }) => isRestored === restored))
+          }
+          all = []
+          rig.close()
+        },
+      ),
+      { numRuns: 50 },
+    )
+  })
+})
+
+const sorted = (numbers: readonly number[]) => numbers.toSorted((a, b) => a - b)
+
+/** Keeps rows in a list of its own, which it puts into operator state when a cut comes. */
+class Buffering implements ProcessFunction<number, unknown> {
+  private readonly buffer: { list: number[]; union: number[]; isRestored: boolean }
+  private list!: ListState<number>
+  private union!: ListState<number>
+
+  constructor(all: { list: number[]; union: number[]; isRestored: boolean }[]) {
+    this.buffer = { list: [], union: [], isRestored: false }
+    all.push(this.buffer)
+  }
+
+  initializeState({ isRestored, operatorStateStore }: FunctionInitializationContext): void {
+    this.list = operatorStateStore.getListState({ kind: 'list', name: 'list', version: 1 })
+    this.union = operatorStateStore.getUnionListState({ kind: 'list', name: 'union', version: 1 })
+    this.buffer.isRestored = isRestored
+    this.buffer.list.push(...this.list.get())
+    this.buffer.union.push(...this.union.get())
+  }
+
+  processElement(n: number): void {
+    this.buffer.list.push(n)
+  }
+
+  snapshotState(): void {
+    this.list.update(this.buffer.list)
+    this.union.update(this.buffer.list)
+  }
+}
+
+describe('functions with a life', () => {
+  const richRig = (create: () => RichObject, isKeyed: boolean) =>
+    new OperatorRig({
+      create: () => richOperator(create, { codecOf: stateCodec, isKeyed }),
+      schema: OPAQUE_SCHEMA,
+      keyOf: isKeyed ? (row) => row : null,
+      batchRows: 3,
+      capacityOne: true,
+    })
+  const rowsOf = (rig: OperatorRig) => rig.output.main.map(({ row }) => row)
+
+  test('map, flatMap and filter; opened and closed once', () => {
+    const calls: string[] = []
+    const life = { open: () => void calls.push('open'), close: () => void calls.push('close') }
+    const rows = [1, 2, 3, 4]
+    const times = [0, 1, 2, 3]
+    const map = richRig(() => ({ ...life, map: (n) => (n as number) * 2 }), false)
+    map.push(rows, times)
+    assert.deepEqual(rowsOf(map), [2, 4, 6, 8])
+    map.close()
+    assert.deepEqual(calls, ['open', 'close'])
+    const flatMap = richRig(
+      () => ({
+        flatMap(n, collect) {
+          collect(n)
+          return n === 2 ? undefined : [n]
+        },
+      }),
+      false,
+    )
+    flatMap.push(rows, times)
+    assert.deepEqual(rowsOf(flatMap), [1, 1, 2, 3, 3, 4, 4])
+    flatMap.close()
+    const filter = richRig(() => ({ filter: (n) => (n as number) > 2 }), false)
+    filter.push(rows, times)
+    assert.deepEqual(rowsOf(filter), [3, 4])
+    assert.equal(filter.counters.filtered, 2)
+    filter.close()
+  })
+
+  test('on a keyed stream they keep state, metrics and accumulators', () => {
+    class First implements FilterObject<unknown> {
+      private seen!: ValueState<boolean>
+      private context!: RuntimeContext
+      open(context: RuntimeContext): void {
+        this.context = context
+        this.seen = context.getState({ kind: 'value', name: 'seen', version: 1 })
+        context.addAccumulator('mean', new AverageAccumulator())
+      }
+      filter(n: unknown): boolean {
+        this.context.getIntCounter('all').add(1)
+        this.context.getAccumulator('mean')!.add(n as number)
+        const isFirst = this.seen.value() === undefined
+        this.seen.update(true)
+        return isFirst
+      }
+    }
+    const rig = richRig(() => new First(), true)
+    rig.push([1, 2, 1, 1, 3], [0, 1, 2, 3, 4])
+    assert.deepEqual(rowsOf(rig), [1, 2, 3])
+    assert.deepEqual(rig.subtasks[0]!.accumulators.snapshot(), {
+      mean: { kind: 'average', sum: 8, count: 5 },
+      all: { kind: 'integer', value: 5 },
+    })
+    rig.restore(2)
+    rig.push([1, 4, 2], [0, 1, 2])
+    assert.deepEqual(rowsOf(rig), [1, 2, 3, 4])
+    rig.close()
+  })
+
+  test('promises and failures are named', () => {
+    const asynchronous = richRig(() => ({ filter: () => Promise.resolve(true) as unknown as boolean }), false)
+    assert.throws(() => asynchronous.push([1], [0]), { code: 'ASYNC_FUNCTION' })
+    asynchronous.close()
+    const failing = richRig(() => ({ map: () => (undefined as unknown as string).length }), false)
+    assert.throws(() => failing.push([1], [0]), { code: 'USER_FUNCTION_FAILED' })
+    failing.close()
   })
 })

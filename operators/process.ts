@@ -1,15 +1,20 @@
 /**
- * Per-record logic with keyed state and timers: Flink's KeyedProcessFunction.
+ * Per-record logic of the user's own: Flink's ProcessFunction and KeyedProcessFunction, and functions with a life
+ * (`map`, `flatMap`, `filter` objects with `open`), which are process functions of one kind of result.
  *
- * State is user-state.ts, timers are timers.ts; both act for the key of the record or timer that is being
- * processed. Invariants:
+ * Keyed state is user-state.ts, timers are timers.ts; both act for the key of the record or timer that is being
+ * processed, and both are refused on streams without keys. Invariants:
  * - Timers fire in order of time. What an event-time timer emits carries its time; what a processing-time timer
  *   emits has no event time.
  */
 import type {
+  FilterObject,
+  FlatMapObject,
   KeyedProcessFunction,
+  MapObject,
   OnTimerContext,
   OutputTag,
+  ProcessFunction,
   TimeDomain,
   TimerService,
 } from '../engine/contract/functions.ts'
@@ -21,6 +26,7 @@ import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
+import { OperatorState } from './operator-state.ts'
 import { runtimeContext } from './runtime-context.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
@@ -28,32 +34,76 @@ import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './u
 import { type CodecFactory, UserStates } from './user-state.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 
-export interface KeyedProcessOptions {
+export interface ProcessOptions {
   readonly codecOf: CodecFactory
   /** Of what the function collects; opaque values without one. */
   readonly outputSchema?: Schema
 }
 
-/** `create` makes a fresh function for each subtask. */
+/** Logic on keyed rows. `create` makes a fresh function for each subtask. */
 export function keyedProcessOperator<K, In, Out>(
   create: () => KeyedProcessFunction<K, In, Out>,
-  options: KeyedProcessOptions,
+  options: ProcessOptions,
 ): Operator {
-  return new KeyedProcessOperator(create as () => AnyFunction, options)
+  return new ProcessOperator(create() as AnyFunction, options, true)
+}
+
+/** Logic on rows without keys. `create` makes a fresh function for each subtask. */
+export function processOperator<In, Out>(create: () => ProcessFunction<In, Out>, options: ProcessOptions): Operator {
+  return new ProcessOperator(create() as AnyFunction, options, false)
+}
+
+/** A `map`, `flatMap` or `filter` object; `isKeyed` when it follows a keyBy. */
+export function richOperator(create: () => RichObject, options: ProcessOptions & { isKeyed: boolean }): Operator {
+  const fn = create()
+  return new ProcessOperator(processFunctionOf(fn), options, options.isKeyed, 'filter' in fn)
+}
+
+export type RichObject = MapObject<unknown, unknown> | FlatMapObject<unknown, unknown> | FilterObject<unknown>
+
+function processFunctionOf(fn: RichObject): AnyFunction {
+  return {
+    setRuntimeContext: (context) => fn.setRuntimeContext?.(context),
+    initializeState: (context) => fn.initializeState?.(context),
+    snapshotState: () => fn.snapshotState?.(),
+    open: (context) => fn.open?.(context),
+    close: () => fn.close?.(),
+    processElement: elementFunctionOf(fn),
+  }
+}
+
+function elementFunctionOf(fn: RichObject): AnyFunction['processElement'] {
+  if ('map' in fn) return (value, _context, collect) => collect(fn.map(value))
+  if ('filter' in fn) {
+    return (value, _context, collect) => {
+      const keeps: unknown = fn.filter(value)
+      if (keeps) collect(isPromise(keeps) ? keeps : value)
+    }
+  }
+  return (value, _context, collect) => {
+    const results: unknown = fn.flatMap(value, collect)
+    if (results === undefined) return
+    if (isPromise(results)) collect(results)
+    else for (const result of results as Iterable<unknown>) collect(result)
+  }
 }
 
 type AnyFunction = KeyedProcessFunction<unknown, unknown, unknown>
 
-class KeyedProcessOperator implements Operator {
+class ProcessOperator implements Operator {
   private readonly fn: AnyFunction
-  private readonly options: KeyedProcessOptions
+  private readonly options: ProcessOptions
+  private readonly isKeyed: boolean
+  /** Records without a result count as filtered. */
+  private readonly isFilter: boolean
   private readonly collector: RowCollector
   private readonly sides = new SideCollectors()
   private readonly current = new CurrentKey()
   private states!: UserStates
   private context!: OperatorContext
   private rows!: RowSource
-  private timers!: InternalTimerService
+  private timers: InternalTimerService | null = null
+  private operatorState!: OperatorState
   private watermark = WATERMARK_MIN
   private firingAt: number | null = null
   /** Event time of the record, or time of the timer. */
@@ -63,15 +113,19 @@ class KeyedProcessOperator implements Operator {
   private timeDomain: TimeDomain = 'EVENT_TIME'
   private output!: Output
   private emitted = true
+  private collected = 0
   private readonly userContext: OnTimerContext<unknown>
   private readonly collect = (result: unknown): void => {
     if (isPromise(result)) throw asyncFunctionError(this.context.name)
+    this.collected++
     if (this.collector.add(result, this.emitTime, this.output)) this.emitted = true
   }
 
-  constructor(create: () => AnyFunction, options: KeyedProcessOptions) {
-    this.fn = create()
+  constructor(fn: AnyFunction, options: ProcessOptions, isKeyed: boolean, isFilter = false) {
+    this.fn = fn
     this.options = options
+    this.isKeyed = isKeyed
+    this.isFilter = isFilter
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
     this.userContext = this.makeUserContext()
   }
@@ -80,18 +134,23 @@ class KeyedProcessOperator implements Operator {
     const { current, sides } = this
     const timestampOf = () => this.timestamp
     const domainOf = () => this.timeDomain
+    const timers = (): InternalTimerService => {
+      if (this.timers !== null) return this.timers
+      throw new MillraceError('TIMERS_NOT_KEYED', `Operator "${this.context.name}" sets timers without keys.`, {
+        hint: 'Put a keyBy before it: a timer belongs to a key.',
+      })
+    }
     const timerService: TimerService = {
       currentWatermark: () => this.watermark,
       currentProcessingTime: () => this.context.worker.nowMs(),
-      registerEventTimeTimer: (timeMs) =>
-        this.timers.registerEventTimeTimer(current.require(), current.rows[0], timeMs),
+      registerEventTimeTimer: (timeMs) => timers().registerEventTimeTimer(current.require(), current.rows[0], timeMs),
       deleteEventTimeTimer: (timeMs) => {
-        this.timers.deleteEventTimeTimer(current.require(), current.rows[0], timeMs)
+        timers().deleteEventTimeTimer(current.require(), current.rows[0], timeMs)
       },
       registerProcessingTimeTimer: (timeMs) =>
-        this.timers.registerProcessingTimeTimer(current.require(), current.rows[0], timeMs),
+        timers().registerProcessingTimeTimer(current.require(), current.rows[0], timeMs),
       deleteProcessingTimeTimer: (timeMs) => {
-        this.timers.deleteProcessingTimeTimer(current.require(), current.rows[0], timeMs)
+        timers().deleteProcessingTimeTimer(current.require(), current.rows[0], timeMs)
       },
     }
     return {
@@ -116,10 +175,15 @@ class KeyedProcessOperator implements Operator {
     this.context = context
     this.rows = new RowSource(context)
     this.watermark = lowestRestoredWatermark(context.restored)
-    this.timers = new InternalTimerService(context)
+    if (this.isKeyed) this.timers = new InternalTimerService(context)
     this.states = new UserStates(context, this.current, this.options.codecOf)
-    this.guard(() => this.fn.open?.(runtimeContext(context, this.states)))
+    this.operatorState = new OperatorState(context, this.options.codecOf)
+    this.guard(() => this.fn.initializeState?.(this.operatorState))
+    const runtime = runtimeContext(context, this.states)
+    this.fn.setRuntimeContext?.(runtime)
+    this.guard(() => this.fn.open?.(runtime))
     this.states.endDeclarations()
+    this.operatorState.endDeclarations()
   }
 
   private guard(call: () => unknown): void {
@@ -134,23 +198,24 @@ class KeyedProcessOperator implements Operator {
 
   process(batch: Batch, from: number, output: Output): number {
     const { keys } = batch
-    if (keys === null) {
+    if (keys === null && this.isKeyed) {
       throw new MillraceError('STATE_NOT_KEYED', 'A keyed process operator got rows without keys.', {
         domain: 'internal',
       })
     }
     if (output.blocked) return from
     this.output = output
-    this.states.prefetch(keys, from, batch.length)
+    if (this.isKeyed) this.states.prefetch(keys!, from, batch.length)
     const read = this.rows.readerOf(batch)
-    const { fn, current, userContext, collect } = this
+    const { fn, current, userContext, collect, isKeyed } = this
+    const collectedBefore = this.collected
     let i = from
     this.emitted = false
     try {
       for (; i < batch.length; i++) {
         if (this.emitted && output.blocked) break
         this.emitted = false
-        current.set(keys, i)
+        if (isKeyed) current.set(keys!, i)
         this.timestamp = batch.eventTime[i]
         this.emitTime = this.timestamp
         const returned: unknown = fn.processElement(read(batch, i), userContext, collect)
@@ -159,6 +224,7 @@ class KeyedProcessOperator implements Operator {
     } catch (error) {
       throw userFunctionError(error, this.context.name)
     }
+    if (this.isFilter) this.context.counters.filtered += i - from - (this.collected - collectedBefore)
     this.finishCall(output)
     return i
   }
@@ -177,13 +243,14 @@ class KeyedProcessOperator implements Operator {
     }
     if (output.blocked) return false
     this.output = output
-    const done = this.timers.advanceWatermark(this.firingAt, output, this.fire)
+    const done = this.timers === null || this.timers.advanceWatermark(this.firingAt, output, this.fire)
     this.finishCall(output)
     if (done) this.firingAt = null
     return done
   }
 
   onProcessingTime(nowMs: number, output: Output): boolean {
+    if (this.timers === null) return true
     this.output = output
     const done = this.timers.onProcessingTime(nowMs, output, this.fire)
     this.finishCall(output)
@@ -199,7 +266,8 @@ class KeyedProcessOperator implements Operator {
   }
 
   snapshot(): JsonValue {
-    return { watermark: watermarkToJson(this.watermark) }
+    this.guard(() => this.fn.snapshotState?.())
+    return { watermark: watermarkToJson(this.watermark), lists: this.operatorState.snapshot() }
   }
 
   close(): void {

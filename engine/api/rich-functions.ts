@@ -1,0 +1,43 @@
+/**
+ * Base classes of functions with a life, with Flink's names. Each subtask gets its own copy of the instance.
+ *
+ * `open` comes before the first element and `close` after the last, also when the job fails. On a keyed stream a
+ * rich function may use keyed state. A plain object with the method of the same name serves as well.
+ */
+import type { FilterObject, FlatMapObject, MapObject, RuntimeContext } from '../contract/functions.ts'
+import { MillraceError } from '../core/errors.ts'
+
+abstract class AbstractRichFunction {
+  private runtimeContext: RuntimeContext | null = null
+
+  /** @internal */
+  setRuntimeContext(context: RuntimeContext): void {
+    this.runtimeContext = context
+  }
+
+  /** The context that `open` got. Throws `RUNTIME_CONTEXT_MISSING` before that. */
+  getRuntimeContext(): RuntimeContext {
+    if (this.runtimeContext !== null) return this.runtimeContext
+    throw new MillraceError('RUNTIME_CONTEXT_MISSING', 'The runtime context was asked for before the function ran.', {
+      hint: 'Use it in open or later, not in the constructor.',
+    })
+  }
+
+  open(_context: RuntimeContext): void {}
+
+  close(): void {}
+}
+
+export abstract class RichMapFunction<T, R> extends AbstractRichFunction implements MapObject<T, R> {
+  abstract map(value: T): R
+}
+
+export abstract class RichFlatMapFunction<T, R> extends AbstractRichFunction implements FlatMapObject<T, R> {
+  /** Returns results, or passes each to `collect`. */
+  // biome-ignore lint/suspicious/noConfusingVoidType: a method without a return statement is meant
+  abstract flatMap(value: T, collect: (result: R) => void): Iterable<R> | void
+}
+
+export abstract class RichFilterFunction<T> extends AbstractRichFunction implements FilterObject<T> {
+  abstract filter(value: T): boolean
+}
