@@ -7,11 +7,13 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { AsyncFunction, AsyncRetryStrategy } from '../engine/contract/functions.ts'
 import type { AsyncOperator } from '../engine/contract/operator.ts'
+import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import type { Io } from '../engine/core/io.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { batchOfRows } from '../engine/core/rows.ts'
 import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
 import { WATERMARK_MAX } from '../engine/core/time.ts'
+import { MetricRegistry } from '../engine/core/user-metrics.ts'
 import { objectCodec } from '../state/value-codec.ts'
 import { OrderedQueue, type RequestQueue, UnorderedQueue } from './async-queue.ts'
 import { type AsyncWaitOptions, asyncWaitOperator } from './async-wait.ts'
@@ -94,7 +96,10 @@ class AsyncRig {
       subtask: from.subtask ?? 0,
       parallelism: from.parallelism ?? 1,
       worker,
+      attempt: 0,
       counters: { lateDropped: 0, filtered: 0, coldReads: 0 },
+      metrics: new MetricRegistry(() => clock.nowMs),
+      accumulators: new AccumulatorRegistry(),
       get keyed(): never {
         throw new Error('not keyed')
       },
