@@ -36,6 +36,7 @@ import {
   type TransformationBody,
   type Upstream,
 } from './graph-builder.ts'
+import { IntervalJoin } from './interval-join.ts'
 import { type KeyField, keysFactory } from './key-selectors.ts'
 import { makeOperator, type OperatorFactory } from './operators.ts'
 import {
@@ -428,6 +429,14 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
 
   protected override get isKeyed(): boolean {
     return true
+  }
+
+  /**
+   * Meets the elements of another stream with the same key whose event time is near: name how near by `between`.
+   * Throws `STREAMS_UNRELATED` for streams of different environments.
+   */
+  intervalJoin<R>(other: KeyedStream<R, K>): IntervalJoin<T, R> {
+    return new IntervalJoin<T, R>(this, other)
   }
 
   /** @internal */

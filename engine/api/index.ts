@@ -40,6 +40,7 @@ export type {
   TimeWindow,
   ValueState,
 } from '../contract/functions.ts'
+export type { ProcessJoinContext, ProcessJoinFunction } from '../contract/joint-functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
 export {
@@ -67,6 +68,7 @@ export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } f
 export { StreamExecutionEnvironment } from './environment.ts'
 export type { ExecuteOptions } from './execution.ts'
 export type { SinkFunction } from './function-sink.ts'
+export { IntervalJoin, IntervalJoined } from './interval-join.ts'
 export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
 export { outputTag } from './output-tag.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'

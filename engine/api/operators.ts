@@ -8,6 +8,7 @@ import { assignTimestampsOperator } from '../../operators/assign-timestamps.ts'
 import { type AsyncWaitOptions, asyncWaitOperator } from '../../operators/async-wait.ts'
 import { filterOperator } from '../../operators/filter.ts'
 import { flatMapOperator } from '../../operators/flat-map.ts'
+import { type IntervalJoinOptions, intervalJoinOperator } from '../../operators/interval-join.ts'
 import { mapOperator } from '../../operators/map.ts'
 import { keyedProcessOperator, processOperator, type RichObject, richOperator } from '../../operators/process.ts'
 import { reduceOperator } from '../../operators/reduce.ts'
@@ -32,6 +33,7 @@ import type {
   ProcessWindowFunction,
   ReduceFunction,
 } from '../contract/functions.ts'
+import type { ProcessJoinFunction } from '../contract/joint-functions.ts'
 import type { ValueCodec } from '../contract/keyed-state.ts'
 import type { Operator } from '../contract/operator.ts'
 import type { WatermarkPlan } from '../core/graph.ts'
@@ -39,6 +41,8 @@ import type { ColumnKind, Schema } from '../core/schema.ts'
 import type { WindowAssigner } from './window-assigners.ts'
 
 export type OperatorFactory = () => Operator
+
+export type IntervalJoinSettings = Omit<IntervalJoinOptions, 'leftCodec' | 'rightCodec' | 'codecOf'>
 
 export interface WindowSettings {
   readonly assigner: WindowAssigner
@@ -180,6 +184,20 @@ export const makeOperator = {
     (create: () => RichObject, outputSchema: Schema, isKeyed: boolean): OperatorFactory =>
     () =>
       richOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
+  intervalJoin:
+    <L, R, Out>(
+      create: () => ProcessJoinFunction<L, R, Out>,
+      settings: IntervalJoinSettings,
+      left: Schema,
+      right: Schema,
+    ): OperatorFactory =>
+    () =>
+      intervalJoinOperator(create, {
+        ...settings,
+        leftCodec: rowCodec(left),
+        rightCodec: rowCodec(right),
+        codecOf: stateCodec,
+      }),
   /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
   window(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory {
     const { allowedLatenessMs, lateTag } = settings

@@ -7,7 +7,7 @@
 import type { KeyedProcessFunction, ProcessFunction, RichFunction } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
 
-/** An instance of a class, or a function that makes a process function. */
+/** An instance of a class, or a function that makes one. */
 export type KeyedProcessFunctionOrFactory<K, In, Out> =
   | KeyedProcessFunction<K, In, Out>
   | (() => KeyedProcessFunction<K, In, Out>)

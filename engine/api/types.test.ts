@@ -276,3 +276,20 @@ test('partitioners: keys by field or selector', () => {
   // @ts-expect-error: the key is a string.
   flights().partitionCustom((origin: number) => origin, 'origin')
 })
+
+test('interval joins infer their results, and want keys of one type', () => {
+  const stream = flights()
+  const left = stream.keyBy('origin')
+  const right = stream.map((f) => ({ airport: f.origin, passengers: 3 })).keyBy((row) => row.airport)
+  const joined = left
+    .intervalJoin(right)
+    .between(seconds(-1), 5)
+    .process({
+      processElement(flight, { passengers }, context, collect: (row: { delay: number; at: number }) => void) {
+        collect({ delay: (flight.delay ?? 0) * passengers, at: context.leftTimestamp })
+      },
+    })
+  check<Equal<Element<typeof joined>, { delay: number; at: number }>>()
+  // @ts-expect-error numbers never equal strings
+  left.intervalJoin(stream.keyBy('distance'))
+})

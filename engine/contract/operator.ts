@@ -15,6 +15,7 @@
  *   watermark: the lowest of its inputs. Each input has a schema and keys of its own.
  * Promises of the operator:
  * - Emitted batches are read-only and no longer than `BATCH_ROWS_MAX`.
+ * - A call does a bounded share of work: a row that means much of it is left, and gone on with in the next call.
  * - It looks at `output.blocked` at least between rows (lambdas) or chunks (columnar), and stops soon.
  * - What outlives a call holds no reference into an input batch's buffers.
  */
@@ -74,6 +75,8 @@ export interface Operator {
    * operator they come from (`GraphEdge.input`): always 0 for an operator of one input.
    */
   process(batch: Batch, from: number, output: Output, input: number): number
+  /** True when the last `process` left rows until `context.wake()`, as a full sink does; false or absent for its share of work. */
+  readonly isWaiting?: boolean
   /** Returns true once everything that this watermark makes due is emitted. */
   advanceWatermark(watermark: number, output: Output): boolean
   /** Processing time reached a time asked for; returns true when done, as `advanceWatermark`. */

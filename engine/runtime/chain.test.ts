@@ -313,6 +313,24 @@ describe('a chain', () => {
     assert.deepEqual(out, [2, 7])
   })
 
+  test('an operator that has done its share of work goes on at once, one that waits does not', () => {
+    let calls = 0
+    const operator = {
+      isWaiting: false,
+      open() {},
+      process: (_batch: Batch, from: number) => (++calls < 3 ? from : from + 1),
+      advanceWatermark: () => true,
+    }
+    const { chain } = rig([operator])
+    chain.push(batchOf([7]), 0)
+    assert.equal(chain.advance(0), 'yield')
+    operator.isWaiting = true
+    calls = 0
+    assert.equal(chain.advance(0), 'blocked')
+    assert.equal(chain.advance(0), 'blocked')
+    assert.equal(chain.advance(0), 'drained')
+  })
+
   test('what waits does not change when the sender reuses its memory', () => {
     const { chain, channel } = rig([new Slow(1), new Slow(3)])
     const values = Float64Array.of(1, 2, 3, 4, 5)

@@ -112,7 +112,8 @@ class Link implements Output {
     while (this.current !== null && !this.blocked) {
       const to = this.operator.process(this.current, this.from, this, this.input)
       assert(to >= this.from && to <= this.current.length, 'process returns a row of its batch')
-      moved ||= to > this.from
+      // One that stopped though there is room has done its share of work for a call, in the midst of a row perhaps.
+      moved ||= to > this.from || (!this.blocked && this.operator.isWaiting !== true)
       this.from = to
       if (to < this.current.length) return moved
       moved = true

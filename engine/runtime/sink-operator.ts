@@ -14,6 +14,7 @@ import type { Schema } from '../core/schema.ts'
 export class SinkOperator implements Operator {
   /** Rows the writer took. */
   recordsOut = 0
+  isWaiting = false
   readonly writer: SinkWriter
   private readonly input: Schema
   private readonly target: Schema
@@ -37,6 +38,7 @@ export class SinkOperator implements Operator {
   process(batch: Batch, from: number, _output: Output): number {
     const taken = this.read === null ? this.writer.write(batch, from) : this.writeConverted(batch, from)
     this.recordsOut += taken - from
+    this.isWaiting = taken < batch.length
     return taken
   }
 
