@@ -119,7 +119,7 @@ export class ByteArena {
 
 /**
  * Copies rows `rows[0..count)` of a column of strings (its first `count` when null) back to back from `to[at]` on, which
- * has room for them, and returns where they end. Eight bytes at a time: measured at the speed of WebAssembly SIMD.
+ * has room for them, and returns where they end. Eight bytes at a time, which takes about half as long as one by one.
  */
 export function gatherStrings(
   bytes: Uint8Array,

@@ -146,8 +146,11 @@ class EdgeOutput {
     const counts = this.counts.fill(0)
     const hashes = keyed.keys!.hashes
     const { targetOfGroup, rows, keyGroups } = this
+    // A division a row, unless the number of key groups is a power of two, as it is by default.
+    const mask = (keyGroups & (keyGroups - 1)) === 0 ? keyGroups - 1 : 0
     for (let i = 0; i < batch.length; i++) {
-      const target = targetOfGroup[keyGroupOf(hashes[i]!, keyGroups)]!
+      const hash = hashes[i]!
+      const target = targetOfGroup[mask === 0 ? keyGroupOf(hash, keyGroups) : hash & mask]!
       rows[target]![counts[target]!++] = i
     }
     this.sendRows(keyed)
