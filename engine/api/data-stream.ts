@@ -25,6 +25,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { Partitioning } from '../core/graph.ts'
 import type { Key } from '../core/keys.ts'
 import { describeSchema, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
+import { type CloseableIterator, firstOf } from './closeable-iterator.ts'
 import { targetsFactory } from './custom-partitioner.ts'
 import { functionSink, type SinkFunction } from './function-sink.ts'
 import {
@@ -58,6 +59,8 @@ export interface StreamHome {
   printSink(prefix: string | undefined): Sink
   /** Runs the job and resolves to the rows of one stream. */
   collect<T>(stream: DataStream<T>): Promise<T[]>
+  /** Runs the job and gives the rows of one stream as they come. */
+  iterate<T>(stream: DataStream<T>): CloseableIterator<T>
 }
 
 /** Options of steps whose results may have declared columns. */
@@ -252,8 +255,19 @@ export class DataStream<T> {
   }
 
   /** Runs the job and resolves to this stream's elements. Needs bounded input that fits in memory. */
-  executeAndCollect(): Promise<T[]> {
-    return this.home.collect(this)
+  executeAndCollect(): Promise<T[]>
+  /** Runs the job until this stream has given `limit` elements, and resolves to them. Input may be unbounded. */
+  executeAndCollect(limit: number): Promise<T[]>
+  executeAndCollect(limit?: number): Promise<T[]> {
+    return limit === undefined ? this.home.collect(this) : firstOf(this.home.iterate(this), limit)
+  }
+
+  /**
+   * Runs the job on the calling thread and gives this stream's elements as they come; the job waits while nobody
+   * asks for one. Leaving a `for await` loop, or `close`, cancels the job. Input may be unbounded.
+   */
+  executeAndCollectAsync(): CloseableIterator<T> {
+    return this.home.iterate(this)
   }
 
   private endIn(sink: Sink): DataStreamSink {

@@ -4,7 +4,10 @@
  * Invariant: it touches nothing outside itself before `execute`.
  */
 import { collectSink } from '../../connectors/collect/collect-sink.ts'
+import { streamSink } from '../../connectors/collect/stream-sink.ts'
 import { collectionSource } from '../../connectors/collection/collection-source.ts'
+import { type DataGenOptions, dataGenSource } from '../../connectors/datagen/datagen-source.ts'
+import { sequenceSource } from '../../connectors/datagen/sequence-source.ts'
 import { printSink } from '../../connectors/print/print-sink.ts'
 import { type SocketSourceOptions, socketSource } from '../../connectors/socket/socket-source.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
@@ -14,6 +17,7 @@ import type { Schema } from '../core/schema.ts'
 import type { Duration } from '../core/time.ts'
 import type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
+import { type CloseableIterator, rowIterator } from './closeable-iterator.ts'
 import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
 import {
   type ExecuteOptions,
@@ -150,6 +154,23 @@ export class StreamExecutionEnvironment {
     return this.fromSource(source, undefined, 'Source: Socket').setParallelism(1)
   }
 
+  /** The whole numbers from `from` to `to`, both included; in order when one subtask reads them. */
+  fromSequence(from: number, to: number): SingleOutputStreamOperator<number> {
+    return this.fromSource(sequenceSource(from, to), undefined, 'Source: Sequence')
+  }
+
+  /**
+   * Rows that `generator` makes from their index, 0 on: `count` of them, or without an end; at `ratePerSecond`, or as
+   * fast as they are taken. Each of `splits` subtasks makes its share. The same index must give the same row.
+   */
+  fromDataGenerator<T>(
+    generator: (index: number) => T,
+    options: Omit<DataGenOptions<NoInfer<T>>, 'generator'> = {},
+  ): SingleOutputStreamOperator<T> {
+    const source = dataGenSource<T>({ ...(options as DataGenOptions<T>), generator })
+    return this.fromSource(source, undefined, 'Source: Data Generator')
+  }
+
   /**
    * Runs the job and waits for its end; rejects with the cause when it fails. At the top level of the
    * program that Node was started with, worker threads import that program again, and stop here.
@@ -191,7 +212,21 @@ export class StreamExecutionEnvironment {
   }
 
   private home(): StreamHome {
-    return { builder: this.builder, printSink, collect: (stream) => this.collect(stream) }
+    return {
+      builder: this.builder,
+      printSink,
+      collect: (stream) => this.collect(stream),
+      iterate: (stream) => this.iterate(stream),
+    }
+  }
+
+  private iterate<T>(stream: DataStream<T>): CloseableIterator<T> {
+    const rows = streamSink<T>()
+    new DataStreamSink(stream.addNode('Collect', stream.schema, { role: 'sink', sink: rows.sink })).setParallelism(1)
+    return rowIterator(
+      rows,
+      this.run('Collect', (program) => startEmbedded(program, this.configPairs)),
+    )
   }
 
   private async collect<T>(stream: DataStream<T>): Promise<T[]> {

@@ -293,3 +293,13 @@ test('interval joins infer their results, and want keys of one type', () => {
   // @ts-expect-error numbers never equal strings
   left.intervalJoin(stream.keyBy('distance'))
 })
+
+test("sequences, generators and iterators keep their rows' types", () => {
+  const env = StreamExecutionEnvironment.createEnvironment()
+  const generated = env.fromDataGenerator((index) => ({ id: String(index), n: index }), { count: 3 })
+  check<Equal<Element<typeof generated>, { id: string; n: number }>>()
+  const sequence = env.fromSequence(1, 2)
+  check<Equal<Element<typeof sequence>, number>>()
+  const iterate = () => sequence.map((n) => [n]).executeAndCollectAsync()
+  check<Equal<Awaited<ReturnType<ReturnType<typeof iterate>['next']>>, IteratorResult<number[], undefined>>>()
+})
