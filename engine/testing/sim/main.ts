@@ -5,7 +5,8 @@
  * the invariant that was violated and the one command that replays it.
  */
 import { parseArgs } from 'node:util'
-import { PLANTED_BUGS, type PlantedBug, runSeed, type SimResult } from './sim-run.ts'
+import { MUTANTS, type MutantName } from './sim-mutants.ts'
+import { runSeed, type SimOptions, type SimResult } from './sim-run.ts'
 
 const PROGRESS_EVERY_MS = 10_000
 
@@ -26,15 +27,20 @@ function wholeNumber(name: string, text: string): number {
   process.exit(2)
 }
 
-function plantOf(name: string | undefined): PlantedBug | undefined {
-  const plant = PLANTED_BUGS.find((candidate) => candidate === name)
-  if (name === undefined || plant !== undefined) return plant
-  process.stderr.write(`--plant takes one of ${PLANTED_BUGS.join(', ')}.\n`)
+function isMutant(name: string): name is MutantName {
+  return Object.hasOwn(MUTANTS, name)
+}
+
+const { plant } = values
+if (plant !== undefined && !isMutant(plant)) {
+  process.stderr.write(`--plant takes one of ${Object.keys(MUTANTS).join(', ')}.\n`)
   process.exit(2)
 }
 
-const plant = plantOf(values.plant)
-const planted = plant === undefined ? {} : { plant }
+/** A bug is planted afresh in each run. */
+function planted(): SimOptions {
+  return plant !== undefined && isMutant(plant) ? { plant: MUTANTS[plant].plant() } : {}
+}
 
 function report(result: SimResult): void {
   if (result.violation === null) return
@@ -48,7 +54,7 @@ async function runOne(seed: number): Promise<boolean> {
   const onStep = (label: string, timeMs: number): void => {
     process.stdout.write(`${timeMs.toFixed(3).padStart(12)}  ${label}\n`)
   }
-  const result = await runSeed(seed, { ...planted, ...(values.trace ? { onStep } : {}) })
+  const result = await runSeed(seed, { ...planted(), ...(values.trace ? { onStep } : {}) })
   report(result)
   const { steps, simulatedMs, processes, checkpoints, restarts, traceHash } = result
   process.stdout.write(
@@ -61,7 +67,7 @@ async function runMany(count: number, from: number): Promise<boolean> {
   let failed = 0
   let reportedAtMs = performance.now()
   for (let i = 0; i < count; i++) {
-    const result = await runSeed(from + i, planted)
+    const result = await runSeed(from + i, planted())
     report(result)
     if (result.violation !== null) failed++
     if (performance.now() - reportedAtMs < PROGRESS_EVERY_MS) continue

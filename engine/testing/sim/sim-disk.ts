@@ -30,6 +30,8 @@ type OperationKind = 'read' | 'write' | 'sync'
 export interface DiskObserver {
   created(path: string, bytes: Uint8Array): void
   removed(path: string): void
+  /** A write or sync of this file failed. */
+  failed?(path: string): void
 }
 
 export interface SimDiskOptions {
@@ -104,21 +106,40 @@ export class SimDisk {
       createExclusive: (path, bytes) => {
         const effect = (): boolean => {
           if (this.live.has(path)) return false
-          const node = this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
-          if (!this.options.syncDoesNothing) this.durable.set(path, node)
+          this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
+          if (!this.options.syncDoesNothing) this.syncEntries(parentOf(path))
           this.observer?.created(path, bytes)
           return true
         }
-        return run('write', `createExclusive ${path}`, effect, effect)
+        // It appears before its directory is synced: cut off in between, a crash may take it away again.
+        const linked = (): void => {
+          if (this.live.has(path) || this.random.chance(0.3)) return
+          if (this.random.chance(0.5)) effect()
+          else {
+            this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
+            this.observer?.created(path, bytes)
+          }
+        }
+        return run('write', `createExclusive ${path}`, effect, linked)
       },
-      rename: (from, to) =>
-        run('write', `rename ${from}`, () => {
+      rename: (from, to) => {
+        const move = (): void => {
           const node = this.file(from)
           this.remove(from)
           this.put(to, node)
+        }
+        const moveDurably = (): void => {
+          move()
+          if (this.options.syncDoesNothing) return
           this.syncEntries(parentOf(from))
           this.syncEntries(parentOf(to))
-        }),
+        }
+        // Cut off between the renaming and the sync of the directory.
+        const undurably = (): void => {
+          if (this.live.has(from)) move()
+        }
+        return run('write', `rename ${from}`, moveDurably, undurably)
+      },
       link: (from, to) =>
         run('write', `link ${to}`, () => {
           const node = this.file(from)
@@ -187,6 +208,9 @@ export class SimDisk {
         try {
           if (this.random.chance(this.errorRate)) {
             if (this.random.chance(0.5)) leave()
+            if (kind === 'sync' || label.startsWith('append ')) {
+              this.observer?.failed?.(label.slice(label.indexOf(' ') + 1))
+            }
             throw diskError(kind === 'write' && this.random.chance(0.7) ? 'ENOSPC' : 'EIO', label)
           }
           const value = effect()
@@ -240,6 +264,13 @@ export class SimDisk {
   /** Makes everything as it is now durable: the state before the simulation starts. */
   settleNow(): void {
     this.durable = new Map(this.live)
+  }
+
+  /** Replaces a file's bytes, durably: damage to the medium, or its repair. */
+  overwriteNow(path: string, bytes: Uint8Array): void {
+    const node: FileNode = { kind: 'file', bytes: Buffer.from(bytes), synced: bytes.length }
+    this.put(path, node)
+    this.durable.set(path, node)
   }
 
   linkNow(from: string, to: string): void {

@@ -1,9 +1,9 @@
 /**
  * An outside system that takes exactly-once output in transactions: rows and marker in one atomic step.
  *
- * Used by sim-job.ts. It outlives the processes. Like a real one it may lose a reply: a transaction may be
- * applied and then report an error, or be refused before; one under way at a crash may still be applied
- * afterwards, unless a new owner has fenced it off first.
+ * Used by sim-sink.ts. It outlives the processes. Like a real one it may refuse a request, lose a reply,
+ * answer that it failed and apply the transaction later all the same, or apply one after the process that
+ * sent it has died; unless a new owner has fenced it off first.
  */
 import { MillraceError } from '../../core/errors.ts'
 import type { SeededRandom } from './seeded-random.ts'
@@ -22,10 +22,18 @@ export interface ExternalSink {
 export interface ExternalFaults {
   /** Plants a fault: transactions do not look at the marker. */
   readonly ignoresMarker?: boolean
+  /** Plants a fault: transactions do not look at the owner. */
+  readonly ignoresOwner?: boolean
 }
 
+/** How a transaction may go wrong. */
+type Outcome = 'fine' | 'refused' | 'reply-lost' | 'late'
+
+/** A transaction that was answered with a time-out may still be applied this much later. */
+const LATE_MS_MAX = 120
+
 export class SimExternal {
-  /** Share of transactions that fail, before or after they were applied. */
+  /** Share of requests that fail, before or after they had their effect. */
   errorRate = 0
   /** Told of each applied epoch. */
   onApplied: (sink: string, epoch: number, markerBefore: number) => void = () => {}
@@ -62,33 +70,53 @@ export class SimExternal {
 
   /** Adds the rows and sets the marker, unless the marker is there already. */
   transact(caller: Scope, id: string, owner: number, epoch: number, rows: readonly SinkRow[]): Promise<void> {
-    const failure = this.random.chance(this.errorRate) ? (this.random.chance(0.5) ? 'before' : 'after') : 'none'
-    return this.call(caller, `transact ${id} ${epoch} ${failure}`, () => {
-      const sink = this.sink(id)
-      if (sink.owner !== owner) {
+    const outcome: Outcome = this.random.chance(this.errorRate)
+      ? this.random.pick(['refused', 'reply-lost', 'late'])
+      : 'fine'
+    const label = `transact ${id} ${epoch} ${outcome}`
+    return this.call(caller, label, () => {
+      if (outcome === 'refused') throw new Error('the transaction was refused')
+      if (outcome === 'late') {
+        const apply = (): void => {
+          if (this.owns(id, owner)) this.apply(id, epoch, rows)
+        }
+        this.scheduler.post(this.scope, `late ${label}`, apply, { delayMs: this.random.next() * LATE_MS_MAX })
+        throw new Error('no reply to the transaction')
+      }
+      if (!this.owns(id, owner)) {
         throw new MillraceError('SINK_FENCED', `Another owner has sink ${id}.`, { domain: 'external' })
       }
-      if (failure === 'before') throw new Error('the transaction was refused')
-      if (epoch > sink.marker || this.faults.ignoresMarker) {
-        const before = sink.marker
-        sink.rows.push(...rows)
-        sink.marker = epoch
-        this.onApplied(id, epoch, before)
-      }
-      if (failure === 'after') throw new Error('the reply to the transaction was lost')
+      this.apply(id, epoch, rows)
+      if (outcome === 'reply-lost') throw new Error('the reply to the transaction was lost')
     })
   }
 
+  private owns(id: string, owner: number): boolean {
+    return this.sink(id).owner === owner || this.faults.ignoresOwner === true
+  }
+
+  private apply(id: string, epoch: number, rows: readonly SinkRow[]): void {
+    const sink = this.sink(id)
+    if (epoch <= sink.marker && this.faults.ignoresMarker !== true) return
+    const before = sink.marker
+    sink.rows.push(...rows)
+    sink.marker = epoch
+    this.onApplied(id, epoch, before)
+  }
+
+  /** The effect happens outside, whatever becomes of the caller; the reply waits for it to run. */
   private call<T>(caller: Scope, label: string, effect: () => T): Promise<T> {
     const delayMs = this.random.next() * (this.random.chance(0.1) ? 60 : 3)
     return new Promise((resolve, reject) => {
       const run = (): void => {
+        let reply: () => void
         try {
           const value = effect()
-          if (caller.alive) resolve(value)
+          reply = () => resolve(value)
         } catch (error) {
-          if (caller.alive) reject(error)
+          reply = () => reject(error)
         }
+        this.scheduler.post(caller, `reply to ${label}`, reply)
       }
       this.scheduler.post(this.scope, `external ${label}`, run, { delayMs })
     })

@@ -7,48 +7,77 @@
 import type { SeededRandom } from './seeded-random.ts'
 
 export type FaultKind =
+  /** Power is cut; the job starts again. */
   | 'crash'
+  /** As `crash`, and the newest manifest is damaged. */
+  | 'damage'
+  /** The process stops without a word, another one takes over, and then the first goes on. */
+  | 'pause'
   | 'reader-fails'
   | 'worker-lost'
   | 'disk-errors'
   | 'disk-stalls'
+  | 'sink-outage'
+  | 'clock-jump'
   | 'rescale'
   | 'savepoint'
   | 'stop'
+  /** Stops with a savepoint; the job may go on in a new directory. */
+  | 'stop-with-savepoint'
+  /** Stops, and goes on with other branches. */
+  | 'upgrade'
+  /** Stops, and is started with another number of key groups first. */
+  | 'wrong-key-groups'
 
 export interface Fault {
   readonly kind: FaultKind
   readonly atStep: number
-  /** Probability of an error, slowness, or the new parallelism. */
+  /** Probability of an error, slowness, new parallelism, or milliseconds. */
   readonly amount: number
   /** How many steps it lasts. */
   readonly steps: number
 }
 
-/** How many of each kind at most. */
-const MOST: readonly (readonly [FaultKind, number])[] = [
-  ['crash', 3],
-  ['reader-fails', 2],
-  ['worker-lost', 1],
-  ['disk-errors', 2],
-  ['disk-stalls', 1],
-  ['rescale', 2],
-  ['savepoint', 1],
-  ['stop', 1],
+/** How many of each kind at most, and how likely there are any. */
+const MOST: readonly (readonly [kind: FaultKind, most: number, chance: number])[] = [
+  ['crash', 3, 0.75],
+  ['damage', 1, 0.2],
+  ['pause', 2, 0.25],
+  ['reader-fails', 2, 0.6],
+  ['worker-lost', 1, 0.5],
+  ['disk-errors', 2, 0.6],
+  ['disk-stalls', 1, 0.5],
+  ['sink-outage', 1, 0.15],
+  ['clock-jump', 1, 0.2],
+  ['rescale', 2, 0.6],
+  ['savepoint', 1, 0.5],
+  ['stop', 1, 0.2],
+  ['stop-with-savepoint', 1, 0.3],
+  ['upgrade', 1, 0.3],
+  ['wrong-key-groups', 1, 0.1],
 ]
 
+const HOUR_MS = 3_600_000
+
 function amountOf(kind: FaultKind, random: SeededRandom): number {
-  if (kind === 'disk-errors') return random.pick([0.01, 0.03, 0.1])
-  if (kind === 'disk-stalls') return random.pick([10, 50, 300])
-  return random.between(1, 4)
+  switch (kind) {
+    case 'disk-errors':
+      return random.pick([0.01, 0.03, 0.1])
+    case 'disk-stalls':
+      return random.pick([10, 50, 300])
+    case 'clock-jump':
+      return random.pick([-HOUR_MS, -1_000, 1_000, HOUR_MS])
+    default:
+      return random.between(1, 4)
+  }
 }
 
 /** Ascending by step. */
 export function planFaults(random: SeededRandom): Fault[] {
   const horizon = random.pick([150, 500, 1_200])
   const faults: Fault[] = []
-  for (const [kind, most] of MOST) {
-    const count = random.between(0, most)
+  for (const [kind, most, chance] of MOST) {
+    const count = random.chance(chance) ? random.between(1, most) : 0
     for (let i = 0; i < count; i++) {
       const atStep = random.between(1, horizon)
       faults.push({ kind, atStep, amount: amountOf(kind, random), steps: random.between(20, 250) })

@@ -1,43 +1,28 @@
 /**
- * The operators of simulated jobs, made of bare contracts so that the simulator tests the engine alone.
+ * An operator of simulated jobs, made of the bare contracts so that it tests the engine alone.
  *
  * `Numbering` gives each record the next number of its key, so that a lost or doubled record, or state
  * that does not fit the output, leaves a gap or a repetition in the sink. At the end of input it emits
  * each key's total and deletes it: a total that was emitted before a checkpoint is not emitted again
  * after it.
  */
-
-import { asyncWaitOperator } from '../../../operators/async-wait.ts'
-import {
-  type MutableWindowValues,
-  type WindowKernel,
-  type WindowValues,
-  windowOperator,
-} from '../../../operators/window-aggregate.ts'
-import { tumblingWindows } from '../../../operators/window-assigner.ts'
-import { objectCodec } from '../../../state/value-codec.ts'
-import type { AsyncFunction } from '../../contract/functions.ts'
 import type { StateTable } from '../../contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../../contract/operator.ts'
 import type { Batch, Column, Float64Column, KeyColumn, StringColumn } from '../../core/batch.ts'
-import type { Timers } from '../../core/io.ts'
 import { decodeKey } from '../../core/keys.ts'
 import { BatchBuilder } from '../../core/rows.ts'
 import { schema, t } from '../../core/schema.ts'
 import { WATERMARK_MAX } from '../../core/time.ts'
 
-/** `time` is the event time in milliseconds since 1970; `group` is the key of the second hop. */
-export const INPUT = schema({ key: t.string(), id: t.float64(), time: t.float64(), group: t.string() })
 /** `id` is -1 in a total, and `number` then the key's count. */
 export const NUMBERED = schema({ key: t.string(), id: t.float64(), number: t.float64(), group: t.string() })
-export const WINDOWED = schema({ key: t.string(), start: t.float64(), count: t.float64() })
 
-export function text(column: Column, row: number): string {
+function text(column: Column, row: number): string {
   const { bytes, starts, ends } = column as StringColumn
   return Buffer.from(bytes.subarray(starts[row], ends[row])).toString()
 }
 
-export function float(column: Column, row: number): number {
+function float(column: Column, row: number): number {
   return (column as Float64Column).values[row]!
 }
 
@@ -93,54 +78,4 @@ export class Numbering implements Operator {
 
 function keyText(keys: KeyColumn, row: number): string {
   return String(decodeKey(keys.bytes, keys.starts[row]!, keys.ends[row]!))
-}
-
-/** Passes each record on once a simulated outside system has answered. `random` is uniform in [0, 1). */
-export function outsideRequests(
-  asks: { readonly isOrdered: boolean; readonly capacity: number; readonly latencyMsMax: number },
-  random: () => number,
-): Operator {
-  let timers: Timers | null = null
-  const ask: AsyncFunction<unknown, unknown> = {
-    asyncInvoke: (row) =>
-      new Promise((resolve) => {
-        timers!.schedule(random() * asks.latencyMsMax, () => resolve([row]))
-      }),
-  }
-  const operator = asyncWaitOperator(() => ask, {
-    isOrdered: asks.isOrdered,
-    capacity: asks.capacity,
-    timeoutMs: 0,
-    retry: null,
-    codec: objectCodec(),
-    outputSchema: INPUT,
-  })
-  const open = operator.open.bind(operator)
-  operator.open = (context) => {
-    timers = context.worker.io.timers
-    open(context)
-  }
-  return operator
-}
-
-/** Counts records in tumbling event-time windows a key. */
-export function windowCounts(sizeMs: number): Operator {
-  const builder = new BatchBuilder(WINDOWED)
-  const kernel: WindowKernel = {
-    signature: 'count',
-    layout: { kind: 'doubles', initial: [0] },
-    open() {},
-    accumulate(_batch: Batch, _rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues) {
-      for (let i = 0; i < count; i++) values.doubles[0]![slots[i]!]! += 1
-    },
-    fire(keys: KeyColumn, keyRow: number, values: WindowValues, at: number, window, _watermark, output: Output) {
-      if (builder.isFull) output.emit(builder.build())
-      const count = values.doubles[0]![at]!
-      builder.append({ key: keyText(keys, keyRow), start: window.start, count }, window.maxTimestamp)
-    },
-    flush(output) {
-      if (builder.length > 0) output.emit(builder.build())
-    },
-  }
-  return windowOperator({ assigner: tumblingWindows(sizeMs), kernel })
 }

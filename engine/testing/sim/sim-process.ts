@@ -5,19 +5,19 @@
  * in order, cloned on the way; an end without notice) is done here by lanes and scopes.
  */
 import type { JobGraph } from '../../contract/job-graph.ts'
-import type { Batch } from '../../core/batch.ts'
 import type { Io } from '../../core/io.ts'
-import type { ChannelWriter, ControlMessage } from '../../runtime/channel.ts'
-import { type ChannelHub, LocalChannelPool } from '../../runtime/channel-hub.ts'
+import type { ChannelHub } from '../../runtime/channel-hub.ts'
 import { JobMaster, type WorkerHandle } from '../../runtime/job-master.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
-import type { FromWorker, ToWorker, WorkerFailure } from '../../runtime/protocol.ts'
-import { copyBatch } from '../../runtime/wire.ts'
+import type { Deployment, FromWorker, ToWorker, WorkerFailure } from '../../runtime/protocol.ts'
 import { WorkerRuntime } from '../../runtime/worker-runtime.ts'
 import type { SeededRandom } from './seeded-random.ts'
+import { SimChannels } from './sim-channels.ts'
 import type { SimDisk } from './sim-disk.ts'
+import type { SimInvariants } from './sim-invariants.ts'
+import type { Plant } from './sim-plant.ts'
 import { Scope, type SimScheduler } from './sim-scheduler.ts'
-import { type SimStoreFaults, simStoreFactory } from './sim-store.ts'
+import { type Entries, type SimStore, type SimStoreFactory, simStoreFactory } from './sim-store.ts'
 
 /** A worker that does not answer `close` is ended after this long, in simulated milliseconds. */
 const CLOSE_GRACE_MS = 3_000
@@ -28,13 +28,13 @@ export interface SimProcessOptions {
   readonly disk: SimDisk
   readonly random: SeededRandom
   readonly scope: Scope
+  readonly invariants: SimInvariants
   readonly jobOptions: JobOptions
   readonly directory: string
   readonly channelCapacity: number
+  readonly rings: boolean
   readonly buildGraph: () => JobGraph
-  readonly storeFaults: SimStoreFaults
-  /** Plants a fault: a barrier overtakes the batch before it. */
-  readonly barrierOvertakes: boolean
+  readonly plant: Plant
 }
 
 interface RunningWorker {
@@ -43,23 +43,38 @@ interface RunningWorker {
   readonly exited: () => void
 }
 
+/** Stores as they were when each worker of a run said that it is ready. */
+interface RestoredRun {
+  readonly number: number
+  readonly ready: Entries[]
+}
+
 export class SimProcess {
   state: 'running' | 'finished' | 'failed' = 'running'
   error: unknown = null
   readonly master: JobMaster
+  readonly scope: Scope
   private readonly options: SimProcessOptions
-  private pool = new LocalChannelPool(1)
+  private channels!: SimChannels
   private workers: RunningWorker[] = []
   private spawned = 0
+  private restored: RestoredRun = { number: 0, ready: [] }
 
   constructor(options: SimProcessOptions) {
     this.options = options
+    this.scope = options.scope
     this.master = new JobMaster(options.buildGraph(), options.jobOptions, options.directory, {
       io: this.ioOf(options.scope),
       stateBackend: 'simulated',
       jobId: options.label,
-      createRings: (_channels, workers) => {
-        this.pool = new LocalChannelPool(workers, options.channelCapacity)
+      createRings: (channels, workers) => {
+        this.channels = new SimChannels({
+          workers,
+          capacity: options.channelCapacity,
+          rings: options.rings ? channels : null,
+          plant: options.plant,
+          onCrossed: (message) => options.invariants.fail('I8', message),
+        })
         return null
       },
       spawn: (index, onMessage, onExit) => this.spawn(index, onMessage, onExit),
@@ -88,17 +103,18 @@ export class SimProcess {
     worker.scope.kill()
     worker.exited()
     const failure = { where: worker.scope.label, code: 'WORKER_LOST', message: 'lost', stack: null, restartable: true }
-    this.options.scheduler.post(this.options.scope, `exit ${worker.scope.label}`, () => worker.onExit(failure))
+    this.options.scheduler.post(this.scope, `exit ${worker.scope.label}`, () => worker.onExit(failure))
     return true
   }
 
   private ioOf(scope: Scope): Io {
-    const { scheduler, disk, random } = this.options
+    const { scheduler, disk, random, plant, scope: process } = this.options
+    const view = disk.view(process, scope)
     return {
       clock: scheduler.clock,
       random,
       timers: scheduler.timers(scope),
-      disk: disk.view(this.options.scope, scope),
+      disk: plant.disk?.(view, disk) ?? view,
     }
   }
 
@@ -107,7 +123,7 @@ export class SimProcess {
     onMessage: (message: FromWorker) => void,
     onExit: (failure: WorkerFailure) => void,
   ): WorkerHandle {
-    const { scheduler, scope: process, disk } = this.options
+    const { scheduler, scope: process, disk, plant } = this.options
     const name = `w${index}.${this.spawned++}`
     const scope = new Scope(name, process)
     const io = this.ioOf(scope)
@@ -115,18 +131,23 @@ export class SimProcess {
     const closed = new Promise<void>((resolve) => {
       exited = resolve
     })
+    let deployment: Deployment | null = null
+    const plain = simStoreFactory(io.disk, disk)
+    const stores = storesOf(plant.stores?.(plain, index) ?? plain)
+    const deliver = (message: FromWorker): void => {
+      if (message.type === 'closed') exited()
+      else onMessage(message)
+    }
+    const says = plant.fromWorker?.(deliver) ?? deliver
     const runtime = new WorkerRuntime({
       io,
       graph: this.options.buildGraph(),
-      storeFactory: async () => simStoreFactory(io.disk, disk, this.options.storeFaults),
-      createHub: (deployment, wake) => this.hub(deployment.workerIndex, wake),
-      send(message) {
+      storeFactory: async () => stores.factory,
+      createHub: (deployed, wake) => this.hub(deployed.workerIndex, wake),
+      send: (message) => {
         const copy = structuredClone(message)
-        const deliver = (): void => {
-          if (copy.type === 'closed') exited()
-          else onMessage(copy)
-        }
-        scheduler.post(process, `${name} says ${copy.type}`, deliver, { lane: `from ${name}` })
+        if (copy.type === 'ready') this.checkRestored(deployment!, stores.newest())
+        scheduler.post(process, `${name} says ${copy.type}`, () => says(copy), { lane: `from ${name}` })
       },
       defer: (task) => {
         scheduler.post(scope, `${name} turns`, task)
@@ -134,7 +155,11 @@ export class SimProcess {
     })
     const send = (message: ToWorker): void => {
       const copy = structuredClone(message)
-      scheduler.post(scope, `${name} hears ${copy.type}`, () => runtime.receive(copy), { lane: `to ${name}` })
+      const hear = (): void => {
+        if (copy.type === 'deploy') deployment = copy.deployment
+        runtime.receive(copy)
+      }
+      scheduler.post(scope, `${name} hears ${copy.type}`, hear, { lane: `to ${name}` })
     }
     this.workers.push({ scope, onExit, exited })
     return {
@@ -149,32 +174,36 @@ export class SimProcess {
     }
   }
 
+  /** I6, once every worker of a run has restored its share and none has gone on. */
+  private checkRestored(deployment: Deployment, store: SimStore | null): void {
+    if (this.restored.number !== deployment.run) this.restored = { number: deployment.run, ready: [] }
+    this.restored.ready.push(new Map(store?.entries))
+    if (this.restored.ready.length < deployment.workers) return
+    this.options.invariants.checkI6Restored(deployment, this.restored.ready)
+  }
+
   private hub(worker: number, wake: () => void): ChannelHub {
-    const hub = this.pool.hub(worker, wake)
-    if (!this.options.barrierOvertakes) return hub
-    return { ...hub, writer: (index, channel) => overtaking(hub.writer(index, channel)) }
+    return this.channels.hub(worker, wake)
   }
 }
 
-/** Holds each batch back for one message, and lets barriers pass it. */
-function overtaking(writer: ChannelWriter): ChannelWriter {
-  let held: Batch | null = null
-  const release = (): boolean => {
-    if (held === null) return true
-    if (!writer.writeBatch(held, null, held.length)) return false
-    held = null
-    return true
-  }
+/** A factory that remembers the store it opened last: the worker's own, after those it copied from. */
+function storesOf(factory: SimStoreFactory): { factory: SimStoreFactory; newest: () => SimStore | null } {
+  let created: SimStore | null = null
   return {
-    writeBatch(batch, rows, count) {
-      if (!release()) return false
-      held = copyBatch(batch, rows, count)
-      return true
+    factory: {
+      description: factory.description,
+      create(directory) {
+        created = factory.create(directory)
+        return created
+      },
+      restore(image, directory) {
+        const store = factory.restore(image, directory)
+        // After `create`, restored stores are only read from.
+        created ??= store
+        return store
+      },
     },
-    writeControl(message: ControlMessage) {
-      if (message.kind !== 'barrier' && !release()) return false
-      return writer.writeControl(message)
-    },
-    settle: () => writer.settle(),
+    newest: () => created,
   }
 }

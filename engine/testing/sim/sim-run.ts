@@ -1,42 +1,33 @@
 /**
- * Runs one seed: a random job under random failures, one process after the other, until it has ended.
+ * Runs one seed: a random job under random failures, one process after the other (now and then two at
+ * once), until it has ended.
  *
- * Called by the command line (main.ts) and the tests. Everything random comes from the seed, so a seed
- * is a complete description of a run, and the same seed gives the same trace hash.
+ * Called by the command lines (main.ts, mutants.ts) and the tests. Everything random comes from the seed,
+ * so a seed is a complete description of a run, and the same seed gives the same trace hash.
  */
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
-import { MillraceError, messageOf } from '../../core/errors.ts'
+import { layout } from '../../checkpoint/layout.ts'
+import { manifestName } from '../../checkpoint/manifest.ts'
+import { messageOf } from '../../core/errors.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { JobEvent } from '../../runtime/status.ts'
 import { SeededRandom } from './seeded-random.ts'
+import { BRANCHES, type BranchName } from './sim-branches.ts'
 import { SimDisk } from './sim-disk.ts'
+import { explained, isLostRace, mayBeRefused } from './sim-errors.ts'
 import { SimExternal } from './sim-external.ts'
 import { type Fault, planFaults } from './sim-faults.ts'
-import { buildGraph, randomShape, type SimJobShape, type SimJobWorld } from './sim-job.ts'
-import { SimOracle, type Violation } from './sim-oracle.ts'
+import { randomShape, type SimShape, sourceUid } from './sim-input.ts'
+import { SimInvariants, type Violation } from './sim-invariants.ts'
+import { buildGraph, type SimJobWorld, type SimProgram } from './sim-job.ts'
+import type { Plant } from './sim-plant.ts'
 import { SimProcess } from './sim-process.ts'
+import { BranchResults, checkDeadLetters, type Since } from './sim-results.ts'
 import { Scope, SIM_START_MS, SimScheduler } from './sim-scheduler.ts'
 
-/** Bugs that the simulator must find, planted around the engine. */
-export type PlantedBug =
-  | 'sink-ignores-marker'
-  | 'sync-does-nothing'
-  | 'offsets-late'
-  | 'barrier-overtakes'
-  | 'restore-skips-file'
-  | 'outbox-removed-early'
-
-export const PLANTED_BUGS: readonly PlantedBug[] = [
-  'sink-ignores-marker',
-  'sync-does-nothing',
-  'offsets-late',
-  'barrier-overtakes',
-  'restore-skips-file',
-  'outbox-removed-early',
-]
-
 export interface SimOptions {
-  readonly plant?: PlantedBug
+  /** A bug to plant. */
+  readonly plant?: Plant
   /** Called with each step, for a trace. */
   readonly onStep?: (label: string, timeMs: number) => void
 }
@@ -51,156 +42,198 @@ export interface SimResult {
   readonly processes: number
   readonly checkpoints: number
   readonly restarts: number
+  readonly shape: SimShape
 }
 
 const ROOT = '/sim'
-const DIRECTORY = `${ROOT}/job`
 /** After the last fault a job has to end within these. */
-const STEPS_MAX = 12_000
+const STEPS_MAX = 15_000
 const SIMULATED_MS_MAX = 60_000
-
-/** Failures that injected faults explain; anything else that the engine reports is a violation. */
-const EXPLAINED = /simulated, |planned failure|: lost$|^lost$|transaction was refused|reply to the transaction/
-/** Ends of a job that no fault of the simulation excuses. */
-const NEVER = new Set([
-  'JOB_TAKEN_OVER',
-  'SINK_AHEAD',
-  'SINK_BEHIND',
-  'SINK_MISSING',
-  'SINK_FENCED',
-  'CHECKPOINT_NOT_FOUND',
-  'INVARIANT_VIOLATED',
-])
+/** A paused process goes on after this many steps at most. */
+const PAUSED_STEPS_MAX = 600
 
 export function runSeed(seed: number, options: SimOptions = {}): Promise<SimResult> {
   return new Simulation(seed, options).run()
 }
 
+/** How the next process is started. */
+interface NextStart {
+  readonly restore: 'latest' | string
+  readonly keyGroups: number
+  readonly allowNonRestoredState: boolean
+  /** The code with which it must be refused; null when it must run. */
+  readonly refusal: string | null
+}
+
+/** A process that may still do something. */
+interface Active {
+  readonly process: SimProcess
+  readonly start: NextStart
+  /** Another process ran beside it: it may lose races. */
+  hasRival: boolean
+  resumesAtStep: number
+  /** It was asked to stop; what happens then. */
+  ending: 'none' | 'stop' | 'upgrade' | 'wrong-key-groups'
+  savepoint: string | null
+}
+
 class Simulation {
   private readonly seed: number
-  private readonly options: SimOptions
+  private readonly plant: Plant
   private readonly random: SeededRandom
   private readonly scheduler: SimScheduler
   private readonly disk: SimDisk
   private readonly external: SimExternal
-  private readonly shape: SimJobShape
-  private readonly oracle: SimOracle
+  private readonly shape: SimShape
+  private readonly invariants: SimInvariants
   private readonly faults: Fault[]
   private readonly pollFailure = { armed: false }
-  private process: SimProcess
-  private scope: Scope
+  private program: SimProgram
+  private directory = `${ROOT}/job`
+  private directories = 1
+  /** Where a branch began to see rows, and whether it was taken out since. */
+  private readonly branches = new Map<BranchName, { since: Since; isPartial: boolean }>()
+  private next: NextStart
+  private actives: Active[] = []
+  /** Bytes of the manifest that a fault damaged, by its path, while it may be wanted back. */
+  private damaged: { readonly path: string; readonly bytes: Buffer } | null = null
+  private isOver = false
   private processes = 0
   private checkpoints = 0
   private restarts = 0
-  private stopRequested = false
   private errorsUntilStep = 0
+  private outageUntilStep = 0
+  private readonly externalErrorRate: number
   private faultsEnded = false
   private endedAtStep = 0
   private endedAtMs = 0
 
   constructor(seed: number, options: SimOptions) {
     this.seed = seed
-    this.options = options
+    this.plant = options.plant ?? {}
     const root = new SeededRandom(seed)
     this.scheduler = new SimScheduler(root.fork())
     this.scheduler.onStep = options.onStep ?? null
-    const { plant } = options
     this.disk = new SimDisk({
       scheduler: this.scheduler,
       random: root.fork(),
       root: ROOT,
       latencyMsMax: root.pick([0.2, 1, 4]),
-      syncDoesNothing: plant === 'sync-does-nothing',
+      syncDoesNothing: this.plant.syncDoesNothing ?? false,
     })
-    this.disk.makeDirectoryNow(DIRECTORY)
+    this.disk.makeDirectoryNow(this.directory)
     this.disk.settleNow()
-    this.external = new SimExternal(this.scheduler, root.fork(), { ignoresMarker: plant === 'sink-ignores-marker' })
-    this.external.errorRate = root.pick([0, 0.1, 0.3])
-    this.shape = randomShape(root.fork())
-    this.faults = planFaults(root.fork())
+    this.external = new SimExternal(this.scheduler, root.fork(), this.plant.external)
+    this.externalErrorRate = root.pick([0, 0.1, 0.3])
+    this.external.errorRate = this.externalErrorRate
+    const shape = randomShape(root.fork())
+    this.shape = this.plant.shape?.(shape) ?? shape
+    // A quiet split must get its chance: nothing else disturbs the time then.
+    const faults = this.shape.hasQuietSplit ? [] : planFaults(root.fork())
+    this.faults = this.plant.faults?.(faults) ?? faults
     this.random = root.fork()
-    this.oracle = new SimOracle(this.disk, DIRECTORY, this.shape, this.external)
-    this.scope = new Scope('p0', null)
-    this.process = this.startProcess(this.shape.parallelism, this.shape.workers)
+    this.invariants = new SimInvariants(this.disk, this.external)
+    this.program = { branches: this.shape.branches, hasExtraStep: false }
+    for (const name of this.shape.branches) this.branches.set(name, { since: new Map(), isPartial: false })
+    this.next = this.plainStart()
+    this.startProcess(this.shape.parallelism, this.shape.workers)
+  }
+
+  private plainStart(): NextStart {
+    return { restore: 'latest', keyGroups: this.shape.keyGroups, allowNonRestoredState: false, refusal: null }
+  }
+
+  private get violation(): Violation | null {
+    return this.invariants.violation
   }
 
   async run(): Promise<SimResult> {
-    const onRejection = (reason: unknown): void => this.oracle.fail('I10', `unhandled rejection: ${messageOf(reason)}`)
+    const onRejection = (reason: unknown): void =>
+      this.invariants.fail('I10', `unhandled rejection: ${messageOf(reason)}`)
     process.on('unhandledRejection', onRejection)
     try {
-      for (;;) {
-        this.injectFaults()
-        const moved = await this.scheduler.step()
-        if (this.oracle.violation !== null) break
-        if (this.process.state !== 'running') {
-          if (this.afterProcess()) break
-        } else if (!moved) {
-          this.oracle.fail('I12', `nothing is left to do, but ${this.describe()}`)
-        }
-        this.checkProgress()
-        if (this.oracle.violation !== null) break
-      }
+      while (this.violation === null && !this.isOver) await this.step()
     } catch (error) {
-      this.oracle.fail('I10', `uncaught: ${error instanceof Error ? error.stack : String(error)}`)
+      this.invariants.fail('I10', `uncaught: ${error instanceof Error ? error.stack : String(error)}`)
     } finally {
       process.off('unhandledRejection', onRejection)
-      this.scope.kill()
+      for (const { process } of this.actives) process.scope.kill()
     }
     return {
       seed: this.seed,
-      violation: this.oracle.violation,
+      violation: this.violation,
       traceHash: this.scheduler.traceHash,
       steps: this.scheduler.steps,
       simulatedMs: this.scheduler.nowMs - SIM_START_MS,
       processes: this.processes,
       checkpoints: this.checkpoints,
       restarts: this.restarts,
+      shape: this.shape,
     }
+  }
+
+  private async step(): Promise<void> {
+    this.injectFaults()
+    const moved = await this.scheduler.step()
+    if (this.violation !== null) return
+    for (const active of this.actives) {
+      if (active.process.state !== 'running') this.processEnded(active)
+      if (this.isOver || this.violation !== null) return
+    }
+    if (!moved && !this.resumeOne()) {
+      this.invariants.fail('I12', `nothing is left to do, but ${this.describe()}`)
+    }
+    this.checkI12Progress()
+  }
+
+  /** The process that was started last. */
+  private get newest(): Active {
+    return this.actives.at(-1)!
   }
 
   // ---- processes ----
 
-  private startProcess(parallelism: number, workers: number): SimProcess {
-    const { scheduler, disk, random, shape, options } = this
+  private startProcess(parallelism: number, workers: number): void {
+    const { scheduler, disk, random, shape, plant, directory, program } = this
     const label = `p${this.processes}`
     const scope = new Scope(label, null)
-    this.scope = scope
-    const view = disk.view(scope, scope)
     const world: SimJobWorld = {
       shape,
       external: this.external,
       random: random.fork(),
       scope,
       pollFailure: this.pollFailure,
-      offsetsLateRows: options.plant === 'offsets-late' ? 1 : 0,
-      beforeCommit:
-        options.plant === 'outbox-removed-early'
-          ? async (segments) => {
-              for (const { file } of segments) await view.remove(`${DIRECTORY}/${file}`)
-            }
-          : null,
+      quietIsOver: () => !program.branches.includes('windows') || this.external.sink('windows').rows.length > 0,
     }
-    const started = new SimProcess({
+    const start = this.next
+    this.next = this.plainStart()
+    const options = this.jobOptions(start, parallelism, workers)
+    const process = new SimProcess({
       label,
       scheduler,
       disk,
       random: random.fork(),
       scope,
-      jobOptions: this.jobOptions(parallelism, workers),
-      directory: DIRECTORY,
+      invariants: this.invariants,
+      jobOptions: plant.options?.(options) ?? options,
+      directory,
       channelCapacity: shape.channelCapacity,
-      buildGraph: () => buildGraph(world),
-      storeFaults: { restoreSkipsNewestFile: options.plant === 'restore-skips-file' },
-      barrierOvertakes: options.plant === 'barrier-overtakes',
+      rings: shape.rings,
+      buildGraph: () => {
+        const graph = buildGraph(world, program)
+        return plant.graph?.(graph, world) ?? graph
+      },
+      plant,
     })
-    scheduler.record(`start ${label} parallelism ${parallelism} workers ${workers}`)
+    const hasRival = this.actives.length > 0
+    this.actives.push({ process, start, hasRival, resumesAtStep: 0, ending: 'none', savepoint: null })
+    scheduler.record(`start ${label} parallelism ${parallelism} workers ${workers} in ${directory}`)
     this.processes++
-    this.stopRequested = false
-    started.start()
-    return started
+    process.start()
   }
 
-  private jobOptions(parallelism: number, workers: number): JobOptions {
+  private jobOptions(start: NextStart, parallelism: number, workers: number): JobOptions {
+    const process = this.processes
     return {
       name: 'simulated',
       parallelism,
@@ -209,52 +242,137 @@ class Simulation {
       checkpointIntervalMs: this.shape.intervalMs,
       checkpointTimeoutMs: this.shape.timeoutMs,
       checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
-      checkpointDirectory: DIRECTORY,
+      checkpointDirectory: this.directory,
       stateBackend: 'memory',
-      restore: this.processes === 0 ? null : 'latest',
-      allowNonRestoredState: false,
+      restore: process === 0 ? null : start.restore,
+      allowNonRestoredState: start.allowNonRestoredState,
       acceptDuplicates: false,
       restart: { kind: 'fixed-delay', attempts: Number.POSITIVE_INFINITY, delayMs: 5 },
-      keyGroups: this.shape.keyGroups,
-      stateMemoryBytes: 1 << 20,
+      keyGroups: start.keyGroups,
+      stateMemoryBytes: this.shape.stateMemoryBytes,
       config: {},
-      onEvent: (event) => this.onEvent(event),
+      onEvent: (event) => this.onEvent(process, event),
     }
   }
 
-  private onEvent(event: JobEvent): void {
-    this.scheduler.record(`event ${event.type}${event.type === 'exception' ? ` ${event.message}` : ''}`)
+  private onEvent(process: number, event: JobEvent): void {
+    this.scheduler.record(`p${process} ${event.type}${event.type === 'exception' ? ` ${event.message}` : ''}`)
     if (event.type === 'checkpoint') this.checkpoints++
     if (event.type === 'restart') this.restarts++
-    if (event.type === 'exception' && !EXPLAINED.test(event.message)) {
-      this.oracle.fail('I10', `unexplained failure in ${event.where}: ${event.message} ${event.stack ?? ''}`)
-    }
+    const active = this.actives.find((candidate) => candidate.process.master.id === `p${process}`)
+    if (event.type === 'started' && active !== undefined) this.checkRefusal(active)
+    if (event.type !== 'exception' || active === undefined) return
+    if (active.start.refusal !== null || explained(event.message, active.hasRival)) return
+    if (this.damaged !== null && mayBeRefused(null, event.message)) return
+    this.invariants.fail('I10', `unexplained failure in ${event.where}: ${event.message} ${event.stack ?? ''}`)
+  }
+
+  private checkRefusal({ start: { refusal } }: Active): void {
+    if (refusal !== null) this.invariants.fail('I6', `the job started, but ${refusal} was due`)
   }
 
   private nextProcess(): void {
-    this.process = this.startProcess(this.random.between(1, 4), this.random.between(1, 3))
+    this.changeProgram()
+    this.startProcess(this.random.between(1, 4), this.random.between(1, 3))
   }
 
-  /** A process has ended; true when the job is over. */
-  private afterProcess(): boolean {
-    const { state, error } = this.process
-    this.scope.kill()
-    if (state === 'failed') {
-      const code = error instanceof MillraceError ? error.code : ''
-      if (NEVER.has(code) || !EXPLAINED.test(messageOf(error))) {
-        this.oracle.fail('I12', `the job died: ${code} ${messageOf(error)}`)
-        return true
+  /** Between two processes the program may change in ways that keep all state. */
+  private changeProgram(): void {
+    if (!this.random.chance(0.3)) return
+    const { branches, hasExtraStep } = this.program
+    this.program = this.random.chance(0.5)
+      ? { branches: [...branches].reverse(), hasExtraStep }
+      : { branches, hasExtraStep: !hasExtraStep }
+  }
+
+  private processEnded(active: Active): void {
+    active.process.scope.kill()
+    this.actives = this.actives.filter((other) => other !== active)
+    if (active.process.state === 'failed') this.processFailed(active)
+    else if (active.ending === 'none') this.jobEnded()
+    else this.processStopped(active)
+  }
+
+  private processFailed({ process: { error }, start, hasRival }: Active): void {
+    const code = (error as { code?: string } | null)?.code ?? ''
+    const message = messageOf(error)
+    if (start.refusal !== null && code !== start.refusal && !explained(message, hasRival)) {
+      this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
+    } else if (this.damaged !== null && mayBeRefused(code, message)) {
+      this.repair()
+    } else if (start.refusal === null && !(explained(message, hasRival) && (hasRival || !isLostRace(code)))) {
+      this.invariants.fail('I12', `the job died: ${code} ${message}`)
+    }
+    if (this.violation !== null) return
+    // A refusal that came too early for a failing disk is asked for again.
+    if (start.refusal !== null && code !== start.refusal) this.next = start
+    else if (start.refusal !== null) this.next = this.afterRefusal(start)
+    if (this.actives.length === 0) this.nextProcess()
+  }
+
+  private afterRefusal(start: NextStart): NextStart {
+    return { ...this.plainStart(), restore: start.restore, allowNonRestoredState: start.refusal === 'STATE_NOT_RESTORED' }
+  }
+
+  private processStopped({ ending, savepoint, hasRival }: Active): void {
+    // A rival that took over in between has its own idea of what is pending.
+    if (!hasRival) this.invariants.checkI5NothingPending()
+    if (this.actives.length > 0) return
+    if (savepoint !== null && this.random.chance(0.6)) this.moveTo(savepoint)
+    if (ending === 'upgrade') this.upgrade()
+    if (ending === 'wrong-key-groups') {
+      this.next = { ...this.next, keyGroups: this.shape.keyGroups + 1, refusal: 'KEY_GROUPS_CHANGED' }
+    }
+    this.nextProcess()
+  }
+
+  /** Goes on in a new directory, from a savepoint in the old one. */
+  private moveTo(savepoint: string): void {
+    this.directory = `${ROOT}/job${++this.directories}`
+    this.disk.makeDirectoryNow(this.directory)
+    this.disk.settleNow()
+    this.invariants.movesFrom(savepoint)
+    this.next = { ...this.next, restore: savepoint }
+  }
+
+  /** One branch comes or goes. Called when nothing is pending. */
+  private upgrade(): void {
+    const { branches, hasExtraStep } = this.program
+    const addable = (Object.keys(BRANCHES) as BranchName[]).filter(
+      (name) => !this.branches.has(name) && BRANCHES[name].sources <= this.shape.splits.length,
+    )
+    const manifest = this.invariants.newest(this.directory) ?? this.invariants.manifestAt(this.next.restore)
+    if (addable.length > 0 && (branches.length === 1 || this.random.chance(0.5))) {
+      const name = this.random.pick(addable)
+      const since = new Map<string, number>()
+      for (const source of this.shape.splits.keys()) {
+        const splits = manifest?.sources.find(({ uid }) => uid === sourceUid(source))?.splits ?? []
+        for (const { id, position } of splits) since.set(`${source} ${id}`, position as number)
       }
-      this.nextProcess()
-      return false
+      this.branches.set(name, { since, isPartial: false })
+      this.program = { branches: [...branches, name], hasExtraStep }
+    } else if (branches.length > 1) {
+      const name = this.random.pick(branches)
+      this.branches.get(name)!.isPartial = true
+      this.program = { branches: branches.filter((other) => other !== name), hasExtraStep }
+      const isKnown = manifest?.operators.some(({ uid, isKeyed }) => isKeyed && uid.startsWith(name)) ?? false
+      if (isKnown) this.next = { ...this.next, refusal: 'STATE_NOT_RESTORED' }
     }
-    if (this.stopRequested) {
-      this.oracle.checkNothingPending()
-      this.nextProcess()
-      return this.oracle.violation !== null
+  }
+
+  /** The input is read to its end and everything is committed. */
+  private jobEnded(): void {
+    for (const rival of this.actives) rival.process.scope.resume()
+    if (this.actives.length > 0 && this.random.chance(0.5)) return
+    for (const { process } of this.actives) process.scope.kill()
+    this.isOver = true
+    this.invariants.checkI5NothingPending()
+    for (const [name, { since, isPartial }] of this.branches) {
+      const fail = (invariant: string, message: string): void => this.invariants.fail(invariant, message)
+      const { shape, external } = this
+      BRANCHES[name].check(new BranchResults({ shape, external, fail, name, since, isPartial }))
     }
-    this.oracle.checkResults()
-    return true
+    checkDeadLetters(this.shape, this.disk, ROOT, (message) => this.invariants.fail('I5', message))
   }
 
   // ---- faults ----
@@ -265,72 +383,160 @@ class Simulation {
       this.disk.errorRate = 0
       this.disk.slowness = 1
     }
+    if (steps >= this.outageUntilStep && !this.faultsEnded) this.external.errorRate = this.externalErrorRate
+    for (const { process, resumesAtStep } of this.actives) {
+      if (resumesAtStep > 0 && steps >= resumesAtStep) process.scope.resume()
+    }
+    this.plant.meanwhile?.(this.disk.view(this.newest.process.scope, this.newest.process.scope), this.directory)
     while (this.faults.length > 0 && this.faults[0]!.atStep <= steps) this.inject(this.faults.shift()!)
-    if (this.faults.length > 0 || steps < this.errorsUntilStep || this.faultsEnded) return
+    if (this.faults.length > 0 || steps < Math.max(this.errorsUntilStep, this.outageUntilStep)) return
+    if (this.faultsEnded || this.actives.some(({ process }) => process.scope.isPaused)) return
     this.faultsEnded = true
     this.external.errorRate = 0
     this.endedAtStep = steps
-    this.endedAtMs = this.scheduler.nowMs
+    this.endedAtMs = this.scheduler.monotonicMs
+  }
+
+  /** A paused process goes on when nothing else does. */
+  private resumeOne(): boolean {
+    const paused = this.actives.find(({ process }) => process.scope.isPaused)
+    paused?.process.scope.resume()
+    return paused !== undefined
   }
 
   private inject(fault: Fault): void {
     this.scheduler.record(`fault ${fault.kind}`)
-    const { master } = this.process
+    const { process } = this.newest
+    const untilStep = this.scheduler.steps + fault.steps
     switch (fault.kind) {
       case 'crash':
-        this.scope.kill()
-        this.disk.crash()
-        this.pollFailure.armed = false
+        this.crash()
         this.nextProcess()
+        return
+      case 'damage':
+        this.crash()
+        this.damageManifest()
+        this.nextProcess()
+        return
+      case 'pause':
+        this.pause()
         return
       case 'reader-fails':
         this.pollFailure.armed = true
         return
       case 'worker-lost':
-        this.process.loseWorker()
+        process.loseWorker()
         return
       case 'disk-errors':
         this.disk.errorRate = fault.amount
-        this.errorsUntilStep = this.scheduler.steps + fault.steps
+        this.errorsUntilStep = untilStep
         return
       case 'disk-stalls':
         this.disk.slowness = fault.amount
-        this.errorsUntilStep = this.scheduler.steps + fault.steps
+        this.errorsUntilStep = untilStep
+        return
+      case 'sink-outage':
+        this.external.errorRate = 1
+        this.outageUntilStep = untilStep
+        return
+      case 'clock-jump':
+        this.scheduler.jumpWallClock(fault.amount)
         return
       case 'rescale':
         // Refused unless the job runs; then the fault is simply not there.
-        master.rescale(Math.min(fault.amount, this.shape.keyGroups)).catch(() => {})
+        process.master.rescale(Math.min(fault.amount, this.shape.keyGroups)).catch(() => {})
         return
       case 'savepoint':
-        this.requestSavepoint()
+        this.requestSavepoint(false)
         return
-      case 'stop':
-        this.stopRequested = true
-        master.stop().catch(() => {})
+      case 'stop-with-savepoint':
+        if (this.actives.length === 1) this.requestSavepoint(true)
+        return
+      default:
+        if (this.actives.length > 1) return
+        this.newest.ending = fault.kind
+        process.master.stop().catch(() => {})
     }
   }
 
+  /** Power is cut: every process dies, and the disk forgets what was not synced. */
+  private crash(): void {
+    for (const { process } of this.actives) process.scope.kill()
+    const refused = this.actives.findLast(({ start }) => start.refusal !== null || start.restore !== 'latest')
+    this.actives = []
+    this.disk.crash()
+    this.invariants.crashed()
+    this.pollFailure.armed = false
+    // A start that had not got as far as its takeover is made again.
+    if (refused !== undefined && this.invariants.newest(this.directory) === null) this.next = refused.start
+    else if (refused?.start.refusal === 'STATE_NOT_RESTORED') this.next = { ...refused.start, restore: 'latest' }
+    else if (refused?.start.allowNonRestoredState) this.next = { ...refused.start, restore: 'latest' }
+  }
+
+  /** One bit of the newest manifest flips, or its end is gone. */
+  private damageManifest(): void {
+    const manifest = this.invariants.newest(this.directory)
+    if (manifest === null || this.next.restore !== 'latest') return
+    const path = layout.manifest(this.directory, manifestName(manifest.number))
+    const bytes = Buffer.from(this.disk.readNow(path))
+    this.damaged = { path, bytes }
+    const at = this.random.between(0, bytes.length - 1)
+    const worse = this.random.chance(0.5) ? bytes.subarray(0, at) : Buffer.from(bytes)
+    if (worse.length === bytes.length) worse[at]! ^= 1 << this.random.between(0, 7)
+    this.disk.overwriteNow(path, worse)
+  }
+
+  /** The engine refused to go on from an older manifest: the damaged one is brought back and named. */
+  private repair(): void {
+    const { path, bytes } = this.damaged!
+    this.damaged = null
+    this.disk.overwriteNow(path, bytes)
+    this.invariants.repaired(path, bytes)
+    this.next = { ...this.plainStart(), restore: path }
+  }
+
+  /** The newest process stops in the middle of whatever it does; another one takes over. */
+  private pause(): void {
+    if (this.actives.some(({ process }) => process.scope.isPaused)) return
+    const active = this.newest
+    if (active.start.refusal !== null || this.invariants.newest(this.directory) === null) return
+    active.process.scope.pause()
+    active.hasRival = true
+    active.resumesAtStep = this.scheduler.steps + this.random.between(1, PAUSED_STEPS_MAX)
+    this.nextProcess()
+  }
+
   /** Refused, by a throw, unless the job runs. */
-  private requestSavepoint(): void {
+  private requestSavepoint(stop: boolean): void {
+    const active = this.newest
     try {
-      this.process.master.savepoint().catch(() => {})
+      active.process.master.savepoint({ stop }).then(
+        (path) => {
+          if (stop) active.savepoint = path
+        },
+        () => {},
+      )
+      if (stop) active.ending = 'stop'
     } catch (error) {
-      if (!(error instanceof MillraceError && error.code === 'JOB_NOT_RUNNING')) throw error
+      if ((error as { code?: string }).code !== 'JOB_NOT_RUNNING') throw error
     }
   }
 
   /** I12: once faults have stopped, the job ends within bounds. */
-  private checkProgress(): void {
+  private checkI12Progress(): void {
     if (!this.faultsEnded) return
     const steps = this.scheduler.steps - this.endedAtStep
-    const ms = this.scheduler.nowMs - this.endedAtMs
+    const ms = this.scheduler.monotonicMs - this.endedAtMs
     if (steps > STEPS_MAX || ms > SIMULATED_MS_MAX) {
-      this.oracle.fail('I12', `no end ${steps} steps (${Math.round(ms)} ms) after the last fault: ${this.describe()}`)
+      this.invariants.fail(
+        'I12',
+        `no end ${steps} steps (${Math.round(ms)} ms) after the last fault: ${this.describe()}`,
+      )
     }
   }
 
   private describe(): string {
-    const { state, checkpoints, exceptions, restarts } = this.process.master.status()
+    const { state, checkpoints, exceptions, restarts } = this.newest.process.master.status()
     const last = checkpoints.at(-1)
     const failure = exceptions.at(-1)?.message ?? 'none'
     return `the job is ${state}, restarts ${restarts}, last checkpoint ${last?.status ?? 'none'} (${last?.failure ?? ''}), last failure ${failure}`

@@ -7,7 +7,7 @@
  *
  * Invariants:
  * - Items of one lane run in the order in which they were posted; others in any order.
- * - Nothing of a dead scope runs.
+ * - Nothing of a dead scope runs, and nothing of a paused one until it goes on.
  * - Time never goes back.
  */
 import type { Clock, Timers } from '../../core/io.ts'
@@ -21,6 +21,7 @@ export class Scope {
   readonly label: string
   private readonly parent: Scope | null
   private killed = false
+  private paused = false
 
   constructor(label: string, parent: Scope | null) {
     this.label = label
@@ -33,6 +34,19 @@ export class Scope {
 
   kill(): void {
     this.killed = true
+  }
+
+  get isPaused(): boolean {
+    return this.paused || (this.parent?.isPaused ?? false)
+  }
+
+  /** As SIGSTOP does: everything of the scope waits until `resume`. */
+  pause(): void {
+    this.paused = true
+  }
+
+  resume(): void {
+    this.paused = false
   }
 }
 
@@ -57,6 +71,8 @@ export class SimScheduler {
   onStep: ((label: string, timeMs: number) => void) | null = null
   private items: Item[] = []
   private time = SIM_START_MS
+  /** What the wall clock shows more than it should. */
+  private wallOffsetMs = 0
   private digest = 0x811c9dc5
   private readonly random: SeededRandom
 
@@ -67,6 +83,11 @@ export class SimScheduler {
   /** Simulated milliseconds since 1970. */
   get nowMs(): number {
     return this.time
+  }
+
+  /** Simulated milliseconds since the start, whatever the wall clock shows. */
+  get monotonicMs(): number {
+    return this.time - SIM_START_MS
   }
 
   /** Hash over every step's label and time so far. */
@@ -89,7 +110,12 @@ export class SimScheduler {
     }
   }
 
-  /** Runs one item and everything that follows from it at once; false when nothing waits. */
+  /** Sets the wall clock forward or back, as an operator or a time server may; the monotonic clock goes on. */
+  jumpWallClock(byMs: number): void {
+    this.wallOffsetMs += byMs
+  }
+
+  /** Runs one item and everything that follows from it at once; false when nothing waits that may run. */
   async step(): Promise<boolean> {
     const item = this.choose()
     if (item === null) return false
@@ -113,6 +139,7 @@ export class SimScheduler {
     if (this.items.length === 0) return null
     this.time += this.random.chance(0.05) ? this.random.next() * 8 : this.random.next() * 0.2
     const heads = this.heads()
+    if (heads.length === 0) return null
     let ready = heads.filter((item) => item.readyAtMs <= this.time)
     if (ready.length === 0) {
       this.time = heads.reduce((min, item) => Math.min(min, item.readyAtMs), Number.POSITIVE_INFINITY)
@@ -127,6 +154,7 @@ export class SimScheduler {
   private heads(): Item[] {
     const lanes = new Set<string>()
     return this.items.filter((item) => {
+      if (item.scope.isPaused) return false
       if (item.lane === null) return true
       if (lanes.has(item.lane)) return false
       lanes.add(item.lane)
@@ -137,7 +165,7 @@ export class SimScheduler {
   /** Reading the monotonic clock takes a little time: turns end by their budget. */
   get clock(): Clock {
     return {
-      nowMs: () => this.time,
+      nowMs: () => this.time + this.wallOffsetMs,
       monotonicMs: () => {
         this.time += 0.01 + this.random.next() * 0.3
         return this.time - SIM_START_MS

@@ -23,13 +23,16 @@ import type { SimDisk } from './sim-disk.ts'
 const FILES_MAX = 3
 const DELETED = 0xffff_ffff
 
-export interface SimStoreFaults {
-  /** Plants a fault: a restore leaves out the newest file when there are several. */
-  readonly restoreSkipsNewestFile?: boolean
+/** Content of a store: keys as latin1 text. */
+export type Entries = ReadonlyMap<string, Uint8Array>
+
+export interface SimStoreFactory extends KeyedStoreFactory {
+  create(directory: string): SimStore
+  restore(image: string, directory: string): SimStore
 }
 
 /** `disk` is the worker's view, `raw` the same disk for the calls that must not wait. */
-export function simStoreFactory(disk: Disk, raw: SimDisk, faults: SimStoreFaults = {}): KeyedStoreFactory {
+export function simStoreFactory(disk: Disk, raw: SimDisk): SimStoreFactory {
   return {
     description: 'simulated',
     create(directory) {
@@ -41,19 +44,53 @@ export function simStoreFactory(disk: Disk, raw: SimDisk, faults: SimStoreFaults
       const names = raw.listNow(image)
       const files = names.map((name) => ({ name, size: raw.readNow(`${image}/${name}`).length }))
       const store = new SimStore(disk, directory, files)
-      for (const [i, name] of names.entries()) {
+      for (const name of names) {
         raw.linkNow(`${image}/${name}`, `${directory}/${name}`)
-        if (faults.restoreSkipsNewestFile && i > 0 && i === names.length - 1) continue
-        store.load(raw.readNow(`${image}/${name}`), name)
+        readInto(store.entries, raw.readNow(`${image}/${name}`), name)
       }
       return store
     },
   }
 }
 
-class SimStore implements KeyedStore {
+/** What the files of one store hold together, oldest file first. */
+export function readStoreFiles(files: readonly Buffer[]): Entries {
+  const entries = new Map<string, Uint8Array>()
+  for (const [i, bytes] of files.entries()) readInto(entries, bytes, `number ${i}`)
+  return entries
+}
+
+/** A sum over the entries of each operator that does not depend on where they lie. */
+export function digestByOperator(entries: Entries): Map<number, number> {
+  const digests = new Map<number, number>()
+  for (const [key, value] of entries) {
+    const operator = (key.charCodeAt(0) << 8) | key.charCodeAt(1)
+    let digest = 0x811c9dc5
+    for (let i = 2; i < key.length; i++) digest = Math.imul(digest ^ key.charCodeAt(i), 0x01000193)
+    for (const byte of value) digest = Math.imul(digest ^ byte, 0x01000193)
+    digests.set(operator, ((digests.get(operator) ?? 0) + (digest >>> 0)) >>> 0)
+  }
+  return digests
+}
+
+function readInto(entries: Map<string, Uint8Array>, bytes: Buffer, name: string): void {
+  let at = 0
+  while (at < bytes.length) {
+    if (at + 8 > bytes.length) throw corrupt(name)
+    const keyLength = bytes.readUInt32LE(at)
+    const valueLength = bytes.readUInt32LE(at + 4)
+    const end = at + 8 + keyLength + (valueLength === DELETED ? 0 : valueLength)
+    if (end > bytes.length) throw corrupt(name)
+    const key = bytes.latin1Slice(at + 8, at + 8 + keyLength)
+    if (valueLength === DELETED) entries.delete(key)
+    else entries.set(key, Buffer.from(bytes.subarray(at + 8 + keyLength, end)))
+    at = end
+  }
+}
+
+export class SimStore implements KeyedStore {
   readonly description = 'simulated'
-  private readonly entries = new Map<string, Uint8Array>()
+  readonly entries = new Map<string, Uint8Array>()
   /** Keys changed since the newest file. */
   private dirty = new Set<string>()
   private files: CheckpointFile[]
@@ -68,21 +105,6 @@ class SimStore implements KeyedStore {
     this.directory = directory
     this.files = files
     this.sequence = files.reduce((max, file) => Math.max(max, Number.parseInt(file.name, 10)), 0)
-  }
-
-  load(bytes: Buffer, name: string): void {
-    let at = 0
-    while (at < bytes.length) {
-      if (at + 8 > bytes.length) throw corrupt(name)
-      const keyLength = bytes.readUInt32LE(at)
-      const valueLength = bytes.readUInt32LE(at + 4)
-      const end = at + 8 + keyLength + (valueLength === DELETED ? 0 : valueLength)
-      if (end > bytes.length) throw corrupt(name)
-      const key = bytes.latin1Slice(at + 8, at + 8 + keyLength)
-      if (valueLength === DELETED) this.entries.delete(key)
-      else this.entries.set(key, Buffer.from(bytes.subarray(at + 8 + keyLength, end)))
-      at = end
-    }
   }
 
   multiGet(keys: Arena): Lookup {

@@ -1,0 +1,33 @@
+/**
+ * Which failures of the engine a simulation explains; every other one is a violation.
+ *
+ * Called by sim-run.ts.
+ */
+
+/** Failures that injected faults cause. */
+const INJECTED =
+  /simulated, |planned failure|: lost$|^lost$|transaction was refused|reply to the transaction|no reply to the transaction/
+
+/** What the loser of a race between two processes may meet: the winner swept its working directory. */
+const RIVALRY = /took over the job|Another owner has sink|ENOENT: simulated/
+
+const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
+
+/** Of a manifest that was damaged: it was set aside, or the job refuses to go on without it. */
+const DAMAGE = /does not match its checksum|Set .* aside|already holds epoch|No checkpoint in/
+const DAMAGE_CODES = new Set(['SINK_AHEAD', 'CHECKPOINT_NOT_FOUND'])
+
+/** Do the faults of the simulation explain this failure? */
+export function explained(message: string, hasRival: boolean): boolean {
+  return INJECTED.test(message) || (hasRival && RIVALRY.test(message))
+}
+
+/** Another process has the job: final for the one that notices. */
+export function isLostRace(code: string): boolean {
+  return LOST_RACE.has(code)
+}
+
+/** May a job whose newest manifest is damaged end like this? Without a code: may it report this? */
+export function mayBeRefused(code: string | null, message: string): boolean {
+  return DAMAGE.test(message) && (code === null || DAMAGE_CODES.has(code))
+}

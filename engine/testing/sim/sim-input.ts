@@ -1,0 +1,153 @@
+/**
+ * What simulated jobs read: a random small shape from the seed, and its rows, fixed by the shape alone.
+ *
+ * Used by sim-source.ts, which serves the rows, and by sim-results.ts, which knows them all. Row `i` of a
+ * split is the same in every run, so a record's effect can be followed to every sink.
+ */
+import { type RowOf, schema, t } from '../../core/schema.ts'
+import type { SeededRandom } from './seeded-random.ts'
+import { BRANCHES, type BranchName } from './sim-branches.ts'
+import { SIM_START_MS } from './sim-scheduler.ts'
+
+/** How windows compute their aggregate: each is another path through the engine. */
+export type WindowWork = 'columns' | 'aggregate' | 'reduce' | 'process'
+
+export interface SimShape {
+  /** Splits of each source. */
+  readonly splits: readonly number[]
+  readonly rowsPerSplit: number
+  readonly keys: number
+  readonly parallelism: number
+  readonly workers: number
+  readonly keyGroups: number
+  /** Batches that a channel holds. */
+  readonly channelCapacity: number
+  /** Channels between workers are rings over shared memory instead of queues. */
+  readonly rings: boolean
+  readonly batchRows: number
+  /** Longest pause between two batches of a reader. */
+  readonly pauseMsMax: number
+  readonly intervalMs: number
+  readonly timeoutMs: number
+  readonly stateMemoryBytes: number
+  readonly branches: readonly BranchName[]
+  /** Operators are not chained. */
+  readonly unchained: boolean
+  readonly windowMs: number
+  readonly windowWork: WindowWork
+  readonly latenessMs: number
+  /** Events are out of order by at most this, as the watermarks assume. */
+  readonly disorderMs: number
+  /** One record in so many comes later than the watermarks assume; 0 for none. */
+  readonly lateEvery: number
+  /** One record in so many has an impossible time; 0 for none. */
+  readonly badEvery: number
+  /** A split without records for this long does not hold time back; null turns that off. */
+  readonly idleAfterMs: number | null
+  /** The last split of the first source is silent until a window of the others was seen outside. */
+  readonly hasQuietSplit: boolean
+  /** Share of offers that a sink's writer does not take whole. */
+  readonly slowSinkRate: number
+}
+
+const BRANCH_NAMES = Object.keys(BRANCHES) as BranchName[]
+
+function randomBranches(random: SeededRandom): BranchName[] {
+  const count = random.pick([1, 1, 2, 2, 3, 4])
+  const chosen = new Set<BranchName>()
+  while (chosen.size < count) chosen.add(random.pick(BRANCH_NAMES))
+  return [...chosen]
+}
+
+export function randomShape(random: SeededRandom): SimShape {
+  const branches = randomBranches(random)
+  const needsTwo = branches.some((name) => BRANCHES[name].sources === 2)
+  const first = random.between(1, 4)
+  const shape = {
+    splits: needsTwo ? [first, random.between(1, 3)] : [first],
+    rowsPerSplit: random.between(5, needsTwo ? 30 : 60),
+    keys: random.between(1, 9),
+    parallelism: random.between(1, 4),
+    workers: random.between(1, 3),
+    keyGroups: random.pick([4, 7, 16]),
+    channelCapacity: random.between(1, 2),
+    rings: random.chance(0.15),
+    batchRows: random.between(1, 6),
+    pauseMsMax: random.between(1, 12),
+    intervalMs: random.between(5, 60),
+    timeoutMs: random.between(40, 400),
+    stateMemoryBytes: random.pick([1 << 10, 1 << 14, 1 << 20]),
+    branches,
+    unchained: random.chance(0.3),
+    windowMs: random.between(20, 200),
+    windowWork: random.pick<WindowWork>(['columns', 'aggregate', 'reduce', 'process']),
+    latenessMs: random.chance(0.4) ? random.between(1, 150) : 0,
+    disorderMs: random.between(0, 30),
+    lateEvery: random.chance(0.4) ? random.between(3, 12) : 0,
+    badEvery: random.chance(0.4) ? random.between(4, 15) : 0,
+    idleAfterMs: random.chance(0.5) ? random.between(20, 150) : null,
+    hasQuietSplit: false,
+    slowSinkRate: random.chance(0.4) ? 0.3 : 0,
+  }
+  return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.5) }
+}
+
+/** The other splits must get a window to its end by themselves, and still bring rows when the quiet one is idle. */
+function canBeQuiet(shape: SimShape): boolean {
+  return (
+    shape.branches.includes('windows') &&
+    shape.idleAfterMs !== null &&
+    shape.splits[0]! > 1 &&
+    (shape.rowsPerSplit - 1) * ROW_SPACING_MS > shape.disorderMs + 2 * shape.windowMs &&
+    shape.rowsPerSplit * TRICKLE_MS > shape.idleAfterMs + 150
+  )
+}
+
+/** `time` is the event time in milliseconds since 1970; `group` is the key of a second hop. */
+export const INPUT = schema({ key: t.string(), id: t.float64(), time: t.float64(), group: t.string() })
+export type InputRow = RowOf<{
+  key: ReturnType<typeof t.string>
+  id: ReturnType<typeof t.float64>
+  time: ReturnType<typeof t.float64>
+  group: ReturnType<typeof t.string>
+}>
+
+const ROW_SPACING_MS = 11
+/** Beside a quiet split rows come one by one, with this between them. */
+export const TRICKLE_MS = 12
+const IDS_PER_SOURCE = 100_000
+const IDS_PER_SPLIT = 1_000
+
+export function inputRow(shape: SimShape, source: number, split: number, i: number): InputRow {
+  const key = (split * 31 + i * 7 + ((i * i) % 5)) % shape.keys
+  const isBad = shape.badEvery > 0 && (i + split) % shape.badEvery === 0
+  const isLate = shape.lateEvery > 0 && i % shape.lateEvery === shape.lateEvery - 1
+  const disorder = shape.disorderMs === 0 ? 0 : (i * 13) % (shape.disorderMs + 1)
+  const lateness = isLate ? shape.disorderMs + 40 + ((i * 29) % 300) : disorder
+  const time = isBad ? -1 : SIM_START_MS - 3_600_000 + i * ROW_SPACING_MS - lateness
+  const id = source * IDS_PER_SOURCE + split * IDS_PER_SPLIT + i
+  return { key: `key-${key}`, id, time, group: `group-${key % 2}` }
+}
+
+export function isBadRow(row: InputRow): boolean {
+  return row.time < 0
+}
+
+/** Where the row with this id comes from. */
+export function originOf(id: number): { readonly source: number; readonly split: number; readonly offset: number } {
+  return {
+    source: Math.floor(id / IDS_PER_SOURCE),
+    split: Math.floor((id % IDS_PER_SOURCE) / IDS_PER_SPLIT),
+    offset: id % IDS_PER_SPLIT,
+  }
+}
+
+/** Uid of a source. */
+export function sourceUid(source: number): string {
+  return source === 0 ? 'input' : 'other'
+}
+
+/** Could any record be later than the watermark before it? */
+export function lateIsPossible(shape: SimShape): boolean {
+  return shape.lateEvery > 0 || shape.idleAfterMs !== null
+}

@@ -1,0 +1,301 @@
+/**
+ * Judges a simulation as it goes: what appears on the disk and outside is held against I1 to I13 of the
+ * reliability design, each in a check of its own name.
+ *
+ * Called by sim-run.ts and sim-process.ts. What sinks hold at the end is judged by sim-results.ts. Only the
+ * first violation counts: what follows one is its consequence.
+ */
+import { lowestRestoredWatermark } from '../../../operators/watermark-json.ts'
+import { layout } from '../../checkpoint/layout.ts'
+import { decodeManifest, type Manifest, type ManifestSource } from '../../checkpoint/manifest.ts'
+import type { JsonValue } from '../../core/json-value.ts'
+import { keyGroupRange } from '../../core/keys.ts'
+import type { Deployment } from '../../runtime/protocol.ts'
+import type { DiskObserver, SimDisk } from './sim-disk.ts'
+import type { SimExternal } from './sim-external.ts'
+import { digestByOperator, type Entries, readStoreFiles } from './sim-store.ts'
+
+export interface Violation {
+  /** I1 to I13 of the design. */
+  readonly invariant: string
+  readonly message: string
+}
+
+type Split = ManifestSource['splits'][number]
+
+interface KnownManifest {
+  readonly path: string
+  readonly directory: string
+  readonly manifest: Manifest
+}
+
+const MANIFEST_PATH = /^(.*)\/manifests\/\d{12}\.json$/
+
+export class SimInvariants implements DiskObserver {
+  violation: Violation | null = null
+  private readonly disk: SimDisk
+  private readonly external: SimExternal
+  private manifests: KnownManifest[] = []
+  private lastAttempt = 0
+  /** What the next new directory starts from: a manifest of another one. */
+  private restoredFrom: Manifest | null = null
+  /** Epochs that manifests list, by sink; with the manifest that did first. */
+  private readonly listed = new Map<string, Map<number, KnownManifest>>()
+  /** Files of which a write or sync failed. */
+  private readonly failedFiles = new Set<string>()
+
+  constructor(disk: SimDisk, external: SimExternal) {
+    this.disk = disk
+    this.external = external
+    disk.observer = this
+    external.onApplied = (sink, epoch, before) => this.applied(sink, epoch, before)
+  }
+
+  fail(invariant: string, message: string): void {
+    this.violation ??= { invariant, message }
+  }
+
+  /** The newest manifest of a directory. */
+  newest(directory: string): Manifest | null {
+    return this.manifests.findLast((known) => known.directory === directory)?.manifest ?? null
+  }
+
+  manifestAt(path: string): Manifest | null {
+    return this.manifests.find((known) => known.path === path)?.manifest ?? null
+  }
+
+  /** A manifest that was set aside is back; what it listed counts again. */
+  repaired(path: string, bytes: Uint8Array): void {
+    const directory = MANIFEST_PATH.exec(path)![1]!
+    this.remember({ path, directory, manifest: decodeManifest(bytes, path) })
+  }
+
+  /** The job goes on in a new directory, from this manifest. */
+  movesFrom(path: string): void {
+    this.restoredFrom = this.manifestAt(path)
+  }
+
+  created(path: string, bytes: Uint8Array): void {
+    const directory = MANIFEST_PATH.exec(path)?.[1]
+    if (directory === undefined) return
+    const manifest = decodeManifest(bytes, path)
+    const known = { path, directory, manifest }
+    this.checkI1Files(known)
+    this.checkI2Numbers(known)
+    this.checkI7KeyGroups(manifest)
+    this.checkI9Progress(known)
+    this.checkI10Failed(known)
+    this.remember(known)
+  }
+
+  private remember(known: KnownManifest): void {
+    this.manifests.push(known)
+    this.manifests.sort((a, b) => a.manifest.number - b.manifest.number)
+    for (const { sink, epoch } of known.manifest.pending) {
+      const epochs = this.listed.get(sink) ?? new Map<number, KnownManifest>()
+      this.listed.set(sink, epochs)
+      if (!epochs.has(epoch)) epochs.set(epoch, known)
+    }
+  }
+
+  /** After a crash, manifests may be gone whose creation never reported success. */
+  crashed(): void {
+    const [left, lost] = [this.manifests.filter(({ path }) => this.disk.exists(path)), this.manifests]
+    for (const known of lost) if (!left.includes(known)) this.forget(known)
+  }
+
+  private forget(known: KnownManifest): void {
+    this.manifests = this.manifests.filter((other) => other !== known)
+    for (const epochs of this.listed.values()) {
+      for (const [epoch, by] of epochs) if (by === known) epochs.delete(epoch)
+    }
+  }
+
+  failed(path: string): void {
+    this.failedFiles.add(path)
+  }
+
+  /** I1: every file is there and would be after a crash at this instant. */
+  private checkI1Files({ directory, manifest }: KnownManifest): void {
+    for (const file of manifest.stores.flatMap((store) => store.files)) {
+      if (!this.disk.survives(layout.sharedFile(directory, file.sha256), file.size)) {
+        this.fail('I1', `manifest ${manifest.number} names ${file.name} (${file.sha256}), which is not durable`)
+      }
+    }
+    for (const { sink, epoch, committables } of manifest.pending) {
+      if (this.isApplied(directory, sink, epoch)) continue
+      for (const committable of committables) {
+        const { file, bytes } = committable as { file?: string; bytes?: number }
+        if (file !== undefined && !this.disk.survives(`${directory}/${file}`, bytes ?? 0)) {
+          this.fail('I1', `manifest ${manifest.number} names ${file} of ${sink}, which is not durable`)
+        }
+      }
+    }
+  }
+
+  private isApplied(directory: string, sink: string, epoch: number): boolean {
+    const known = this.external.sinks.get(sink)
+    if (known !== undefined) return epoch <= known.marker
+    // Dead letters: the file that proves the commit.
+    return this.disk.exists(`${layout.deadLetters(directory)}/epoch-${String(epoch).padStart(12, '0')}.jsonl`)
+  }
+
+  /** I2: numbers have no gaps, attempts are never reused. I11: an older generation writes no manifest. */
+  private checkI2Numbers({ directory, manifest }: KnownManifest): void {
+    const last = this.newest(directory)
+    if (manifest.number !== (last?.number ?? 0) + 1) {
+      this.fail('I2', `manifest ${manifest.number} follows ${last?.number ?? 'none'}`)
+    }
+    if (manifest.kind === 'takeover') {
+      if (last !== null && manifest.generation <= last.generation) {
+        this.fail('I2', `takeover ${manifest.number} has generation ${manifest.generation} after ${last.generation}`)
+      }
+      return
+    }
+    if (manifest.attempt <= this.lastAttempt) this.fail('I2', `attempt ${manifest.attempt} after ${this.lastAttempt}`)
+    this.lastAttempt = manifest.attempt
+    if (last === null || manifest.generation !== last.generation) {
+      this.fail('I11', `manifest ${manifest.number} of generation ${manifest.generation} follows ${last?.generation}`)
+    } else if (manifest.epoch <= last.epoch) {
+      this.fail('I2', `manifest ${manifest.number} has epoch ${manifest.epoch} after ${last.epoch}`)
+    }
+  }
+
+  /** I7: the subtasks of each keyed operator own every key group once. */
+  private checkI7KeyGroups(manifest: Manifest): void {
+    for (const operator of manifest.operators) {
+      if (!operator.isKeyed) continue
+      let next = 0
+      for (let subtask = 0; subtask < operator.parallelism; subtask++) {
+        const range = keyGroupRange(subtask, operator.parallelism, manifest.keyGroups)
+        if (range.from !== next) this.fail('I7', `${operator.uid} #${subtask} starts at ${range.from}, not ${next}`)
+        next = range.to
+      }
+      if (next !== manifest.keyGroups) this.fail('I7', `${operator.uid} owns ${next} key groups`)
+      if (operator.states.length !== operator.parallelism) this.fail('I7', `${operator.uid} lacks a subtask's state`)
+    }
+  }
+
+  private parentOf({ directory, manifest }: KnownManifest): Manifest | null {
+    const own = this.manifests.findLast(
+      (known) => known.directory === directory && known.manifest.number === manifest.parent,
+    )
+    return own?.manifest ?? (this.newest(directory) === null ? this.restoredFrom : null)
+  }
+
+  /** I9: positions and watermarks never go back from a manifest to the one made after it; no split is lost. */
+  private checkI9Progress(known: KnownManifest): void {
+    const { manifest } = known
+    const before = this.parentOf(known)
+    for (const source of before?.sources ?? []) {
+      const now = manifest.sources.find((candidate) => candidate.uid === source.uid)
+      for (const split of source.splits) {
+        const next = now?.splits.filter((candidate) => candidate.id === split.id) ?? []
+        if (next.length === 1) this.checkI9Split(manifest.number, split, next[0]!)
+        else this.fail('I9', `manifest ${manifest.number} has split ${split.id} ${next.length} times`)
+      }
+    }
+    for (const operator of before?.operators ?? []) {
+      const now = manifest.operators.find((candidate) => candidate.uid === operator.uid)
+      if (now !== undefined && lowestWatermark(now.states) < lowestWatermark(operator.states)) {
+        this.fail('I9', `the watermark of ${operator.uid} went back in manifest ${manifest.number}`)
+      }
+    }
+  }
+
+  private checkI9Split(number: number, before: Split, after: Split): void {
+    const watermark = (split: Split): number =>
+      split.watermark === 'end' ? Number.POSITIVE_INFINITY : (split.watermark ?? Number.NEGATIVE_INFINITY)
+    if ((after.position as number) < (before.position as number)) {
+      this.fail('I9', `split ${before.id} went back from ${before.position} to ${after.position} in manifest ${number}`)
+    }
+    if (watermark(after) < watermark(before)) {
+      this.fail('I9', `the watermark of split ${before.id} went back in manifest ${number}`)
+    }
+  }
+
+  /** I10: no manifest lists output of which a write or sync failed: an ack implies no outstanding error. */
+  private checkI10Failed({ directory, manifest }: KnownManifest): void {
+    for (const committable of manifest.pending.flatMap((commit) => commit.committables)) {
+      const { file } = committable as { file?: string }
+      if (file !== undefined && this.failedFiles.has(`${directory}/${file}`)) {
+        this.fail('I10', `manifest ${manifest.number} lists ${file}, of which a write failed`)
+      }
+    }
+  }
+
+  /** I6: the stores of a run hold together exactly what the manifest's files say, whoever holds it. */
+  checkI6Restored(deployment: Deployment, restored: readonly Entries[]): void {
+    const expected = new Map<number, number>()
+    for (const { files } of deployment.stores) {
+      const bytes = files.map((file) => this.disk.readNow(layout.sharedFile(deployment.storesDirectory, file.sha256)))
+      addAll(expected, digestByOperator(readStoreFiles(bytes)))
+    }
+    const actual = new Map<number, number>()
+    for (const entries of restored) addAll(actual, digestByOperator(entries))
+    for (const [uid, id] of Object.entries(deployment.operatorIds)) {
+      if (actual.get(id) !== expected.get(id)) this.fail('I6', `the restored state of ${uid} is not what was stored`)
+    }
+  }
+
+  removed(path: string): void {
+    const manifest = this.manifests.find((known) => known.path === path)
+    // The newest goes only when it was set aside: what it listed counts no more.
+    if (manifest !== undefined && manifest.manifest === this.newest(manifest.directory)) this.forget(manifest)
+    const shared = /^(.*)\/shared\/([0-9a-f]{64})$/.exec(path)
+    if (shared !== null) this.checkI13State(shared[1]!, shared[2]!)
+    const output = /^(.*)\/(outbox\/[^/]+)$/.exec(path)
+    if (output !== null) this.checkI13Output(output[1]!, output[2]!)
+  }
+
+  /** I13: no state file goes that a retained manifest names. */
+  private checkI13State(directory: string, sha256: string): void {
+    for (const known of this.manifests) {
+      if (known.directory !== directory || !this.disk.exists(known.path)) continue
+      if (known.manifest.stores.some((store) => store.files.some((file) => file.sha256 === sha256))) {
+        this.fail('I13', `removed ${sha256}, which manifest ${known.manifest.number} names`)
+      }
+    }
+  }
+
+  /** I13: no output goes before it was applied. */
+  private checkI13Output(directory: string, file: string): void {
+    for (const { sink, epoch, committables } of this.newest(directory)?.pending ?? []) {
+      const isNamed = committables.some((entry) => (entry as { file?: string }).file === file)
+      if (isNamed && !this.isApplied(directory, sink, epoch)) {
+        this.fail('I13', `removed ${file} before epoch ${epoch} of ${sink} was applied`)
+      }
+    }
+  }
+
+  /** I4: only epochs that a manifest lists become visible; I3: ascending, none left out. */
+  private applied(sink: string, epoch: number, before: number): void {
+    const listed = this.listed.get(sink)
+    if (listed?.has(epoch) !== true) this.fail('I4', `${sink} shows epoch ${epoch} without a manifest`)
+    if (epoch <= before) this.fail('I3', `the marker of ${sink} went from ${before} to ${epoch}`)
+    for (const other of listed?.keys() ?? []) {
+      if (other > before && other < epoch) this.fail('I3', `${sink} applied epoch ${epoch} before ${other}`)
+    }
+  }
+
+  /** I5: once a job has stopped, everything that manifests list is visible. */
+  checkI5NothingPending(): void {
+    for (const [sink, epochs] of this.listed) {
+      for (const [epoch, { directory }] of epochs) {
+        if (!this.isApplied(directory, sink, epoch)) {
+          this.fail('I5', `the job ended, but epoch ${epoch} of ${sink} is not visible`)
+        }
+      }
+    }
+  }
+}
+
+function addAll(sums: Map<number, number>, more: ReadonlyMap<number, number>): void {
+  for (const [id, digest] of more) sums.set(id, ((sums.get(id) ?? 0) + digest) >>> 0)
+}
+
+/** Of the operators that keep one in their state; +Infinity without any. */
+function lowestWatermark(states: readonly JsonValue[]): number {
+  const kept = states.filter((state) => state !== null && typeof state === 'object' && 'watermark' in state)
+  return kept.length === 0 ? Number.POSITIVE_INFINITY : lowestRestoredWatermark(kept)
+}

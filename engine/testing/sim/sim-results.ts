@@ -1,0 +1,196 @@
+/**
+ * What the branches of a job compare: the input that they saw, and what their sinks hold at the end.
+ *
+ * Called by sim-run.ts at the end of a run, used by the models in sim-branches.ts. Every difference is
+ * reported as a violation of I5 (sinks equal the model), or of I9 where rows are unaccounted for.
+ */
+import { layout } from '../../checkpoint/layout.ts'
+import type { SimDisk } from './sim-disk.ts'
+import type { SimExternal, SinkRow } from './sim-external.ts'
+import { type InputRow, inputRow, isBadRow, lateIsPossible, originOf, type SimShape, sourceUid } from './sim-input.ts'
+
+/** First row of each split that a branch saw; the key is the source's index and the split's id. */
+export type Since = ReadonlyMap<string, number>
+
+export interface ResultsOptions {
+  readonly shape: SimShape
+  readonly external: SimExternal
+  readonly fail: (invariant: string, message: string) => void
+  /** Prefix of messages: the branch's name. */
+  readonly name: string
+  readonly since: Since
+  /** The branch was taken out of the job: what it had shown must be right, but is not all. */
+  readonly isPartial: boolean
+}
+
+/** All rows of a source, bad ones too. */
+export function allRows(shape: SimShape, source: number): InputRow[] {
+  const splits = shape.splits[source] ?? 0
+  return Array.from({ length: splits * shape.rowsPerSplit }, (_, n) =>
+    inputRow(shape, source, Math.floor(n / shape.rowsPerSplit), n % shape.rowsPerSplit),
+  )
+}
+
+export class BranchResults {
+  readonly shape: SimShape
+  private readonly options: ResultsOptions
+
+  constructor(options: ResultsOptions) {
+    this.options = options
+    this.shape = options.shape
+  }
+
+  /** The good rows of a source that the branch saw, split by split. */
+  rows(source: number): InputRow[] {
+    return allRows(this.shape, source).filter((row) => !isBadRow(row) && this.wasSeen(row))
+  }
+
+  private wasSeen(row: InputRow): boolean {
+    const { source, split, offset } = originOf(row.id)
+    return offset >= (this.options.since.get(`${source} ${split}`) ?? 0)
+  }
+
+  sink(id: string): readonly SinkRow[] {
+    return this.options.external.sink(id).rows
+  }
+
+  texts(id: string, fields: readonly string[]): string[] {
+    return this.textsOf(this.sink(id), fields)
+  }
+
+  textsOf(rows: readonly SinkRow[], fields: readonly string[]): string[] {
+    return rows.map((row) => fields.map((field) => row[field]).join(' '))
+  }
+
+  countBy<T>(rows: readonly T[], keyOf: (row: T) => string): Map<string, number> {
+    const counts = new Map<string, number>()
+    for (const row of rows) counts.set(keyOf(row), (counts.get(keyOf(row)) ?? 0) + 1)
+    return counts
+  }
+
+  fail(invariant: string, message: string): void {
+    this.options.fail(invariant, `${this.options.name}: ${message}`)
+  }
+
+  /** I5: the same texts as often, in any order. */
+  same(what: string, expected: readonly string[], actual: readonly string[]): void {
+    const counts = this.countBy(actual, (text) => text)
+    for (const text of expected) counts.set(text, (counts.get(text) ?? 0) - 1)
+    this.differences(what, counts, 'I5')
+  }
+
+  /** Positive entries are too many, negative ones are missing. */
+  private differences(what: string, counts: ReadonlyMap<string, number>, invariant: string): void {
+    const wrong = [...counts].filter(([, n]) => (this.options.isPartial ? n > 0 : n !== 0))
+    if (wrong.length === 0) return
+    const shown = wrong.slice(0, 3).map(([text, n]) => `${text} (${n > 0 ? '+' : ''}${n})`)
+    this.fail(invariant, `${what}: ${wrong.length} differ from the model: ${shown.join(', ')}`)
+  }
+
+  /** I5: rows of a group are numbered from 1 without gaps, and records of a split keep their order in it. */
+  numbered(what: string, rows: readonly SinkRow[], field: string): void {
+    for (const [name, members] of Map.groupBy(rows, (row) => String(row[field]))) {
+      const ordered = [...members].sort((a, b) => (a['number'] as number) - (b['number'] as number))
+      const last = new Map<string, number>()
+      for (const [i, row] of ordered.entries()) {
+        if (row['number'] !== i + 1) {
+          this.fail('I5', `${what}: ${name} has number ${row['number']} where ${i + 1} is due`)
+          return
+        }
+        const id = row['id'] as number
+        if (id === -1) continue
+        const { source, split } = originOf(id)
+        const path = `${row['key']} ${source} ${split}`
+        if (id <= (last.get(path) ?? -1)) this.fail('I5', `${what}: ${name} has ${id} after ${last.get(path)}`)
+        last.set(path, id)
+      }
+    }
+  }
+
+  /** I9: sums of a column by group are the model's; without late rows each group has one row (I5). */
+  sums(id: string, expected: ReadonlyMap<string, number>, groupOf: (row: SinkRow) => string, field: string): void {
+    const counts = new Map([...expected].map(([group, n]) => [group, -n]))
+    const rows = this.sink(id)
+    for (const row of rows) counts.set(groupOf(row), (counts.get(groupOf(row)) ?? 0) + (row[field] as number))
+    this.differences(id, counts, 'I9')
+    if (!lateIsPossible(this.shape)) this.once(id, rows.map(groupOf))
+  }
+
+  /**
+   * Windows with counts `n` and id sums `ids`: for each key and window the last result and the late rows
+   * make up the model's (I9), results grow, and there is one unless lateness allows more (I5).
+   */
+  windows(id: string, lateId: string, startsOf: (row: InputRow) => readonly number[]): void {
+    const late = this.sink(lateId) as unknown as readonly InputRow[]
+    const groups = (rows: readonly InputRow[]): string[] =>
+      rows.flatMap((row) => startsOf(row).map((start) => `${row.key} ${start}`))
+    const model = groups(this.rows(0))
+    const counts = this.countBy(groups(late), (group) => group)
+    for (const group of model) counts.set(group, (counts.get(group) ?? 0) - 1)
+    const results = Map.groupBy(this.sink(id), (row) => `${row['key']} ${row['start']}`)
+    for (const [group, rows] of results) {
+      const sizes = rows.map((row) => row['n'] as number)
+      counts.set(group, (counts.get(group) ?? 0) + Math.max(...sizes))
+      this.once(`${id}: sizes of ${group}`, sizes.map(String))
+      if (this.shape.latenessMs === 0) this.once(id, rows.map(() => group))
+    }
+    this.differences(`${id} with late rows`, counts, 'I9')
+    if (!lateIsPossible(this.shape) && late.length > 0) this.fail('I9', `${late.length} rows came out as late`)
+    this.windowSums(results, late, startsOf)
+  }
+
+  /** The biggest result of each window holds the rows that were not late, and no others. */
+  private windowSums(
+    results: ReadonlyMap<string, readonly SinkRow[]>,
+    late: readonly InputRow[],
+    startsOf: (row: InputRow) => readonly number[],
+  ): void {
+    if (this.options.isPartial) return
+    const sums = new Map<string, number>()
+    const add = (rows: readonly InputRow[], sign: number): void => {
+      for (const row of rows) {
+        for (const start of startsOf(row)) {
+          const group = `${row.key} ${start}`
+          sums.set(group, (sums.get(group) ?? 0) + sign * row.id)
+        }
+      }
+    }
+    add(this.rows(0), -1)
+    add(late, 1)
+    for (const [group, rows] of results) {
+      const biggest = rows.reduce((a, b) => ((a['n'] as number) >= (b['n'] as number) ? a : b))
+      sums.set(group, (sums.get(group) ?? 0) + (biggest['ids'] as number))
+    }
+    this.differences('sums of ids in windows', sums, 'I5')
+  }
+
+  /** I5: no text twice. */
+  once(what: string, texts: readonly string[]): void {
+    const twice = [...this.countBy(texts, (text) => text)].find(([, n]) => n > 1)
+    if (twice !== undefined) this.fail('I5', `${what}: ${twice[0]} came ${twice[1]} times`)
+  }
+}
+
+/** I5: the dead letters in all directories of the job are the bad rows, each once. */
+export function checkDeadLetters(shape: SimShape, disk: SimDisk, root: string, fail: (message: string) => void): void {
+  const counts = new Map<string, number>()
+  const add = (text: string, n: number): void => void counts.set(text, (counts.get(text) ?? 0) + n)
+  for (const directory of disk.listNow(root)) {
+    const folder = layout.deadLetters(`${root}/${directory}`)
+    for (const name of disk.listNow(folder)) {
+      for (const line of disk.readNow(`${folder}/${name}`).toString().split('\n')) {
+        if (line === '') continue
+        const letter = JSON.parse(line) as { source: string; partition: string; offset: number }
+        add(`${letter.source} ${letter.partition} ${letter.offset}`, 1)
+      }
+    }
+  }
+  for (const source of shape.splits.keys()) {
+    for (const row of allRows(shape, source)) {
+      const { split, offset } = originOf(row.id)
+      if (isBadRow(row)) add(`${sourceUid(source)} ${split} ${offset}`, -1)
+    }
+  }
+  const wrong = [...counts].filter(([, n]) => n !== 0)
+  if (wrong.length > 0) fail(`${wrong.length} dead letters differ: ${wrong[0]![0]} (${wrong[0]![1]})`)
+}
