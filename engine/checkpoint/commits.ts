@@ -76,6 +76,11 @@ export class CommitQueue {
     return [...this.entries.values()].map(({ id, kind, marker }) => ({ id, kind, marker }))
   }
 
+  /** Has this sink been added? */
+  has(id: string): boolean {
+    return this.entries.has(id)
+  }
+
   /** Opens a sink's committer and reads its marker. */
   async add(id: string, kind: string, committer: SinkCommitter): Promise<void> {
     await committer.open()
@@ -137,7 +142,7 @@ export class CommitQueue {
         return
       } catch (error) {
         const final = error instanceof MillraceError && !error.retryable
-        // The code says that another owner took over: a restart would only take the sink back.
+        // Another owner took the sink. Whether it has the job as well is for the restart to find out.
         if (error instanceof MillraceError && error.code === 'SINK_FENCED') throw error
         if (final || attempt >= RETRY_DELAYS_MS.length) {
           throw new MillraceError(

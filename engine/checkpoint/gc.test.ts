@@ -65,11 +65,12 @@ test('removes nothing while a manifest cannot be read', () =>
 
 test('a start sweeps output that its manifest does not name, and half-written manifests', () =>
   withCheckpointDirectory(async (directory) => {
-    for (const name of ['keep.seg', 'drop.seg']) await writeFile(`${layout.outbox(directory)}/${name}`, 'x')
+    for (const name of ['keep.seg', 'drop.seg', 'g2-mine.seg', 'g3-later.seg'])
+      await writeFile(`${layout.outbox(directory)}/${name}`, 'x')
     await writeFile(layout.manifest(directory, '000000000002.json.1-2.tmp'), 'half')
     const pending = [{ epoch: 1, sink: 's', committables: [{ file: 'outbox/keep.seg' }] }]
-    await sweepLeftovers(disk, directory, manifestOf({ pending }))
-    assert.deepEqual(await disk.list(layout.outbox(directory)), ['keep.seg'])
+    await sweepLeftovers(disk, directory, manifestOf({ pending, generation: 2 }))
+    assert.deepEqual(await disk.list(layout.outbox(directory)), ['g3-later.seg', 'keep.seg'])
     assert.deepEqual(await disk.list(layout.manifests(directory)), [])
     assert.deepEqual(await disk.list(layout.live(directory)), [])
   }))

@@ -7,7 +7,8 @@
  * In a remote directory another process may own the job by now, without this one knowing. So a file goes only
  * - while no manifest newer than this owner's exists, looked at before each removal, and
  * - after it has been unreferenced for a grace period by this process's own monotonic clock.
- * A local directory is locked: there nobody else writes, and files go at once.
+ * A local directory is locked: there nobody else writes, and files go at once. Leftover output goes by the
+ * generation in its name: never that of a later owner.
  */
 import { isObjectUrl } from '../contract/object-store.ts'
 import { mapBounded } from '../core/bounded.ts'
@@ -15,6 +16,7 @@ import type { Clock, Disk } from '../core/io.ts'
 import { layout } from './layout.ts'
 import { decodeManifest, type Manifest, manifestName } from './manifest.ts'
 import { manifestNumbers, readManifest } from './manifest-store.ts'
+import { generationOf, segmentsOf } from './outbox.ts'
 
 /** How long a remote file stays after the last manifest that named it. */
 const REMOTE_GRACE_MS = 300_000
@@ -145,18 +147,22 @@ export async function sweepLeftovers(
 ): Promise<void> {
   await disk.remove(live)
   await disk.makeDirectory(live)
-  await sweepOutbox(disk, directory, [manifest])
+  await sweepOutbox(disk, directory, [manifest], manifest.generation)
   for (const name of await disk.list(layout.manifests(directory))) {
     if (name.endsWith('.tmp')) await disk.remove(layout.manifest(directory, name))
   }
 }
 
-async function sweepOutbox(disk: Disk, directory: string, manifests: readonly Manifest[]): Promise<void> {
-  const commits = manifests.flatMap((manifest) => manifest.pending)
-  const pending = new Set(
-    commits.flatMap((commit) => commit.committables.map((each) => (each as { file?: string } | null)?.file)),
-  )
+/** Output of a later owner than the one of `generation` is not this one's to judge, and stays. */
+async function sweepOutbox(
+  disk: Disk,
+  directory: string,
+  manifests: readonly Manifest[],
+  generation = Number.POSITIVE_INFINITY,
+): Promise<void> {
+  const pending = new Set(manifests.flatMap((manifest) => manifest.pending).flatMap(segmentsOf))
   for (const name of await disk.list(layout.outbox(directory))) {
-    if (!pending.has(`outbox/${name}`)) await disk.remove(`${layout.outbox(directory)}/${name}`)
+    if (pending.has(`outbox/${name}`) || generationOf(name) > generation) continue
+    await disk.remove(`${layout.outbox(directory)}/${name}`)
   }
 }

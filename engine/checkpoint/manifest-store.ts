@@ -2,7 +2,8 @@
  * Reads and creates manifests in a checkpoint directory; called by recovery, the coordinator and the
  * command line.
  *
- * Invariants: numbers have no gaps and one writer each (I2): `create` succeeds for exactly one caller.
+ * Invariants: numbers have no gaps, counting manifests that were set aside, and one writer each (I2):
+ * `createManifest` succeeds for exactly one caller.
  */
 import { mapBounded } from '../core/bounded.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
@@ -33,6 +34,12 @@ export async function manifestNumbers(disk: Disk, directory: string): Promise<nu
     .sort((a, b) => a - b)
 }
 
+/** The highest number that was ever given out and is not collected: of manifests set aside too. */
+export async function lastManifestNumber(disk: Disk, directory: string): Promise<number> {
+  const names = await disk.list(layout.manifests(directory))
+  return names.reduce((max, name) => Math.max(max, manifestNumber(name.replace(/\.corrupt$/, '.json')) ?? 0), 0)
+}
+
 /** Reads one manifest and checks that every file it names is there with its size (I1). */
 export async function readManifest(disk: Disk, directory: string, number: number): Promise<ManifestEntry> {
   const path = layout.manifest(directory, manifestName(number))
@@ -42,7 +49,8 @@ export async function readManifest(disk: Disk, directory: string, number: number
     if (missing !== null) return { number, path, manifest: null, error: missing, isUnreadable: false }
     return { number, path, manifest, error: null }
   } catch (error) {
-    const isWrong = error instanceof MillraceError || (error as NodeJS.ErrnoException).code === 'ENOENT'
+    const isWrong =
+      (error instanceof MillraceError && !error.retryable) || (error as NodeJS.ErrnoException).code === 'ENOENT'
     return { number, path, manifest: null, error: messageOf(error), isUnreadable: !isWrong }
   }
 }
@@ -57,8 +65,12 @@ async function missingFile(disk: Disk, directory: string, manifest: Manifest): P
   return problems.find((problem) => problem !== null) ?? null
 }
 
-/** Creates a manifest; false when its number is taken, which means that another process owns the job. */
+/**
+ * Creates a manifest; false when another process owns the job: the number is taken, or it was taken and is
+ * collected by now, so that later ones exist. What a process that comes so late has left behind binds nobody.
+ */
 export async function createManifest(disk: Disk, directory: string, manifest: Manifest): Promise<boolean> {
   const path = layout.manifest(directory, manifestName(manifest.number))
-  return disk.createExclusive(path, encodeManifest(manifest))
+  if (!(await disk.createExclusive(path, encodeManifest(manifest)))) return false
+  return (await lastManifestNumber(disk, directory)) === manifest.number
 }

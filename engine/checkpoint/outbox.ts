@@ -18,6 +18,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { Disk, DiskFile } from '../core/io.ts'
 import { ByteArena } from '../core/strings.ts'
 import { layout } from './layout.ts'
+import type { PendingCommit } from './manifest.ts'
 
 const FLUSH_BYTES = 256 * 1_024
 
@@ -143,4 +144,23 @@ export async function* readOutbox(disk: Disk, directory: string, segment: Outbox
     yield bytes.subarray(at + 4, at + 4 + length)
     at += 4 + length
   }
+}
+
+/** The segments of an epoch's output, relative to the checkpoint directory. */
+export function segmentsOf({ committables }: PendingCommit): string[] {
+  return committables.flatMap((committable) => {
+    const file = (committable as { file?: unknown } | null)?.file
+    return typeof file === 'string' && file.startsWith('outbox/') ? [file] : []
+  })
+}
+
+/** The generation that wrote a segment; 0 for a file that is none. */
+export function generationOf(name: string): number {
+  return Number(/^g(\d+)-/.exec(name)?.[1] ?? 0)
+}
+
+/** True when an epoch's output is certainly applied: its segments are removed only then. */
+export async function isAnySegmentGone(disk: Disk, directory: string, commit: PendingCommit): Promise<boolean> {
+  for (const file of segmentsOf(commit)) if ((await disk.size(`${directory}/${file}`)) === null) return true
+  return false
 }

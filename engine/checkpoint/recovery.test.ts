@@ -6,6 +6,7 @@ import { truncate, writeFile } from 'node:fs/promises'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
+import { MillraceError } from '../core/errors.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { nodeIo } from '../runtime/node-io.ts'
 import { layout } from './layout.ts'
@@ -78,6 +79,33 @@ describe('a takeover', () => {
       assert.deepEqual([manifest.parent, manifest.epoch], [1, 1])
       assert.ok(manifest.generation > 2)
       assert.ok((await disk.list(layout.manifests(directory))).includes('000000000003.corrupt'))
+      assert.equal(manifest.number, 4, 'numbers of manifests set aside are not used again')
+    }))
+
+  test('by a restart fails once another process has had the job', () =>
+    withCheckpointDirectory(async (directory) => {
+      const restart = (owner: string) => takeOver(disk, optionsOf(directory, { owner, isRestart: true }))
+      await takeOver(disk, optionsOf(directory, { owner: 'a' }))
+      assert.equal((await restart('a')).manifest.number, 2)
+      await takeOver(disk, optionsOf(directory, { owner: 'b' }))
+      await assert.rejects(restart('a'), { code: 'JOB_TAKEN_OVER' })
+      assert.equal((await restart('b')).manifest.number, 4)
+    }))
+
+  test('is not possible under a number that the winner has collected since', () =>
+    withCheckpointDirectory(async (directory) => {
+      for (const number of [1, 2, 3]) await createManifest(disk, directory, manifestOf({ number }))
+      await disk.remove(pathOf(directory, 2))
+      assert.equal(await createManifest(disk, directory, manifestOf({ number: 2, owner: 'late' })), false)
+    }))
+
+  test('leaves a manifest alone that the disk cannot read for now', () =>
+    withCheckpointDirectory(async (directory) => {
+      await createManifest(disk, directory, manifestOf({}))
+      const down = new MillraceError('OBJECT_STORE_UNAVAILABLE', 'no answer', { domain: 'external', retryable: true })
+      const failing = { ...disk, read: () => Promise.reject(down) }
+      await assert.rejects(takeOver(failing, optionsOf(directory)), { code: 'CHECKPOINT_UNREADABLE' })
+      assert.deepEqual(await manifestNumbers(disk, directory), [1])
     }))
 
   test('treats a manifest whose state files are missing or short as unreadable', () =>
@@ -112,6 +140,19 @@ describe('a takeover', () => {
         await takeOver(disk, optionsOf(directory, { restore: pathOf(from, 1) }))
         assert.notEqual((await readManifest(disk, directory, 1)).manifest, null)
         assert.equal(await disk.size(`${layout.outbox(directory)}/p.seg`), 3)
+      }),
+    ))
+
+  test('in a new directory begins dead letters anew, with those that wait', () =>
+    withCheckpointDirectory((from) =>
+      withCheckpointDirectory(async (directory) => {
+        await writeFile(`${layout.outbox(from)}/waits.seg`, 'out')
+        const commit = (epoch: number, file: string) => ({ epoch, sink: 'dead-letters', committables: [{ file }] })
+        const pending = [commit(1, 'outbox/applied.seg'), commit(2, 'outbox/waits.seg')]
+        const sinks = [{ id: 'dead-letters', kind: 'dead-letters', marker: 7 }]
+        await createManifest(disk, from, manifestOf({ pending, sinks }))
+        const { manifest } = await takeOver(disk, optionsOf(directory, { restore: pathOf(from, 1) }))
+        assert.deepEqual([manifest.sinks, manifest.pending], [[], [pending[1]]])
       }),
     ))
 

@@ -7,7 +7,8 @@
  * Invariants:
  * - A takeover creates manifest N+1 with generation G+1 before anything else is done; losing that race
  *   means that another process owns the job (I2, I11).
- * - An unreadable newest manifest is set aside as `.corrupt`, never deleted. Whether going on from an
+ * - A process that restarts its own job does not take it back from another one.
+ * - A damaged newest manifest is set aside as `.corrupt`, never deleted, and its number not used again. Whether going on from an
  *   earlier one is allowed is decided by the sinks' markers (commits.ts).
  */
 import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
@@ -17,9 +18,11 @@ import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { type AssignedSplit, assignedSplit } from '../runtime/source-driver.ts'
+import { DEAD_LETTER_SINK } from './dead-letters.ts'
 import { layout } from './layout.ts'
-import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName } from './manifest.ts'
-import { createManifest, manifestNumbers, readManifest } from './manifest-store.ts'
+import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName, type PendingCommit } from './manifest.ts'
+import { createManifest, lastManifestNumber, manifestNumbers, readManifest } from './manifest-store.ts'
+import { isAnySegmentGone, segmentsOf } from './outbox.ts'
 
 /** Attempts of one generation are numbered from generation times this. */
 const ATTEMPTS_PER_GENERATION = 1_000_000
@@ -37,6 +40,8 @@ export interface RecoveryOptions {
   readonly nowMs: number
   /** Random id of this process's job; see `Manifest.owner`. */
   readonly owner: string
+  /** This process had the job already: it goes on only if nobody took it over since. */
+  readonly isRestart?: boolean
 }
 
 export interface Recovered {
@@ -86,10 +91,13 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
       { hint: `Start with --state-backend ${base.stateBackend}.` },
     )
   }
-  const newest = (await manifestNumbers(disk, directory)).at(-1) ?? 0
+  if (options.isRestart === true && quarantined.length === 0 && base?.owner !== options.owner)
+    throw takenOver(directory)
+  const newest = await lastManifestNumber(disk, directory)
   const generation = (await generationBefore(disk, directory, base)) + quarantined.length + 1
+  const isMove = found !== null && found.directory !== directory
   const manifest: Manifest = {
-    ...(base ?? emptyManifest(options)),
+    ...(isMove ? await withoutDeadLetters(disk, found) : (base ?? emptyManifest(options))),
     kind: 'takeover',
     owner: options.owner,
     number: newest + 1,
@@ -98,14 +106,16 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
     attempt: Math.max(base?.attempt ?? 0, generation * ATTEMPTS_PER_GENERATION),
     createdAtMs: options.nowMs,
   }
-  if (found !== null && found.directory !== directory) await adoptFiles(disk, found.directory, directory, manifest)
-  if (!(await createManifest(disk, directory, manifest))) {
-    throw new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${directory}.`, {
-      domain: 'external',
-      hint: 'Only one process may run a job; stop this one.',
-    })
-  }
+  if (isMove) await adoptFiles(disk, found.directory, directory, manifest)
+  if (!(await createManifest(disk, directory, manifest))) throw takenOver(directory)
   return { manifest, restoredFrom: found?.path ?? null, storesDirectory: directory, quarantined }
+}
+
+function takenOver(directory: string): MillraceError {
+  return new MillraceError('JOB_TAKEN_OVER', `Another process took over the job in ${directory}.`, {
+    domain: 'external',
+    hint: 'Only one process may run a job; stop this one.',
+  })
 }
 
 /**
@@ -193,6 +203,19 @@ async function named(disk: Disk, path: string): Promise<Found> {
   return { manifest: entry.manifest, path, directory: match![1]! }
 }
 
+/**
+ * Dead letters lie in the checkpoint directory itself, so those that are written stay in the old one, and their
+ * epochs begin anew in another.
+ */
+async function withoutDeadLetters(disk: Disk, { manifest, directory }: Found): Promise<Manifest> {
+  const pending: PendingCommit[] = []
+  for (const commit of manifest.pending) {
+    if (commit.sink === DEAD_LETTER_SINK && (await isAnySegmentGone(disk, directory, commit))) continue
+    pending.push(commit)
+  }
+  return { ...manifest, pending, sinks: manifest.sinks.filter((sink) => sink.id !== DEAD_LETTER_SINK) }
+}
+
 /** Brings what a checkpoint of another directory needs into this one. */
 async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manifest): Promise<void> {
   const files = manifest.stores.flatMap((store) => store.files)
@@ -201,9 +224,7 @@ async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manife
     await disk.syncFile(layout.sharedFile(to, file.sha256))
   })
   for (const commit of manifest.pending) {
-    for (const committable of commit.committables) {
-      const file = (committable as { file?: string } | null)?.file
-      if (typeof file !== 'string' || !file.startsWith('outbox/')) continue
+    for (const file of segmentsOf(commit)) {
       // Output that is applied already has been deleted; the sink's marker says so.
       if ((await disk.size(`${from}/${file}`)) !== null) await disk.link(`${from}/${file}`, `${to}/${file}`)
     }

@@ -167,6 +167,7 @@ export class JobMaster implements RunningJob {
       stateBackend: options.stateBackend,
       nowMs: io.clock.nowMs(),
       owner: this.id,
+      isRestart: this.runs > 0,
     })
     io.failpoint?.('takeover-created')
     for (const { path, reason } of recovered.quarantined) {
@@ -499,6 +500,9 @@ export class JobMaster implements RunningJob {
   /** The final checkpoint is committed. */
   private async finishRun(run: Run): Promise<void> {
     await run.commits.drained()
+    // For good: it tells a later version of the job, which may lack a sink, that its output was applied.
+    const { disk } = this.environment.io
+    await disk.syncDirectory(layout.outbox(this.directory)).catch((error) => this.exception('outbox', error))
     await this.collect(run)
     if (run.over) return
     await this.abandonRun()
@@ -719,7 +723,6 @@ const FINAL_CODES: ReadonlySet<string> = new Set([
   'SINK_AHEAD',
   'SINK_BEHIND',
   'SINK_MISSING',
-  'SINK_FENCED',
   'STATE_NOT_RESTORED',
   'KEY_GROUPS_CHANGED',
   'STATE_BACKEND_CHANGED',

@@ -7,7 +7,7 @@
 import { CommitQueue } from '../checkpoint/commits.ts'
 import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
 import type { Manifest, PendingCommit } from '../checkpoint/manifest.ts'
-import { readOutbox } from '../checkpoint/outbox.ts'
+import { isAnySegmentGone, readOutbox, segmentsOf } from '../checkpoint/outbox.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { OutboxSegment, SinkCommitterContext } from '../contract/sink.ts'
 import type { Disk, Io } from '../core/io.ts'
@@ -43,7 +43,11 @@ export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue>
     await Promise.all(opening)
     commits.verifyMarkers(manifest.sinks, manifest.pending, recovery.acceptDuplicates)
     io.failpoint?.('sinks-fenced')
-    for (const commit of manifest.pending) commits.enqueue(commit).catch(() => {})
+    for (const commit of manifest.pending) {
+      // A sink that the job lacks by now has no marker to ask.
+      if (!commits.has(commit.sink) && (await isAnySegmentGone(io.disk, directory, commit))) continue
+      commits.enqueue(commit).catch(() => {})
+    }
     await commits.drained()
     io.failpoint?.('pending-applied')
   } catch (error) {
@@ -55,8 +59,5 @@ export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue>
 }
 
 async function removeOutbox(disk: Disk, directory: string, commit: PendingCommit): Promise<void> {
-  for (const committable of commit.committables) {
-    const file = (committable as { file?: unknown } | null)?.file
-    if (typeof file === 'string' && file.startsWith('outbox/')) await disk.remove(`${directory}/${file}`)
-  }
+  for (const file of segmentsOf(commit)) await disk.remove(`${directory}/${file}`)
 }

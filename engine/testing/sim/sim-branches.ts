@@ -130,7 +130,8 @@ function aggregated(windows: WindowedStream<InputRow, string>, work: SimShape['w
     const results = operator.map(({ key, windowStart, n, ids }) => ({ key, start: windowStart, n, ids }))
     return { operator, results }
   }
-  const operator = work === 'aggregate' ? byAccumulator(windows) : work === 'reduce' ? byReduce(windows) : whole(windows)
+  const operator =
+    work === 'aggregate' ? byAccumulator(windows) : work === 'reduce' ? byReduce(windows) : whole(windows)
   return { operator, results: operator }
 }
 
@@ -156,7 +157,7 @@ function byAccumulator(windows: WindowedStream<InputRow, string>): SingleOutputS
 /** Groups are strung together, so that their number tells how many rows there were. */
 function byReduce(windows: WindowedStream<InputRow, string>): SingleOutputStreamOperator<WindowResult> {
   return windows.reduce(
-    (a, b) => ({ ...a, group: `${a.group}|${b.group}`, id: a.id + b.id }),
+    (a, b) => ({ key: a.key, time: a.time, group: `${a.group}|${b.group}`, id: a.id + b.id }),
     ({ key, window }, reduced, collect: Emit) => {
       for (const { id, group } of reduced) {
         collect({ key, start: window.start, n: group.split('|').length, ids: id })
@@ -200,7 +201,9 @@ interface Pending {
 }
 
 /** Counts rows of a key by buckets of time, and emits each when a timer at its end fires. */
-function bucketCounter(bucketMs: number): KeyedProcessFunction<string, InputRow, { key: string; end: number; n: number }> {
+function bucketCounter(
+  bucketMs: number,
+): KeyedProcessFunction<string, InputRow, { key: string; end: number; n: number }> {
   let pending: { value(): Pending | undefined; update(value: Pending): void; clear(): void }
   return {
     open(context) {
@@ -287,5 +290,8 @@ const joined: Branch = {
   },
 }
 
-export const BRANCHES = { stateless, numbers, reduced, windows, timers, joined } as const satisfies Record<string, Branch>
+export const BRANCHES = { stateless, numbers, reduced, windows, timers, joined } as const satisfies Record<
+  string,
+  Branch
+>
 export type BranchName = keyof typeof BRANCHES

@@ -266,6 +266,11 @@ export class SimDisk {
     this.durable = new Map(this.live)
   }
 
+  /** A file that something else than the engine made, not durable yet. */
+  writeNow(path: string, bytes: Uint8Array): void {
+    this.addFile(path, Buffer.from(bytes), 0)
+  }
+
   /** Replaces a file's bytes, durably: damage to the medium, or its repair. */
   overwriteNow(path: string, bytes: Uint8Array): void {
     const node: FileNode = { kind: 'file', bytes: Buffer.from(bytes), synced: bytes.length }

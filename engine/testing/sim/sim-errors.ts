@@ -6,10 +6,10 @@
 
 /** Failures that injected faults cause. */
 const INJECTED =
-  /simulated, |planned failure|: lost$|^lost$|transaction was refused|reply to the transaction|no reply to the transaction/
+  /simulated, |planned failure|: lost$|^lost$|transaction was refused|reply to the transaction|no reply to the transaction|An earlier try created manifest/
 
-/** What the loser of a race between two processes may meet: the winner swept its working directory. */
-const RIVALRY = /took over the job|Another owner has sink|ENOENT: simulated/
+/** What the loser of a race between two processes may meet: the winner collected what it no longer needs. */
+const RIVALRY = /took over the job|Another owner has sink|ENOENT: there is no object|already holds epoch/
 
 const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
 

@@ -24,6 +24,8 @@ export interface SimShape {
   readonly channelCapacity: number
   /** Channels between workers are rings over shared memory instead of queues. */
   readonly rings: boolean
+  /** Checkpoints lie in an object store; then a second process may take over while the first is paused. */
+  readonly isRemote: boolean
   readonly batchRows: number
   /** Longest pause between two batches of a reader. */
   readonly pauseMsMax: number
@@ -72,10 +74,11 @@ export function randomShape(random: SeededRandom): SimShape {
     keyGroups: random.pick([4, 7, 16]),
     channelCapacity: random.between(1, 2),
     rings: random.chance(0.15),
+    isRemote: random.chance(0.35),
     batchRows: random.between(1, 6),
     pauseMsMax: random.between(1, 12),
     intervalMs: random.between(5, 60),
-    timeoutMs: random.between(40, 400),
+    timeoutMs: random.between(150, 600),
     stateMemoryBytes: random.pick([1 << 10, 1 << 14, 1 << 20]),
     branches,
     unchained: random.chance(0.3),

@@ -11,8 +11,9 @@ import { decodeManifest, type Manifest, type ManifestSource } from '../../checkp
 import type { JsonValue } from '../../core/json-value.ts'
 import { keyGroupRange } from '../../core/keys.ts'
 import type { Deployment } from '../../runtime/protocol.ts'
-import type { DiskObserver, SimDisk } from './sim-disk.ts'
+import type { DiskObserver } from './sim-disk.ts'
 import type { SimExternal } from './sim-external.ts'
+import type { SimFiles } from './sim-files.ts'
 import { digestByOperator, type Entries, readStoreFiles } from './sim-store.ts'
 
 export interface Violation {
@@ -33,10 +34,12 @@ const MANIFEST_PATH = /^(.*)\/manifests\/\d{12}\.json$/
 
 export class SimInvariants implements DiskObserver {
   violation: Violation | null = null
-  private readonly disk: SimDisk
+  private readonly files: SimFiles
   private readonly external: SimExternal
   private manifests: KnownManifest[] = []
-  private lastAttempt = 0
+  /** Damaged ones that were set aside: their numbers are not used again. */
+  private readonly setAside: KnownManifest[] = []
+  private readonly lastAttempts = new Map<string, number>()
   /** What the next new directory starts from: a manifest of another one. */
   private restoredFrom: Manifest | null = null
   /** Epochs that manifests list, by sink; with the manifest that did first. */
@@ -44,10 +47,10 @@ export class SimInvariants implements DiskObserver {
   /** Files of which a write or sync failed. */
   private readonly failedFiles = new Set<string>()
 
-  constructor(disk: SimDisk, external: SimExternal) {
-    this.disk = disk
+  constructor(files: SimFiles, external: SimExternal) {
+    this.files = files
     this.external = external
-    disk.observer = this
+    files.observer = this
     external.onApplied = (sink, epoch, before) => this.applied(sink, epoch, before)
   }
 
@@ -80,6 +83,7 @@ export class SimInvariants implements DiskObserver {
     if (directory === undefined) return
     const manifest = decodeManifest(bytes, path)
     const known = { path, directory, manifest }
+    if (this.isStray(known)) return
     this.checkI1Files(known)
     this.checkI2Numbers(known)
     this.checkI7KeyGroups(manifest)
@@ -94,13 +98,23 @@ export class SimInvariants implements DiskObserver {
     for (const { sink, epoch } of known.manifest.pending) {
       const epochs = this.listed.get(sink) ?? new Map<number, KnownManifest>()
       this.listed.set(sink, epochs)
-      if (!epochs.has(epoch)) epochs.set(epoch, known)
+      const first = epochs.get(epoch)
+      if (first === undefined || this.setAside.includes(first)) epochs.set(epoch, known)
     }
+  }
+
+  /**
+   * A process that was taken over may come late with a number that the winner has collected already. Such a
+   * manifest binds nobody; if its epoch were applied all the same, that would be seen (I4).
+   */
+  private isStray({ directory, manifest }: KnownManifest): boolean {
+    const newest = this.newest(directory)
+    return newest !== null && manifest.number < newest.number && manifest.generation < newest.generation
   }
 
   /** After a crash, manifests may be gone whose creation never reported success. */
   crashed(): void {
-    const [left, lost] = [this.manifests.filter(({ path }) => this.disk.exists(path)), this.manifests]
+    const [left, lost] = [this.manifests.filter(({ path }) => this.files.exists(path)), this.manifests]
     for (const known of lost) if (!left.includes(known)) this.forget(known)
   }
 
@@ -118,7 +132,7 @@ export class SimInvariants implements DiskObserver {
   /** I1: every file is there and would be after a crash at this instant. */
   private checkI1Files({ directory, manifest }: KnownManifest): void {
     for (const file of manifest.stores.flatMap((store) => store.files)) {
-      if (!this.disk.survives(layout.sharedFile(directory, file.sha256), file.size)) {
+      if (!this.files.survives(layout.sharedFile(directory, file.sha256), file.size)) {
         this.fail('I1', `manifest ${manifest.number} names ${file.name} (${file.sha256}), which is not durable`)
       }
     }
@@ -126,7 +140,7 @@ export class SimInvariants implements DiskObserver {
       if (this.isApplied(directory, sink, epoch)) continue
       for (const committable of committables) {
         const { file, bytes } = committable as { file?: string; bytes?: number }
-        if (file !== undefined && !this.disk.survives(`${directory}/${file}`, bytes ?? 0)) {
+        if (file !== undefined && !this.files.survives(`${directory}/${file}`, bytes ?? 0)) {
           this.fail('I1', `manifest ${manifest.number} names ${file} of ${sink}, which is not durable`)
         }
       }
@@ -137,23 +151,24 @@ export class SimInvariants implements DiskObserver {
     const known = this.external.sinks.get(sink)
     if (known !== undefined) return epoch <= known.marker
     // Dead letters: the file that proves the commit.
-    return this.disk.exists(`${layout.deadLetters(directory)}/epoch-${String(epoch).padStart(12, '0')}.jsonl`)
+    return this.files.exists(`${layout.deadLetters(directory)}/epoch-${String(epoch).padStart(12, '0')}.jsonl`)
   }
 
   /** I2: numbers have no gaps, attempts are never reused. I11: an older generation writes no manifest. */
   private checkI2Numbers({ directory, manifest }: KnownManifest): void {
     const last = this.newest(directory)
-    if (manifest.number !== (last?.number ?? 0) + 1) {
-      this.fail('I2', `manifest ${manifest.number} follows ${last?.number ?? 'none'}`)
-    }
+    const numbers = this.setAside.filter((other) => other.directory === directory).map((other) => other.manifest.number)
+    const lastNumber = Math.max(last?.number ?? 0, ...numbers)
+    if (manifest.number !== lastNumber + 1) this.fail('I2', `manifest ${manifest.number} follows ${lastNumber}`)
     if (manifest.kind === 'takeover') {
       if (last !== null && manifest.generation <= last.generation) {
         this.fail('I2', `takeover ${manifest.number} has generation ${manifest.generation} after ${last.generation}`)
       }
       return
     }
-    if (manifest.attempt <= this.lastAttempt) this.fail('I2', `attempt ${manifest.attempt} after ${this.lastAttempt}`)
-    this.lastAttempt = manifest.attempt
+    const lastAttempt = this.lastAttempts.get(directory) ?? 0
+    if (manifest.attempt <= lastAttempt) this.fail('I2', `attempt ${manifest.attempt} after ${lastAttempt}`)
+    this.lastAttempts.set(directory, manifest.attempt)
     if (last === null || manifest.generation !== last.generation) {
       this.fail('I11', `manifest ${manifest.number} of generation ${manifest.generation} follows ${last?.generation}`)
     } else if (manifest.epoch <= last.epoch) {
@@ -228,7 +243,7 @@ export class SimInvariants implements DiskObserver {
   checkI6Restored(deployment: Deployment, restored: readonly Entries[]): void {
     const expected = new Map<number, number>()
     for (const { files } of deployment.stores) {
-      const bytes = files.map((file) => this.disk.readNow(layout.sharedFile(deployment.storesDirectory, file.sha256)))
+      const bytes = files.map((file) => this.files.read(layout.sharedFile(deployment.storesDirectory, file.sha256)))
       addAll(expected, digestByOperator(readStoreFiles(bytes)))
     }
     const actual = new Map<number, number>()
@@ -240,8 +255,11 @@ export class SimInvariants implements DiskObserver {
 
   removed(path: string): void {
     const manifest = this.manifests.find((known) => known.path === path)
-    // The newest goes only when it was set aside: what it listed counts no more.
-    if (manifest !== undefined && manifest.manifest === this.newest(manifest.directory)) this.forget(manifest)
+    // The newest goes only when it is set aside.
+    if (manifest !== undefined && manifest.manifest === this.newest(manifest.directory)) {
+      this.manifests = this.manifests.filter((other) => other !== manifest)
+      this.setAside.push(manifest)
+    }
     const shared = /^(.*)\/shared\/([0-9a-f]{64})$/.exec(path)
     if (shared !== null) this.checkI13State(shared[1]!, shared[2]!)
     const output = /^(.*)\/(outbox\/[^/]+)$/.exec(path)
@@ -251,7 +269,7 @@ export class SimInvariants implements DiskObserver {
   /** I13: no state file goes that a retained manifest names. */
   private checkI13State(directory: string, sha256: string): void {
     for (const known of this.manifests) {
-      if (known.directory !== directory || !this.disk.exists(known.path)) continue
+      if (known.directory !== directory || !this.files.exists(known.path)) continue
       if (known.manifest.stores.some((store) => store.files.some((file) => file.sha256 === sha256))) {
         this.fail('I13', `removed ${sha256}, which manifest ${known.manifest.number} names`)
       }
@@ -273,7 +291,9 @@ export class SimInvariants implements DiskObserver {
     const listed = this.listed.get(sink)
     if (listed?.has(epoch) !== true) this.fail('I4', `${sink} shows epoch ${epoch} without a manifest`)
     if (epoch <= before) this.fail('I3', `the marker of ${sink} went from ${before} to ${epoch}`)
-    for (const other of listed?.keys() ?? []) {
+    for (const [other, by] of listed ?? []) {
+      // An epoch of a manifest that was set aside is made again under the same number, perhaps without output.
+      if (this.setAside.includes(by)) continue
       if (other > before && other < epoch) this.fail('I3', `${sink} applied epoch ${epoch} before ${other}`)
     }
   }
@@ -281,8 +301,8 @@ export class SimInvariants implements DiskObserver {
   /** I5: once a job has stopped, everything that manifests list is visible. */
   checkI5NothingPending(): void {
     for (const [sink, epochs] of this.listed) {
-      for (const [epoch, { directory }] of epochs) {
-        if (!this.isApplied(directory, sink, epoch)) {
+      for (const [epoch, known] of epochs) {
+        if (!this.setAside.includes(known) && !this.isApplied(known.directory, sink, epoch)) {
           this.fail('I5', `the job ended, but epoch ${epoch} of ${sink} is not visible`)
         }
       }

@@ -5,6 +5,7 @@
  * Run by mutants.ts (`npm run sim:mutants`), a few by the tests. Each entry says what the bug is; `plant`
  * makes it afresh for every run, because some remember things.
  */
+import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { collectGarbage } from '../../checkpoint/gc.ts'
 import { decodeManifest } from '../../checkpoint/manifest.ts'
 import type { SinkWriter } from '../../contract/sink.ts'
@@ -162,7 +163,8 @@ function collectionAtAnyTime(): Plant {
   let calls = 0
   return {
     meanwhile(disk, directory) {
-      if (++calls % STEPS_BETWEEN_COLLECTIONS === 0) collectGarbage(disk, directory).catch(() => {})
+      if (++calls % STEPS_BETWEEN_COLLECTIONS === 0)
+        collectGarbage(disk, directory, CHECKPOINT_POLICY_DEFAULT.retained).catch(() => {})
     },
   }
 }
@@ -242,7 +244,7 @@ export const MUTANTS = {
   'operator-watermark-forgotten': {
     what: 'state of operators that is not keyed, such as their watermark, is not restored',
     plant: () => ({
-      graph: (graph) => changeOperators(graph, { context: (context) => ({ ...context, restored: [] }) }),
+      graph: (graph) => changeOperators(graph, { restored: () => [] }),
     }),
   },
   'live-store-reopened': {

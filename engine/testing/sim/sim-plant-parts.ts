@@ -3,10 +3,11 @@
  */
 import { crc32 } from 'node:zlib'
 import { decodeManifest, encodeManifest, type Manifest } from '../../checkpoint/manifest.ts'
-import type { JobGraph, OperatorNode, SinkNode, SourceNode } from '../../contract/job-graph.ts'
+import type { GraphNode, JobGraph, OperatorNode, SinkNode, SourceNode } from '../../contract/job-graph.ts'
 import type { Operator, OperatorContext, Output } from '../../contract/operator.ts'
 import type { OutboxWriter, SinkCommitter, SinkWriter, SinkWriterContext } from '../../contract/sink.ts'
 import type { Disk, DiskFile } from '../../core/io.ts'
+import type { JsonValue } from '../../core/json-value.ts'
 import type { ChannelReader, ChannelWriter, Message } from '../../runtime/channel.ts'
 import { copyBatch } from '../../runtime/wire.ts'
 
@@ -23,7 +24,7 @@ export interface NodeChanges {
 }
 
 export function changeNodes(graph: JobGraph, changes: NodeChanges): JobGraph {
-  const nodes = graph.nodes.map((node) => {
+  const changed = (node: GraphNode): GraphNode => {
     switch (node.role) {
       case 'source':
         return changes.source?.(node) ?? node
@@ -32,20 +33,20 @@ export function changeNodes(graph: JobGraph, changes: NodeChanges): JobGraph {
       case 'sink':
         return changes.sink?.(node) ?? node
     }
-  })
-  return { ...graph, nodes }
+  }
+  return { ...graph, nodes: graph.nodes.map(changed) }
 }
 
-/** Each new operator with another `open` or another output. */
+/** Each new operator with other restored state or another output. */
 export function changeOperators(
   graph: JobGraph,
-  change: { context?(context: OperatorContext): OperatorContext; output?(output: Output): Output },
+  change: { restored?(restored: readonly JsonValue[]): readonly JsonValue[]; output?(output: Output): Output },
 ): JobGraph {
   const output = change.output ?? ((plain: Output) => plain)
-  const context = change.context ?? ((plain: OperatorContext) => plain)
   const changed = (operator: Operator): Operator => {
+    // The operator itself stays the receiver of its calls: it may have private fields.
     const wrapped: Operator = Object.create(operator)
-    wrapped.open = (plain) => operator.open(contextOf(plain, context(plain)))
+    wrapped.open = (context) => operator.open(contextOf(context, change.restored?.(context.restored)))
     wrapped.process = (batch, from, plain) => operator.process(batch, from, output(plain))
     wrapped.advanceWatermark = (watermark, plain) => operator.advanceWatermark(watermark, output(plain))
     if (operator.snapshot !== undefined) wrapped.snapshot = () => operator.snapshot!()
@@ -55,9 +56,9 @@ export function changeOperators(
   return changeNodes(graph, { operator: (node) => ({ ...node, create: () => changed(node.create()) }) })
 }
 
-/** Keeps the getter of `keyed`, which throws where there is none. */
-function contextOf(plain: OperatorContext, changed: OperatorContext): OperatorContext {
-  return Object.create(plain, Object.getOwnPropertyDescriptors(changed === plain ? {} : { restored: changed.restored }))
+/** `keyed` is a getter that may throw: the context is not copied. */
+function contextOf(plain: OperatorContext, restored: readonly JsonValue[] | undefined): OperatorContext {
+  return restored === undefined ? plain : Object.create(plain, { restored: { value: restored } })
 }
 
 /** Each new writer and committer of every sink, changed. */

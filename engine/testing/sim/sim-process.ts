@@ -4,6 +4,8 @@
  * Called by sim-run.ts, which starts one after another. What a worker thread does in reality (messages
  * in order, cloned on the way; an end without notice) is done here by lanes and scopes.
  */
+
+import { objectDisk } from '../../checkpoint/object-disk.ts'
 import type { JobGraph } from '../../contract/job-graph.ts'
 import type { Io } from '../../core/io.ts'
 import type { ChannelHub } from '../../runtime/channel-hub.ts'
@@ -15,6 +17,7 @@ import type { SeededRandom } from './seeded-random.ts'
 import { SimChannels } from './sim-channels.ts'
 import type { SimDisk } from './sim-disk.ts'
 import type { SimInvariants } from './sim-invariants.ts'
+import type { SimObjects } from './sim-object-store.ts'
 import type { Plant } from './sim-plant.ts'
 import { Scope, type SimScheduler } from './sim-scheduler.ts'
 import { type Entries, type SimStore, type SimStoreFactory, simStoreFactory } from './sim-store.ts'
@@ -26,11 +29,14 @@ export interface SimProcessOptions {
   readonly label: string
   readonly scheduler: SimScheduler
   readonly disk: SimDisk
+  readonly objects: SimObjects
   readonly random: SeededRandom
   readonly scope: Scope
   readonly invariants: SimInvariants
   readonly jobOptions: JobOptions
   readonly directory: string
+  /** On the machine of this process. */
+  readonly liveDirectory: string
   readonly channelCapacity: number
   readonly rings: boolean
   readonly buildGraph: () => JobGraph
@@ -67,6 +73,7 @@ export class SimProcess {
       io: this.ioOf(options.scope),
       stateBackend: 'simulated',
       jobId: options.label,
+      liveDirectory: options.liveDirectory,
       createRings: (channels, workers) => {
         this.channels = new SimChannels({
           workers,
@@ -108,14 +115,11 @@ export class SimProcess {
   }
 
   private ioOf(scope: Scope): Io {
-    const { scheduler, disk, random, plant, scope: process } = this.options
-    const view = disk.view(process, scope)
-    return {
-      clock: scheduler.clock,
-      random,
-      timers: scheduler.timers(scope),
-      disk: plant.disk?.(view, disk) ?? view,
-    }
+    const { scheduler, disk, objects, random, plant, scope: process } = this.options
+    const timers = scheduler.timers(scope)
+    const local = disk.view(process, scope)
+    const view = objectDisk({ local, timers, random, open: async () => objects.view(scope) })
+    return { clock: scheduler.clock, random, timers, disk: plant.disk?.(view, disk) ?? view }
   }
 
   private spawn(

@@ -5,8 +5,8 @@
  * reported as a violation of I5 (sinks equal the model), or of I9 where rows are unaccounted for.
  */
 import { layout } from '../../checkpoint/layout.ts'
-import type { SimDisk } from './sim-disk.ts'
 import type { SimExternal, SinkRow } from './sim-external.ts'
+import type { SimFiles } from './sim-files.ts'
 import { type InputRow, inputRow, isBadRow, lateIsPossible, originOf, type SimShape, sourceUid } from './sim-input.ts'
 
 /** First row of each split that a branch saw; the key is the source's index and the split's id. */
@@ -132,7 +132,11 @@ export class BranchResults {
       const sizes = rows.map((row) => row['n'] as number)
       counts.set(group, (counts.get(group) ?? 0) + Math.max(...sizes))
       this.once(`${id}: sizes of ${group}`, sizes.map(String))
-      if (this.shape.latenessMs === 0) this.once(id, rows.map(() => group))
+      if (this.shape.latenessMs === 0)
+        this.once(
+          id,
+          rows.map(() => group),
+        )
     }
     this.differences(`${id} with late rows`, counts, 'I9')
     if (!lateIsPossible(this.shape) && late.length > 0) this.fail('I9', `${late.length} rows came out as late`)
@@ -172,13 +176,18 @@ export class BranchResults {
 }
 
 /** I5: the dead letters in all directories of the job are the bad rows, each once. */
-export function checkDeadLetters(shape: SimShape, disk: SimDisk, root: string, fail: (message: string) => void): void {
+export function checkDeadLetters(
+  shape: SimShape,
+  files: SimFiles,
+  directories: readonly string[],
+  fail: (message: string) => void,
+): void {
   const counts = new Map<string, number>()
   const add = (text: string, n: number): void => void counts.set(text, (counts.get(text) ?? 0) + n)
-  for (const directory of disk.listNow(root)) {
-    const folder = layout.deadLetters(`${root}/${directory}`)
-    for (const name of disk.listNow(folder)) {
-      for (const line of disk.readNow(`${folder}/${name}`).toString().split('\n')) {
+  for (const directory of directories) {
+    const folder = layout.deadLetters(directory)
+    for (const name of files.list(folder)) {
+      for (const line of files.read(`${folder}/${name}`).toString().split('\n')) {
         if (line === '') continue
         const letter = JSON.parse(line) as { source: string; partition: string; offset: number }
         add(`${letter.source} ${letter.partition} ${letter.offset}`, 1)

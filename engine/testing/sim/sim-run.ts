@@ -17,9 +17,11 @@ import { SimDisk } from './sim-disk.ts'
 import { explained, isLostRace, mayBeRefused } from './sim-errors.ts'
 import { SimExternal } from './sim-external.ts'
 import { type Fault, planFaults } from './sim-faults.ts'
+import { SimFiles } from './sim-files.ts'
 import { randomShape, type SimShape, sourceUid } from './sim-input.ts'
 import { SimInvariants, type Violation } from './sim-invariants.ts'
 import { buildGraph, type SimJobWorld, type SimProgram } from './sim-job.ts'
+import { BUCKET, SimObjects } from './sim-object-store.ts'
 import type { Plant } from './sim-plant.ts'
 import { SimProcess } from './sim-process.ts'
 import { BranchResults, checkDeadLetters, type Since } from './sim-results.ts'
@@ -60,7 +62,6 @@ export function runSeed(seed: number, options: SimOptions = {}): Promise<SimResu
 interface NextStart {
   readonly restore: 'latest' | string
   readonly keyGroups: number
-  readonly allowNonRestoredState: boolean
   /** The code with which it must be refused; null when it must run. */
   readonly refusal: string | null
 }
@@ -69,6 +70,8 @@ interface NextStart {
 interface Active {
   readonly process: SimProcess
   readonly start: NextStart
+  /** The newest manifest then; a later one shows that the start came through. */
+  readonly startedAfter: number
   /** Another process ran beside it: it may lose races. */
   hasRival: boolean
   resumesAtStep: number
@@ -83,20 +86,27 @@ class Simulation {
   private readonly random: SeededRandom
   private readonly scheduler: SimScheduler
   private readonly disk: SimDisk
+  private readonly objects: SimObjects
+  private readonly files: SimFiles
   private readonly external: SimExternal
   private readonly shape: SimShape
   private readonly invariants: SimInvariants
   private readonly faults: Fault[]
   private readonly pollFailure = { armed: false }
   private program: SimProgram
-  private directory = `${ROOT}/job`
-  private directories = 1
+  /** Where checkpoints lie, the current one last. */
+  private readonly directories: string[] = []
+  /** Machines on which processes ran so far; more than one only with remote checkpoints. */
+  private machines = 1
   /** Where a branch began to see rows, and whether it was taken out since. */
+  /** State of operators that the program lacks may be dropped. */
+  private allowsNonRestored = false
   private readonly branches = new Map<BranchName, { since: Since; isPartial: boolean }>()
   private next: NextStart
   private actives: Active[] = []
   /** Bytes of the manifest that a fault damaged, by its path, while it may be wanted back. */
   private damaged: { readonly path: string; readonly bytes: Buffer } | null = null
+  private damagedIsBack = false
   private isOver = false
   private processes = 0
   private checkpoints = 0
@@ -121,26 +131,45 @@ class Simulation {
       latencyMsMax: root.pick([0.2, 1, 4]),
       syncDoesNothing: this.plant.syncDoesNothing ?? false,
     })
-    this.disk.makeDirectoryNow(this.directory)
-    this.disk.settleNow()
+    const shape = randomShape(root.fork())
+    this.shape = this.plant.shape?.(shape) ?? shape
+    this.objects = new SimObjects({
+      scheduler: this.scheduler,
+      random: root.fork(),
+      disk: this.disk,
+      latencyMsMax: root.pick([1, 5, 20]),
+    })
+    this.files = new SimFiles(this.disk, this.objects)
+    this.newDirectory()
     this.external = new SimExternal(this.scheduler, root.fork(), this.plant.external)
     this.externalErrorRate = root.pick([0, 0.1, 0.3])
     this.external.errorRate = this.externalErrorRate
-    const shape = randomShape(root.fork())
-    this.shape = this.plant.shape?.(shape) ?? shape
     // A quiet split must get its chance: nothing else disturbs the time then.
     const faults = this.shape.hasQuietSplit ? [] : planFaults(root.fork())
     this.faults = this.plant.faults?.(faults) ?? faults
     this.random = root.fork()
-    this.invariants = new SimInvariants(this.disk, this.external)
+    this.invariants = new SimInvariants(this.files, this.external)
     this.program = { branches: this.shape.branches, hasExtraStep: false }
     for (const name of this.shape.branches) this.branches.set(name, { since: new Map(), isPartial: false })
     this.next = this.plainStart()
     this.startProcess(this.shape.parallelism, this.shape.workers)
   }
 
+  private get directory(): string {
+    return this.directories.at(-1)!
+  }
+
+  private newDirectory(): void {
+    const name = `job${this.directories.length + 1}`
+    const directory = `${this.shape.isRemote ? BUCKET : ROOT}/${name}`
+    this.directories.push(directory)
+    if (this.shape.isRemote) return
+    this.disk.makeDirectoryNow(directory)
+    this.disk.settleNow()
+  }
+
   private plainStart(): NextStart {
-    return { restore: 'latest', keyGroups: this.shape.keyGroups, allowNonRestoredState: false, refusal: null }
+    return { restore: 'latest', keyGroups: this.shape.keyGroups, refusal: null }
   }
 
   private get violation(): Violation | null {
@@ -212,11 +241,13 @@ class Simulation {
       label,
       scheduler,
       disk,
+      objects: this.objects,
       random: random.fork(),
       scope,
       invariants: this.invariants,
       jobOptions: plant.options?.(options) ?? options,
       directory,
+      liveDirectory: layout.live(shape.isRemote ? `${ROOT}/machine${this.machines}` : directory),
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
       buildGraph: () => {
@@ -226,7 +257,8 @@ class Simulation {
       plant,
     })
     const hasRival = this.actives.length > 0
-    this.actives.push({ process, start, hasRival, resumesAtStep: 0, ending: 'none', savepoint: null })
+    const startedAfter = this.invariants.newest(directory)?.number ?? 0
+    this.actives.push({ process, start, startedAfter, hasRival, resumesAtStep: 0, ending: 'none', savepoint: null })
     scheduler.record(`start ${label} parallelism ${parallelism} workers ${workers} in ${directory}`)
     this.processes++
     process.start()
@@ -245,7 +277,7 @@ class Simulation {
       checkpointDirectory: this.directory,
       stateBackend: 'memory',
       restore: process === 0 ? null : start.restore,
-      allowNonRestoredState: start.allowNonRestoredState,
+      allowNonRestoredState: this.allowsNonRestored,
       acceptDuplicates: false,
       restart: { kind: 'fixed-delay', attempts: Number.POSITIVE_INFINITY, delayMs: 5 },
       keyGroups: start.keyGroups,
@@ -293,10 +325,14 @@ class Simulation {
     else this.processStopped(active)
   }
 
-  private processFailed({ process: { error }, start, hasRival }: Active): void {
+  private processFailed(active: Active): void {
+    const { process, start, hasRival } = active
+    const { error, master } = process
     const code = (error as { code?: string } | null)?.code ?? ''
     const message = messageOf(error)
-    if (start.refusal !== null && code !== start.refusal && !explained(message, hasRival)) {
+    if (isLostRace(code) && master.id === `p${this.processes - 1}`) {
+      this.invariants.fail('I11', `the process that took over last lost the job: ${code} ${message}`)
+    } else if (start.refusal !== null && code !== start.refusal && !explained(message, hasRival)) {
       this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
       this.repair()
@@ -304,21 +340,30 @@ class Simulation {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
     }
     if (this.violation !== null) return
-    // A refusal that came too early for a failing disk is asked for again.
-    if (start.refusal !== null && code !== start.refusal) this.next = start
-    else if (start.refusal !== null) this.next = this.afterRefusal(start)
+    if (start.refusal !== null && code === start.refusal) this.next = this.afterRefusal(start)
+    else if (this.damagedIsBack) this.damagedIsBack = false
+    else this.next = this.again(active)
     if (this.actives.length === 0) this.nextProcess()
   }
 
   private afterRefusal(start: NextStart): NextStart {
-    return { ...this.plainStart(), restore: start.restore, allowNonRestoredState: start.refusal === 'STATE_NOT_RESTORED' }
+    if (start.refusal === 'STATE_NOT_RESTORED') this.allowsNonRestored = true
+    return { ...this.plainStart(), restore: start.restore }
+  }
+
+  /** What the start after this process's end has to ask for: the same, unless it came through. */
+  private again({ start, startedAfter }: Active): NextStart {
+    const cameThrough = (this.invariants.newest(this.directory)?.number ?? 0) > startedAfter
+    return start.refusal === null && cameThrough ? this.plainStart() : start
   }
 
   private processStopped({ ending, savepoint, hasRival }: Active): void {
     // A rival that took over in between has its own idea of what is pending.
     if (!hasRival) this.invariants.checkI5NothingPending()
     if (this.actives.length > 0) return
-    if (savepoint !== null && this.random.chance(0.6)) this.moveTo(savepoint)
+    const last = this.invariants.newest(this.directory)
+    const isLast = savepoint !== null && this.invariants.manifestAt(savepoint) === last
+    if (isLast && this.random.chance(0.6)) this.moveTo(savepoint)
     if (ending === 'upgrade') this.upgrade()
     if (ending === 'wrong-key-groups') {
       this.next = { ...this.next, keyGroups: this.shape.keyGroups + 1, refusal: 'KEY_GROUPS_CHANGED' }
@@ -328,9 +373,7 @@ class Simulation {
 
   /** Goes on in a new directory, from a savepoint in the old one. */
   private moveTo(savepoint: string): void {
-    this.directory = `${ROOT}/job${++this.directories}`
-    this.disk.makeDirectoryNow(this.directory)
-    this.disk.settleNow()
+    this.newDirectory()
     this.invariants.movesFrom(savepoint)
     this.next = { ...this.next, restore: savepoint }
   }
@@ -356,6 +399,7 @@ class Simulation {
       this.branches.get(name)!.isPartial = true
       this.program = { branches: branches.filter((other) => other !== name), hasExtraStep }
       const isKnown = manifest?.operators.some(({ uid, isKeyed }) => isKeyed && uid.startsWith(name)) ?? false
+      this.allowsNonRestored = !isKnown
       if (isKnown) this.next = { ...this.next, refusal: 'STATE_NOT_RESTORED' }
     }
   }
@@ -372,7 +416,7 @@ class Simulation {
       const { shape, external } = this
       BRANCHES[name].check(new BranchResults({ shape, external, fail, name, since, isPartial }))
     }
-    checkDeadLetters(this.shape, this.disk, ROOT, (message) => this.invariants.fail('I5', message))
+    checkDeadLetters(this.shape, this.files, this.directories, (message) => this.invariants.fail('I5', message))
   }
 
   // ---- faults ----
@@ -381,13 +425,14 @@ class Simulation {
     const { steps } = this.scheduler
     if (steps >= this.errorsUntilStep && this.disk.errorRate + this.disk.slowness !== 1) {
       this.disk.errorRate = 0
+      this.objects.errorRate = 0
       this.disk.slowness = 1
     }
     if (steps >= this.outageUntilStep && !this.faultsEnded) this.external.errorRate = this.externalErrorRate
     for (const { process, resumesAtStep } of this.actives) {
       if (resumesAtStep > 0 && steps >= resumesAtStep) process.scope.resume()
     }
-    this.plant.meanwhile?.(this.disk.view(this.newest.process.scope, this.newest.process.scope), this.directory)
+    this.plantMeanwhile()
     while (this.faults.length > 0 && this.faults[0]!.atStep <= steps) this.inject(this.faults.shift()!)
     if (this.faults.length > 0 || steps < Math.max(this.errorsUntilStep, this.outageUntilStep)) return
     if (this.faultsEnded || this.actives.some(({ process }) => process.scope.isPaused)) return
@@ -395,6 +440,11 @@ class Simulation {
     this.external.errorRate = 0
     this.endedAtStep = steps
     this.endedAtMs = this.scheduler.monotonicMs
+  }
+
+  private plantMeanwhile(): void {
+    const { scope } = this.newest.process
+    if (!this.shape.isRemote) this.plant.meanwhile?.(this.disk.view(scope, scope), this.directory)
   }
 
   /** A paused process goes on when nothing else does. */
@@ -429,6 +479,7 @@ class Simulation {
         return
       case 'disk-errors':
         this.disk.errorRate = fault.amount
+        this.objects.errorRate = fault.amount * 3
         this.errorsUntilStep = untilStep
         return
       case 'disk-stalls':
@@ -462,15 +513,12 @@ class Simulation {
   /** Power is cut: every process dies, and the disk forgets what was not synced. */
   private crash(): void {
     for (const { process } of this.actives) process.scope.kill()
-    const refused = this.actives.findLast(({ start }) => start.refusal !== null || start.restore !== 'latest')
+    const { newest } = this
     this.actives = []
     this.disk.crash()
     this.invariants.crashed()
     this.pollFailure.armed = false
-    // A start that had not got as far as its takeover is made again.
-    if (refused !== undefined && this.invariants.newest(this.directory) === null) this.next = refused.start
-    else if (refused?.start.refusal === 'STATE_NOT_RESTORED') this.next = { ...refused.start, restore: 'latest' }
-    else if (refused?.start.allowNonRestoredState) this.next = { ...refused.start, restore: 'latest' }
+    this.next = this.again(newest)
   }
 
   /** One bit of the newest manifest flips, or its end is gone. */
@@ -478,31 +526,36 @@ class Simulation {
     const manifest = this.invariants.newest(this.directory)
     if (manifest === null || this.next.restore !== 'latest') return
     const path = layout.manifest(this.directory, manifestName(manifest.number))
-    const bytes = Buffer.from(this.disk.readNow(path))
+    const bytes = Buffer.from(this.files.read(path))
     this.damaged = { path, bytes }
     const at = this.random.between(0, bytes.length - 1)
     const worse = this.random.chance(0.5) ? bytes.subarray(0, at) : Buffer.from(bytes)
     if (worse.length === bytes.length) worse[at]! ^= 1 << this.random.between(0, 7)
-    this.disk.overwriteNow(path, worse)
+    this.files.overwrite(path, worse)
   }
 
   /** The engine refused to go on from an older manifest: the damaged one is brought back and named. */
   private repair(): void {
     const { path, bytes } = this.damaged!
     this.damaged = null
-    this.disk.overwriteNow(path, bytes)
+    this.damagedIsBack = true
+    this.files.overwrite(path, bytes)
     this.invariants.repaired(path, bytes)
     this.next = { ...this.plainStart(), restore: path }
   }
 
-  /** The newest process stops in the middle of whatever it does; another one takes over. */
+  /**
+   * The newest process stops in the middle of whatever it does. A local directory is locked as long as it
+   * exists; with a remote one another machine takes over.
+   */
   private pause(): void {
     if (this.actives.some(({ process }) => process.scope.isPaused)) return
     const active = this.newest
-    if (active.start.refusal !== null || this.invariants.newest(this.directory) === null) return
     active.process.scope.pause()
-    active.hasRival = true
     active.resumesAtStep = this.scheduler.steps + this.random.between(1, PAUSED_STEPS_MAX)
+    if (!this.shape.isRemote || active.start.refusal !== null || this.invariants.newest(this.directory) === null) return
+    active.hasRival = true
+    this.machines++
     this.nextProcess()
   }
 

@@ -117,7 +117,12 @@ export class SimScheduler {
 
   /** Runs one item and everything that follows from it at once; false when nothing waits that may run. */
   async step(): Promise<boolean> {
-    const item = this.choose()
+    let item = this.choose()
+    if (item === null) {
+      // What was begun since the last step may not have got as far as waiting for anything.
+      await quiescence()
+      item = this.choose()
+    }
     if (item === null) return false
     this.steps++
     this.record(item.label)
@@ -167,7 +172,7 @@ export class SimScheduler {
     return {
       nowMs: () => this.time + this.wallOffsetMs,
       monotonicMs: () => {
-        this.time += 0.01 + this.random.next() * 0.3
+        this.time += 0.01 + this.random.next() * 0.1
         return this.time - SIM_START_MS
       },
     }

@@ -74,7 +74,8 @@ export function digestByOperator(entries: Entries): Map<number, number> {
 }
 
 function readInto(entries: Map<string, Uint8Array>, bytes: Buffer, name: string): void {
-  let at = 0
+  // The name of the store that wrote it comes first: as in RocksDB, no two stores ever write the same bytes.
+  let at = bytes.length < 2 ? bytes.length : 2 + bytes.readUInt16LE(0)
   while (at < bytes.length) {
     if (at + 8 > bytes.length) throw corrupt(name)
     const keyLength = bytes.readUInt32LE(at)
@@ -173,8 +174,8 @@ export class SimStore implements KeyedStore {
     const whole = this.files.length >= FILES_MAX
     const changed = this.dirty
     this.dirty = new Set()
-    const bytes = this.encode(whole ? this.entries.keys() : changed)
     const name = `${String(++this.sequence).padStart(6, '0')}.sst`
+    const bytes = this.encode(whole ? this.entries.keys() : changed)
     try {
       await this.disk.makeDirectory(directory)
       const file = await this.disk.create(`${directory}/${name}`)
@@ -198,7 +199,9 @@ export class SimStore implements KeyedStore {
   }
 
   private encode(keys: Iterable<string>): Buffer {
-    const parts: Buffer[] = []
+    const writer = Buffer.from(`xx${this.directory}/${this.sequence}`)
+    writer.writeUInt16LE(writer.length - 2, 0)
+    const parts: Buffer[] = [writer]
     for (const key of keys) {
       const value = this.entries.get(key)
       const head = Buffer.alloc(8)

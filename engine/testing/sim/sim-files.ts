@@ -1,0 +1,49 @@
+/**
+ * What is stored where at this instant, local or remote: for the oracle, and for faults that damage files.
+ *
+ * Used by sim-invariants.ts, sim-results.ts and sim-run.ts. The engine never sees it.
+ */
+import { isObjectUrl, splitObjectUrl } from '../../contract/object-store.ts'
+import type { DiskObserver, SimDisk } from './sim-disk.ts'
+import type { SimObjects } from './sim-object-store.ts'
+
+export class SimFiles {
+  private readonly disk: SimDisk
+  private readonly objects: SimObjects
+
+  constructor(disk: SimDisk, objects: SimObjects) {
+    this.disk = disk
+    this.objects = objects
+  }
+
+  set observer(observer: DiskObserver) {
+    this.disk.observer = observer
+    this.objects.observer = observer
+  }
+
+  exists(path: string): boolean {
+    return isObjectUrl(path) ? this.objects.has(splitObjectUrl(path).key) : this.disk.exists(path)
+  }
+
+  /** Would a file be there with at least so many bytes after a power cut at this instant? */
+  survives(path: string, size: number): boolean {
+    if (!isObjectUrl(path)) return this.disk.survives(path, size)
+    const { key } = splitObjectUrl(path)
+    return this.objects.has(key) && this.objects.getNow(key).length >= size
+  }
+
+  /** Throws ENOENT. */
+  read(path: string): Buffer {
+    return isObjectUrl(path) ? this.objects.getNow(splitObjectUrl(path).key) : this.disk.readNow(path)
+  }
+
+  list(path: string): string[] {
+    return isObjectUrl(path) ? this.objects.namesIn(splitObjectUrl(path).key) : this.disk.listNow(path)
+  }
+
+  /** Damage to the medium, or its repair. */
+  overwrite(path: string, bytes: Uint8Array): void {
+    if (isObjectUrl(path)) this.objects.putNow(splitObjectUrl(path).key, bytes)
+    else this.disk.overwriteNow(path, bytes)
+  }
+}
