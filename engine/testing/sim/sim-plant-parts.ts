@@ -44,14 +44,17 @@ export function changeOperators(
 ): JobGraph {
   const output = change.output ?? ((plain: Output) => plain)
   const changed = (operator: Operator): Operator => {
-    // The operator itself stays the receiver of its calls: it may have private fields.
-    const wrapped: Operator = Object.create(operator)
-    wrapped.open = (context) => operator.open(contextOf(context, change.restored?.(context.restored)))
-    wrapped.process = (batch, from, plain) => operator.process(batch, from, output(plain))
-    wrapped.advanceWatermark = (watermark, plain) => operator.advanceWatermark(watermark, output(plain))
-    if (operator.snapshot !== undefined) wrapped.snapshot = () => operator.snapshot!()
-    if (operator.close !== undefined) wrapped.close = () => operator.close!()
-    return wrapped
+    const changes: Pick<Operator, 'open' | 'process' | 'advanceWatermark'> = {
+      open: (context) => operator.open(contextOf(context, change.restored?.(context.restored))),
+      process: (batch, from, plain, input) => operator.process(batch, from, output(plain), input),
+      advanceWatermark: (watermark, plain) => operator.advanceWatermark(watermark, output(plain)),
+    }
+    return new Proxy(operator, {
+      get(_, name) {
+        const own: unknown = Reflect.get(changes, name) ?? Reflect.get(operator, name)
+        return typeof own === 'function' ? own.bind(operator) : own
+      },
+    })
   }
   return changeNodes(graph, { operator: (node) => ({ ...node, create: () => changed(node.create()) }) })
 }
