@@ -11,6 +11,14 @@ import { SIM_START_MS } from './sim-scheduler.ts'
 
 /** How windows compute their aggregate: each is another path through the engine. */
 export type WindowWork = 'columns' | 'aggregate' | 'reduce' | 'process'
+export type WindowKind = 'tumbling' | 'sliding' | 'cumulative'
+
+/** How rows ask an outside system before they go on. */
+export interface Requests {
+  readonly isOrdered: boolean
+  readonly capacity: number
+  readonly latencyMsMax: number
+}
 
 export interface SimShape {
   /** Splits of each source. */
@@ -35,7 +43,11 @@ export interface SimShape {
   readonly branches: readonly BranchName[]
   /** Operators are not chained. */
   readonly unchained: boolean
+  readonly windowKind: WindowKind
+  /** Size; of cumulative windows the greatest. */
   readonly windowMs: number
+  /** From one window to the next: the slide or step. */
+  readonly windowStepMs: number
   readonly windowWork: WindowWork
   readonly latenessMs: number
   /** Events are out of order by at most this, as the watermarks assume. */
@@ -48,6 +60,8 @@ export interface SimShape {
   readonly idleAfterMs: number | null
   /** The last split of the first source is silent until a window of the others was seen outside. */
   readonly hasQuietSplit: boolean
+  /** Null: rows do not ask. */
+  readonly requests: Requests | null
   /** Share of offers that a sink's writer does not take whole. */
   readonly slowSinkRate: number
 }
@@ -59,6 +73,34 @@ function randomBranches(random: SeededRandom): BranchName[] {
   const chosen = new Set<BranchName>()
   while (chosen.size < count) chosen.add(random.pick(BRANCH_NAMES))
   return [...chosen]
+}
+
+function randomWindows(random: SeededRandom): Pick<SimShape, 'windowKind' | 'windowMs' | 'windowStepMs'> {
+  const windowKind = random.pick<WindowKind>(['tumbling', 'tumbling', 'sliding', 'cumulative'])
+  if (windowKind === 'tumbling') {
+    const windowMs = random.between(20, 200)
+    return { windowKind, windowMs, windowStepMs: windowMs }
+  }
+  const windowStepMs = random.between(15, 70)
+  // A sliding window need not be a multiple of its slide.
+  const rest = windowKind === 'sliding' && random.chance(0.3) ? random.between(1, windowStepMs - 1) : 0
+  return { windowKind, windowMs: windowStepMs * random.between(2, 4) + rest, windowStepMs }
+}
+
+/** The windows of a time as `start-end`, by their end. */
+export function windowsOf({ windowKind, windowMs, windowStepMs }: SimShape, time: number): string[] {
+  const windows: string[] = []
+  if (windowKind === 'cumulative') {
+    const start = Math.floor(time / windowMs) * windowMs
+    for (let end = start + windowStepMs; end <= start + windowMs; end += windowStepMs) {
+      if (end > time) windows.push(`${start}-${end}`)
+    }
+    return windows
+  }
+  for (let start = Math.floor(time / windowStepMs) * windowStepMs; start + windowMs > time; start -= windowStepMs) {
+    windows.unshift(`${start}-${start + windowMs}`)
+  }
+  return windows
 }
 
 export function randomShape(random: SeededRandom): SimShape {
@@ -82,7 +124,7 @@ export function randomShape(random: SeededRandom): SimShape {
     stateMemoryBytes: random.pick([1 << 10, 1 << 14, 1 << 20]),
     branches,
     unchained: random.chance(0.3),
-    windowMs: random.between(20, 200),
+    ...randomWindows(random),
     windowWork: random.pick<WindowWork>(['columns', 'aggregate', 'reduce', 'process']),
     latenessMs: random.chance(0.4) ? random.between(1, 150) : 0,
     disorderMs: random.between(0, 30),
@@ -90,6 +132,9 @@ export function randomShape(random: SeededRandom): SimShape {
     badEvery: random.chance(0.4) ? random.between(4, 15) : 0,
     idleAfterMs: random.chance(0.5) ? random.between(20, 150) : null,
     hasQuietSplit: false,
+    requests: random.chance(0.25)
+      ? { isOrdered: random.chance(0.5), capacity: random.between(1, 8), latencyMsMax: random.between(1, 60) }
+      : null,
     slowSinkRate: random.chance(0.4) ? 0.3 : 0,
   }
   return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.5) }

@@ -6,6 +6,7 @@
  */
 import { type DataStream, StreamExecutionEnvironment, WatermarkStrategy } from '../../api/index.ts'
 import type { JobGraph } from '../../contract/job-graph.ts'
+import type { Timers } from '../../core/io.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
 import { type InputRow, sourceUid } from './sim-input.ts'
 import { type SimSinkWorld, simSink } from './sim-sink.ts'
@@ -19,7 +20,10 @@ export interface SimProgram {
   readonly hasExtraStep: boolean
 }
 
-export type SimJobWorld = SimSourceWorld & SimSinkWorld
+export interface SimJobWorld extends SimSourceWorld, SimSinkWorld {
+  /** Of the process. */
+  readonly timers: Timers
+}
 
 export function buildGraph(world: SimJobWorld, program: SimProgram): JobGraph {
   const { shape } = world
@@ -36,6 +40,11 @@ export function buildGraph(world: SimJobWorld, program: SimProgram): JobGraph {
     BRANCHES[name].build({
       shape,
       streams,
+      ask: (row) =>
+        new Promise((resolve) => {
+          const latencyMs = world.random.next() * (shape.requests?.latencyMsMax ?? 0)
+          world.timers.schedule(latencyMs, () => resolve([row]))
+        }),
       sink: (stream, id) => void (stream as DataStream<unknown>).sinkTo(simSink(world, id)).uid(id),
     })
   }

@@ -7,7 +7,16 @@
 import { layout } from '../../checkpoint/layout.ts'
 import type { SimExternal, SinkRow } from './sim-external.ts'
 import type { SimFiles } from './sim-files.ts'
-import { type InputRow, inputRow, isBadRow, lateIsPossible, originOf, type SimShape, sourceUid } from './sim-input.ts'
+import {
+  type InputRow,
+  inputRow,
+  isBadRow,
+  lateIsPossible,
+  originOf,
+  type SimShape,
+  sourceUid,
+  windowsOf,
+} from './sim-input.ts'
 
 /** First row of each split that a branch saw; the key is the source's index and the split's id. */
 export type Since = ReadonlyMap<string, number>
@@ -117,55 +126,53 @@ export class BranchResults {
   }
 
   /**
-   * Windows with counts `n` and id sums `ids`: for each key and window the last result and the late rows
-   * make up the model's (I9), results grow, and there is one unless lateness allows more (I5).
+   * Windows with counts `n` and sums `ids`: what came out is made of the rows that were not late (I9), grows with
+   * each firing, and comes once unless lateness allows more (I5). A row may miss some of its windows and be in
+   * later ones; it is late only when it has missed all.
    */
-  windows(id: string, lateId: string, startsOf: (row: InputRow) => readonly number[]): void {
-    const late = this.sink(lateId) as unknown as readonly InputRow[]
-    const groups = (rows: readonly InputRow[]): string[] =>
-      rows.flatMap((row) => startsOf(row).map((start) => `${row.key} ${start}`))
-    const model = groups(this.rows(0))
-    const counts = this.countBy(groups(late), (group) => group)
-    for (const group of model) counts.set(group, (counts.get(group) ?? 0) - 1)
-    const results = Map.groupBy(this.sink(id), (row) => `${row['key']} ${row['start']}`)
-    for (const [group, rows] of results) {
-      const sizes = rows.map((row) => row['n'] as number)
-      counts.set(group, (counts.get(group) ?? 0) + Math.max(...sizes))
-      this.once(`${id}: sizes of ${group}`, sizes.map(String))
-      if (this.shape.latenessMs === 0)
-        this.once(
-          id,
-          rows.map(() => group),
-        )
-    }
-    this.differences(`${id} with late rows`, counts, 'I9')
-    if (!lateIsPossible(this.shape) && late.length > 0) this.fail('I9', `${late.length} rows came out as late`)
-    this.windowSums(results, late, startsOf)
-  }
-
-  /** The biggest result of each window holds the rows that were not late, and no others. */
-  private windowSums(
-    results: ReadonlyMap<string, readonly SinkRow[]>,
-    late: readonly InputRow[],
-    startsOf: (row: InputRow) => readonly number[],
-  ): void {
-    if (this.options.isPartial) return
-    const sums = new Map<string, number>()
-    const add = (rows: readonly InputRow[], sign: number): void => {
-      for (const row of rows) {
-        for (const start of startsOf(row)) {
-          const group = `${row.key} ${start}`
-          sums.set(group, (sums.get(group) ?? 0) + sign * row.id)
-        }
+  windows(id: string, lateId: string): void {
+    const late = new Set(this.sink(lateId).map((row) => row['id'] as number))
+    this.once(lateId, this.texts(lateId, ['id']))
+    if (late.size > 0 && !lateIsPossible(this.shape)) this.fail('I9', `${late.size} rows came out as late`)
+    const kept = this.rows(0).filter((row) => !late.has(row.id))
+    const most = new Map<string, { n: number; ids: number }>()
+    for (const row of kept) {
+      for (const window of windowsOf(this.shape, row.time)) {
+        const sum = most.get(`${row.key} ${window}`) ?? { n: 0, ids: 0 }
+        most.set(`${row.key} ${window}`, { n: sum.n + 1, ids: sum.ids + row.id })
       }
     }
-    add(this.rows(0), -1)
-    add(late, 1)
-    for (const [group, rows] of results) {
-      const biggest = rows.reduce((a, b) => ((a['n'] as number) >= (b['n'] as number) ? a : b))
-      sums.set(group, (sums.get(group) ?? 0) + (biggest['ids'] as number))
+    const least = this.countBy(kept, (row) => `${row.key} ${windowsOf(this.shape, row.time).at(-1)}`)
+    const results = Map.groupBy(this.sink(id), (row) => `${row['key']} ${row['window']}`)
+    for (const group of new Set([...most.keys(), ...results.keys()])) {
+      this.window(`${id} ${group}`, results.get(group) ?? [], most.get(group), least.get(group) ?? 0)
     }
-    this.differences('sums of ids in windows', sums, 'I5')
+  }
+
+  private window(
+    what: string,
+    results: readonly SinkRow[],
+    most: { readonly n: number; readonly ids: number } = { n: 0, ids: 0 },
+    least: number,
+  ): void {
+    this.once(
+      `${what}: sizes`,
+      results.map((row) => String(row['n'])),
+    )
+    if (this.shape.latenessMs === 0)
+      this.once(
+        what,
+        results.map(() => 'result'),
+      )
+    const [n, ids] = results.reduce(
+      (last, row) => (last[0] >= (row['n'] as number) ? last : [row['n'] as number, row['ids'] as number]),
+      [0, 0],
+    )
+    const isExact = !lateIsPossible(this.shape) || this.shape.windowKind === 'tumbling'
+    const { isPartial } = this.options
+    if (n > most.n) this.fail('I9', `${what} has ${n} rows of ${most.n}`)
+    else if (!isPartial && n < (isExact ? most.n : least)) this.fail('I9', `${what} has only ${n} rows of ${most.n}`)
+    else if (n === most.n && ids !== most.ids) this.fail('I5', `${what} has sum ${ids}, not ${most.ids}`)
   }
 
   /** I5: no text twice. */

@@ -231,6 +231,7 @@ class Simulation {
       external: this.external,
       random: random.fork(),
       scope,
+      timers: scheduler.timers(scope),
       pollFailure: this.pollFailure,
       quietIsOver: () => !program.branches.includes('windows') || this.external.sink('windows').rows.length > 0,
     }
@@ -330,8 +331,8 @@ class Simulation {
     const { error, master } = process
     const code = (error as { code?: string } | null)?.code ?? ''
     const message = messageOf(error)
-    if (isLostRace(code) && master.id === `p${this.processes - 1}`) {
-      this.invariants.fail('I11', `the process that took over last lost the job: ${code} ${message}`)
+    if (isLostRace(code) && master.id === this.invariants.newest(this.directory)?.owner) {
+      this.invariants.fail('I11', `the process that has the job gave it up: ${code} ${message}`)
     } else if (start.refusal !== null && code !== start.refusal && !explained(message, hasRival)) {
       this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
