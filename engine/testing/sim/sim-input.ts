@@ -60,6 +60,8 @@ export interface SimShape {
   readonly idleAfterMs: number | null
   /** The last split of the first source is silent until a window of the others was seen outside. */
   readonly hasQuietSplit: boolean
+  /** Subtasks of sources read no further ahead of each other than this; null for any distance. */
+  readonly driftMs: number | null
   /** Null: rows do not ask. */
   readonly requests: Requests | null
   /** Share of offers that a sink's writer does not take whole. */
@@ -132,6 +134,7 @@ export function randomShape(random: SeededRandom): SimShape {
     badEvery: random.chance(0.4) ? random.between(4, 15) : 0,
     idleAfterMs: random.chance(0.5) ? random.between(20, 150) : null,
     hasQuietSplit: false,
+    driftMs: random.chance(0.25) ? random.between(0, 300) : null,
     requests: random.chance(0.25)
       ? { isOrdered: random.chance(0.5), capacity: random.between(1, 8), latencyMsMax: random.between(1, 60) }
       : null,
@@ -143,6 +146,7 @@ export function randomShape(random: SeededRandom): SimShape {
 /** The other splits must get a window to its end by themselves, and still bring rows when the quiet one is idle. */
 function canBeQuiet(shape: SimShape): boolean {
   return (
+    shape.driftMs === null &&
     shape.branches.includes('windows') &&
     shape.idleAfterMs !== null &&
     shape.splits[0]! > 1 &&

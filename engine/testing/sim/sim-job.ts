@@ -30,9 +30,10 @@ export function buildGraph(world: SimJobWorld, program: SimProgram): JobGraph {
   const env = StreamExecutionEnvironment.createEnvironment()
   const bounded = WatermarkStrategy.forBoundedOutOfOrderness<InputRow>(shape.disorderMs)
   const idle = shape.idleAfterMs === null ? bounded.withoutIdleness() : bounded.withIdleness(shape.idleAfterMs)
+  const strategy = shape.driftMs === null ? idle : idle.withWatermarkAlignment('all', shape.driftMs, 5)
   const streams = shape.splits.map((_, index) => {
     const rows = env
-      .fromSource(simSource(world, index), idle.withTimestampAssigner('time'), sourceUid(index))
+      .fromSource(simSource(world, index), strategy.withTimestampAssigner('time'), sourceUid(index))
       .uid(sourceUid(index))
     return program.hasExtraStep ? rows.filter(() => true) : rows
   })
