@@ -60,6 +60,8 @@ export interface KeyedBackendOptions {
   /** Bytes of changes kept for the next checkpoint before they are written early; 128 MiB by default. */
   readonly dirtyBytesMax?: number
   readonly counters: OperatorCounters
+  /** Bytes of the files that the store was restored from, of all operators together; 0 when not known. */
+  readonly restoredBytes?: number
   /** `declarations()` of the job that wrote the restored data; empty on a fresh start. */
   readonly restored?: readonly StateDeclaration[]
 }
@@ -68,6 +70,8 @@ export interface KeyedBackendOptions {
 const COLD_KEYS_SHARE = 1 / 8
 /** What restored rows may take of the budget as they are in the store: tables need a few times that. */
 const RESTORE_SHARE = 1 / 4
+/** Read before rows of a large store are left where they are. */
+const PROBE_BYTES = 2 << 20
 
 /** Stable text of a table's values; equal texts mean that stored entries can be read. */
 function describeTable({ layout, composite }: TableDeclaration): string {
@@ -110,8 +114,12 @@ export class KeyedBackend implements KeyedState {
    */
   restore(): void {
     assert(this.tables.size === 0, 'restore comes before the first table')
-    const { operatorId, keyGroups, store, memoryBudgetBytes } = this.options
-    this.restoredRows = loadEverything(store, operatorId, keyGroups, memoryBudgetBytes * RESTORE_SHARE)
+    const { operatorId, keyGroups, store, memoryBudgetBytes, restoredBytes = 0 } = this.options
+    const share = memoryBudgetBytes * RESTORE_SHARE
+    // Most likely it does not fit: then the time until the first record counts for more than this operator's being
+    // the small one of the store.
+    const bytesMax = restoredBytes > share ? Math.min(share, PROBE_BYTES) : share
+    this.restoredRows = loadEverything(store, operatorId, keyGroups, bytesMax)
     if (this.restoredRows === null) this.restoredNamespaces = namespacesInStore(store, operatorId, keyGroups)
   }
 

@@ -24,13 +24,27 @@ export class RestoredRows {
   private readonly keys = new PieceArena()
   private readonly values = new PieceArena()
   private readonly namespaces: number[] = []
+  private readonly lastPrefix = new Uint8Array(PREFIX_BYTES).fill(0xff)
+  private lastNamespace = Number.NaN
 
   add(key: Uint8Array, keyFrom: number, keyTo: number, value: Uint8Array, valueFrom: number, valueTo: number): void {
-    this.namespaces.push(namespaceOf(key, keyFrom))
+    this.namespaces.push(this.namespaceAt(key, keyFrom))
     this.keys.add(key, keyFrom + PREFIX_BYTES, keyTo)
     this.keys.endRow()
     this.values.add(value, valueFrom, valueTo)
     this.values.endRow()
+  }
+
+  /** Rows of one namespace follow each other: it is decoded once. */
+  private namespaceAt(key: Uint8Array, at: number): number {
+    const { lastPrefix } = this
+    for (let i = 0; i < PREFIX_BYTES; i++) {
+      if (key[at + i] === lastPrefix[i]) continue
+      lastPrefix.set(key.subarray(at, at + PREFIX_BYTES))
+      this.lastNamespace = namespaceOf(key, at)
+      break
+    }
+    return this.lastNamespace
   }
 
   namespaceSet(): Set<number> {

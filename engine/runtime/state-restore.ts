@@ -61,6 +61,10 @@ export async function openWorkerState(
   const factory = await factoryOf(deployment.stateBackend)
   const store = await openStore(factory, shares, deployment, liveDirectory, io)
   const isRestored = deployment.stores.length > 0
+  const sources = deployment.storesMatchWorkers
+    ? deployment.stores.filter((source) => source.worker === deployment.workerIndex)
+    : deployment.stores
+  const restoredBytes = sources.reduce((sum, { files }) => sum + files.reduce((s, file) => s + file.size, 0), 0)
   const memoryBudgetBytes = deployment.stateMemoryBytes / hosted
   return {
     store,
@@ -74,6 +78,7 @@ export async function openWorkerState(
         memoryBudgetBytes,
         counters,
         restored: deployment.tables[uid] ?? [],
+        restoredBytes,
       })
       if (isRestored) backend.restore()
       keyed.push(backend)
