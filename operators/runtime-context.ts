@@ -3,7 +3,7 @@
  *
  * Made by every operator that runs functions with an `open`.
  */
-import type { RuntimeContext } from '../engine/contract/functions.ts'
+import type { KeyedStateStore, RuntimeContext } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
 import {
   type Accumulator,
@@ -15,7 +15,18 @@ import {
 import { MillraceError } from '../engine/core/errors.ts'
 import type { UserStates } from './user-state.ts'
 
+/** With states that are declared as they are asked for. */
 export function runtimeContext(context: OperatorContext, states: UserStates): RuntimeContext {
+  return runtimeContextOver(context, {
+    getState: (descriptor) => states.value(descriptor),
+    getListState: (descriptor) => states.list(descriptor),
+    getMapState: (descriptor) => states.map(descriptor),
+    getReducingState: (descriptor) => states.reducing(descriptor),
+    getAggregatingState: (descriptor) => states.aggregating(descriptor),
+  })
+}
+
+export function runtimeContextOver(context: OperatorContext, states: KeyedStateStore): RuntimeContext {
   const { accumulators, metrics } = context
   const known = <A extends Accumulator>(name: string, made: new () => A): A => {
     const found = accumulators.get(name) ?? new made()
@@ -39,10 +50,10 @@ export function runtimeContext(context: OperatorContext, states: UserStates): Ru
     getLongCounter: (name) => known(name, LongCounter),
     getDoubleCounter: (name) => known(name, DoubleCounter),
     getHistogram: (name) => known(name, HistogramAccumulator),
-    getState: (descriptor) => states.value(descriptor),
-    getListState: (descriptor) => states.list(descriptor),
-    getMapState: (descriptor) => states.map(descriptor),
-    getReducingState: (descriptor) => states.reducing(descriptor),
-    getAggregatingState: (descriptor) => states.aggregating(descriptor),
+    getState: (descriptor) => states.getState(descriptor),
+    getListState: (descriptor) => states.getListState(descriptor),
+    getMapState: (descriptor) => states.getMapState(descriptor),
+    getReducingState: (descriptor) => states.getReducingState(descriptor),
+    getAggregatingState: (descriptor) => states.getAggregatingState(descriptor),
   }
 }

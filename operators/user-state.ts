@@ -43,8 +43,64 @@ export interface ValueShape {
 /** Makes the codec of a state's values; `what` names the state in errors, `id` is unique in the process. */
 export type CodecFactory = (shape: ValueShape, options: { what: string; id: string }) => ValueCodec
 
+/** Where one value is kept; undefined when there is none. */
+export interface StateSlot {
+  get(): unknown
+  set(value: unknown): void
+  clear(): void
+}
+
+/** `refuse` throws for what cannot be kept. */
+export function valueView<V>(slot: StateSlot, refuse: (value: unknown) => void): ValueState<V> {
+  return {
+    value: () => slot.get() as V | undefined,
+    update: (value) => {
+      refuse(value)
+      slot.set(value)
+    },
+    clear: () => slot.clear(),
+  }
+}
+
+export function reducingView<V>(
+  slot: StateSlot,
+  { reduce }: ReducingStateDescriptor<V>,
+  refuse: (value: unknown) => void,
+): ReducingState<V> {
+  return {
+    add: (value) => {
+      const reduced = slot.get() as V | undefined
+      const next = reduced === undefined ? value : reduce(reduced, value)
+      refuse(next)
+      slot.set(next)
+    },
+    get: () => slot.get() as V | undefined,
+    clear: () => slot.clear(),
+  }
+}
+
+export function aggregatingView<In, Acc, Out>(
+  slot: StateSlot,
+  { aggregate }: AggregatingStateDescriptor<In, Acc, Out>,
+  refuse: (value: unknown) => void,
+): AggregatingState<In, Out> {
+  return {
+    add: (value) => {
+      const accumulated = (slot.get() as Acc | undefined) ?? aggregate.createAccumulator()
+      const next = aggregate.add(value, accumulated)
+      refuse(next)
+      slot.set(next)
+    },
+    get: () => {
+      const accumulated = slot.get() as Acc | undefined
+      return accumulated === undefined ? undefined : aggregate.getResult(accumulated)
+    },
+    clear: () => slot.clear(),
+  }
+}
+
 /** One object a key. */
-class KeyedValue {
+class KeyedValue implements StateSlot {
   private readonly table: StateTable
   private readonly current: CurrentKey
   private readonly ttl: TtlPolicy | null
@@ -105,6 +161,9 @@ export class UserStates {
   private readonly rowsAhead = new Int32Array(BATCH_ROWS_MAX)
   private readonly slotsAhead = new Int32Array(BATCH_ROWS_MAX)
   private declared = false
+  private readonly refusePromise = (value: unknown): void => {
+    if (isPromise(value)) throw asyncFunctionError(this.context.name)
+  }
 
   constructor(context: OperatorContext, current: CurrentKey, codecOf: CodecFactory) {
     this.context = context
@@ -164,51 +223,18 @@ export class UserStates {
     return state
   }
 
-  private refusePromise(value: unknown): void {
-    if (isPromise(value)) throw asyncFunctionError(this.context.name)
-  }
-
   value<V>(descriptor: ValueStateDescriptor<V>): ValueState<V> {
-    const state = this.valueOf(descriptor)
-    return {
-      value: () => state.get() as V | undefined,
-      update: (value) => {
-        this.refusePromise(value)
-        state.set(value)
-      },
-      clear: () => state.clear(),
-    }
+    return valueView(this.valueOf(descriptor), this.refusePromise)
   }
 
   reducing<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V> {
-    const { reduce } = descriptor
-    const state = this.valueOf(descriptor)
-    return {
-      add: (value) => {
-        const reduced = state.get() as V | undefined
-        const next = reduced === undefined ? value : reduce(reduced, value)
-        this.refusePromise(next)
-        state.set(next)
-      },
-      get: () => state.get() as V | undefined,
-      clear: () => state.clear(),
-    }
+    return reducingView(this.valueOf(descriptor), descriptor, this.refusePromise)
   }
 
   aggregating<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out> {
     const { aggregate } = descriptor
     const state = this.valueOf({ ...descriptor, template: () => aggregate.createAccumulator() })
-    return {
-      add: (value) => {
-        const accumulated = (state.get() as Acc | undefined) ?? aggregate.createAccumulator()
-        state.set(aggregate.add(value, accumulated))
-      },
-      get: () => {
-        const accumulated = state.get() as Acc | undefined
-        return accumulated === undefined ? undefined : aggregate.getResult(accumulated)
-      },
-      clear: () => state.clear(),
-    }
+    return aggregatingView(state, descriptor, this.refusePromise)
   }
 
   map<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V> {
@@ -223,8 +249,7 @@ export class UserStates {
       layout: { kind: 'object', codec: this.valuesOf(descriptor) },
       ...(ttl === null ? {} : { isExpired: (stamped) => ttl.hasExpired((stamped as Stamped).atMs) }),
     })
-    const refuse = (value: unknown) => this.refusePromise(value)
-    return new KeyedMap(table, keyed, this.current, ttl, refuse) as unknown as MapState<MK, V>
+    return new KeyedMap(table, keyed, this.current, ttl, this.refusePromise) as unknown as MapState<MK, V>
   }
 
   list<V>(descriptor: ListStateDescriptor<V>): ListState<V> {
@@ -247,9 +272,7 @@ export class UserStates {
       layout: { kind: 'object', codec: listPieceCodec(values) },
       ...(ttl === null ? {} : { isExpired: (piece) => (piece as Stamped[]).every(hasExpired) }),
     })
-    const state = new KeyedList({ heads, pieces, keyed, current: this.current, ttl }, (value) =>
-      this.refusePromise(value),
-    )
+    const state = new KeyedList({ heads, pieces, keyed, current: this.current, ttl }, this.refusePromise)
     this.states.push(state)
     return state as ListState<unknown> as ListState<V>
   }

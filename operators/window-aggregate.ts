@@ -45,7 +45,7 @@ export interface WindowKernel {
   /** Another text means that stored values mean something else. */
   readonly signature: string
   readonly layout: ValueLayout
-  /** `valuesLiveOn`: values that were fired may change and be fired again. */
+  /** `valuesLiveOn`: values that were fired may change and be fired again, or share rows with other windows. */
   open(context: OperatorContext, valuesLiveOn: boolean): void
   /** Adds rows[0..count) of `batch` to the entries in `slots`. */
   accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void
@@ -134,7 +134,7 @@ class WindowOperator implements Operator {
     this.context = context
     refuseOtherWindows(context, this.signature)
     this.watermark = lowestRestoredWatermark(context.restored)
-    this.kernel.open(context, this.latenessMs > 0)
+    this.kernel.open(context, this.latenessMs > 0 || this.assigner.windowsMax > 1)
     this.table = context.keyed.table({ name: 'windows', version: 1, layout: this.kernel.layout })
     this.updateNextDue()
   }

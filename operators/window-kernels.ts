@@ -7,32 +7,22 @@
 import type {
   AggregateFunction,
   OutputTag,
+  ProcessWindowCallback,
   ProcessWindowContext,
-  ProcessWindowFunction,
   ReduceFunction,
 } from '../engine/contract/functions.ts'
 import type { ValueCodec, ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { WorkerContext } from '../engine/contract/worker-context.ts'
 import type { Batch, KeyColumn } from '../engine/core/batch.ts'
 import { decodeKey } from '../engine/core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
 import type { FiringWindow, MutableWindowValues, WindowKernel, WindowValues } from './window-aggregate.ts'
+import { aggregateContents, listContents, reduceContents, type WindowContents } from './window-contents.ts'
 
-/** Any aggregation, however its types are called. */
-type AnyAggregate = AggregateFunction<unknown, unknown, unknown>
-type AnyProcess = ProcessWindowFunction<unknown, unknown, unknown>
-
-/** How a kernel keeps and finishes the value of a key and window. */
-interface Accumulation {
-  readonly signature: string
-  add(row: unknown, accumulated: unknown): unknown
-  /** Combines two values in any order; may change and return the first. Null when only rows can be added. */
-  readonly merge: ((a: unknown, b: unknown) => unknown) | null
-  /** The elements that a ProcessWindowFunction sees, or the one result without it. */
-  results(accumulated: unknown): Iterable<unknown>
-}
+type AnyProcess = ProcessWindowCallback<unknown, unknown, unknown>
 
 export interface WindowFunctionOptions {
   /** Of the stored values: accumulators, reduced rows, or arrays of rows. */
@@ -45,70 +35,46 @@ export interface WindowFunctionOptions {
 export function aggregateKernel<In, Acc, Mid, Out, K>(
   aggregate: AggregateFunction<In, Acc, Mid>,
   options: WindowFunctionOptions,
-  process: ProcessWindowFunction<Mid, Out, K> | null = null,
+  process: ProcessWindowCallback<Mid, Out, K> | null = null,
 ): WindowKernel {
-  const fn = aggregate as AnyAggregate
-  const accumulation: Accumulation = {
-    signature: 'aggregate',
-    add: (row, accumulated) => fn.add(row, accumulated === undefined ? fn.createAccumulator() : accumulated),
-    merge: fn.mergesInAnyOrder === true ? (a, b) => fn.merge(a, b) : null,
-    results: (accumulated) => [fn.getResult(accumulated)],
-  }
-  return new FunctionKernel(accumulation, options, process as AnyProcess | null)
+  return new FunctionKernel(aggregateContents(aggregate), options, process as AnyProcess | null)
 }
 
 /** A ReduceFunction over rows, its result passed to `process` when given. */
 export function reduceKernel<T, Out = T, K = unknown>(
   reduce: ReduceFunction<T>,
   options: WindowFunctionOptions,
-  process: ProcessWindowFunction<T, Out, K> | null = null,
+  process: ProcessWindowCallback<T, Out, K> | null = null,
 ): WindowKernel {
-  const fn = reduce as ReduceFunction<unknown>
-  const accumulation: Accumulation = {
-    signature: 'reduce',
-    add: (row, accumulated) => (accumulated === undefined ? row : fn(accumulated, row)),
-    merge: null,
-    results: (accumulated) => [accumulated],
-  }
-  return new FunctionKernel(accumulation, options, process as AnyProcess | null)
+  return new FunctionKernel(reduceContents(reduce), options, process as AnyProcess | null)
 }
 
-/** A ProcessWindowFunction over all rows of a key and window, kept in arrival order. */
+/** A ProcessWindowCallback over all rows of a key and window, kept in arrival order. */
 export function processKernel<In, Out, K>(
-  process: ProcessWindowFunction<In, Out, K>,
+  process: ProcessWindowCallback<In, Out, K>,
   options: WindowFunctionOptions,
 ): WindowKernel {
-  const accumulation: Accumulation = {
-    signature: 'process',
-    add: (row, accumulated) => {
-      if (accumulated === undefined) return [row]
-      ;(accumulated as unknown[]).push(row)
-      return accumulated
-    },
-    merge: null,
-    results: (accumulated) => accumulated as unknown[],
-  }
-  return new FunctionKernel(accumulation, options, process as AnyProcess)
+  return new FunctionKernel(listContents(), options, process as AnyProcess)
 }
 
 class FunctionKernel implements WindowKernel {
   readonly signature: string
   readonly layout: ValueLayout
   readonly merge: WindowKernel['merge']
-  private readonly accumulation: Accumulation
+  private readonly contents: WindowContents
   private readonly process: AnyProcess | null
   private readonly codec: ValueCodec
   private readonly collector: RowCollector
   private readonly sides = new SideCollectors()
   private rows!: RowSource
   private name = ''
+  private worker!: WorkerContext
   private valuesLiveOn = false
 
-  constructor(accumulation: Accumulation, options: WindowFunctionOptions, process: AnyProcess | null) {
-    this.accumulation = accumulation
-    const { merge } = accumulation
-    this.merge = merge === null ? undefined : (...args) => this.mergeObjects(merge, ...args)
-    this.signature = accumulation.signature
+  constructor(contents: WindowContents, options: WindowFunctionOptions, process: AnyProcess | null) {
+    this.contents = contents
+    this.merge = contents.mergesInAnyOrder ? (...args) => this.mergeObjects(...args) : undefined
+    this.signature = contents.signature
     this.codec = options.codec
     this.layout = { kind: 'object', codec: options.codec }
     this.process = process
@@ -118,17 +84,23 @@ class FunctionKernel implements WindowKernel {
   open(context: OperatorContext, valuesLiveOn: boolean): void {
     this.rows = new RowSource(context)
     this.name = context.name
+    this.worker = context.worker
     this.valuesLiveOn = valuesLiveOn
   }
 
   accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void {
     const read = this.rows.readerOf(batch)
     const { objects } = values
-    const { accumulation } = this
+    const { contents } = this
+    const { eventTime } = batch
+    // Several windows must not keep the same object, which a reduce function may change.
+    const keepsFirstRow = contents.keepsFirstRow && this.valuesLiveOn && batch.schema.isOpaque
     try {
       for (let j = 0; j < count; j++) {
         const slot = slots[j]
-        const accumulated = accumulation.add(read(batch, rows[j]), objects[slot])
+        const row = read(batch, rows[j])
+        const isKept = keepsFirstRow && objects[slot] === undefined
+        const accumulated = contents.add(isKept ? this.copyOf(row) : row, objects[slot], eventTime[rows[j]])
         if (isPromise(accumulated)) throw asyncFunctionError(this.name)
         objects[slot] = accumulated
       }
@@ -138,7 +110,6 @@ class FunctionKernel implements WindowKernel {
   }
 
   private mergeObjects(
-    merge: (a: unknown, b: unknown) => unknown,
     from: WindowValues,
     fromRows: Int32Array | null,
     count: number,
@@ -151,7 +122,7 @@ class FunctionKernel implements WindowKernel {
         // A copy, because `merge` may keep or change either of its arguments.
         const value = this.copyOf(from.objects[fromRows === null ? j : fromRows[j]])
         const slot = slots[j]
-        const merged = objects[slot] === undefined ? value : merge(objects[slot], value)
+        const merged = objects[slot] === undefined ? value : this.contents.merge(objects[slot], value)
         if (isPromise(merged)) throw asyncFunctionError(this.name)
         objects[slot] = merged
       }
@@ -170,9 +141,7 @@ class FunctionKernel implements WindowKernel {
     output: Output,
   ): void {
     try {
-      const elements = this.accumulation.results(
-        this.valuesLiveOn ? this.copyOf(values.objects[at]) : values.objects[at],
-      )
+      const elements = this.contents.results(this.valuesLiveOn ? this.copyOf(values.objects[at]) : values.objects[at])
       if (this.process === null) {
         for (const result of elements) {
           if (isPromise(result)) throw asyncFunctionError(this.name)
@@ -208,6 +177,7 @@ class FunctionKernel implements WindowKernel {
       key,
       window,
       currentWatermark: watermark,
+      currentProcessingTime: this.worker.nowMs(),
       output: <X>(tag: OutputTag<X>, value: X) => this.sides.add(tag.id, value, window.maxTimestamp, output),
     }
   }

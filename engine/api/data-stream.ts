@@ -20,6 +20,7 @@ import type {
   ReduceFunction,
 } from '../contract/functions.ts'
 import type { Sink } from '../contract/sink.ts'
+import type { WindowAssigner } from '../contract/windows.ts'
 import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Partitioning } from '../core/graph.ts'
@@ -49,8 +50,8 @@ import {
 import { type ComparableField, checkRollingField, type SummableField } from './rolling-fields.ts'
 import type { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
 import { WatermarkStrategy } from './watermark-strategy.ts'
-import type { WindowAssigner } from './window-assigners.ts'
-import { WindowedStream } from './windowed-stream.ts'
+import { GlobalWindows } from './window-assigners.ts'
+import { AllWindowedStream, WindowedStream } from './windowed-stream.ts'
 
 /** What streams need of their environment. */
 export interface StreamHome {
@@ -234,6 +235,19 @@ export class DataStream<T> {
     return this.partitioned({ partitioning: 'global' })
   }
 
+  /** Groups all elements into windows, in one subtask. Prefer windows by key: they spread over subtasks. */
+  windowAll(assigner: WindowAssigner<T>): AllWindowedStream<T> {
+    return new AllWindowedStream<T>(
+      this.keyBy(() => null),
+      assigner,
+    )
+  }
+
+  /** As `KeyedStream.countWindow` over all elements, in one subtask. */
+  countWindowAll(size: number, slide?: number): AllWindowedStream<T> {
+    return this.windowAll(GlobalWindows.create()).inCounts(size, slide)
+  }
+
   /** Ends the stream in a sink. Its guarantee is the sink's own; its rows may have fewer fields than the stream's. */
   sinkTo<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink {
     return this.endIn(sink)
@@ -383,9 +397,17 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
     this.keyKind = keyKind
   }
 
-  /** Groups elements of a key by event time. */
-  window(assigner: WindowAssigner): WindowedStream<T, K> {
+  /** Groups elements of a key into windows. */
+  window(assigner: WindowAssigner<T>): WindowedStream<T, K> {
     return new WindowedStream<T, K>(this, assigner)
+  }
+
+  /**
+   * Windows of `size` elements of a key. With `slide`, one fires after that many elements and has the last `size`.
+   * Throws `WINDOW_INVALID`.
+   */
+  countWindow(size: number, slide?: number): WindowedStream<T, K> {
+    return this.window(GlobalWindows.create()).inCounts(size, slide)
   }
 
   /** Emits the running reduction of each key after every element. */

@@ -18,6 +18,7 @@ export type {
   FlatMapObject,
   FunctionInitializationContext,
   KeyedProcessFunction,
+  KeyedStateStore,
   KeySelector,
   ListState,
   MapFunction,
@@ -30,19 +31,34 @@ export type {
   ProcessContext,
   ProcessFunction,
   ProcessFunctionContext,
+  ProcessWindowCallback,
   ProcessWindowContext,
   ProcessWindowFunction,
   ReduceFunction,
   ReducingState,
   RuntimeContext,
+  StatefulProcessWindowContext,
   TimeDomain,
   TimerService,
-  TimeWindow,
   ValueState,
+  WindowFunction,
 } from '../contract/functions.ts'
 export type { ProcessJoinContext, ProcessJoinFunction } from '../contract/joint-functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
+export {
+  type Evictor,
+  type EvictorContext,
+  MergingWindowAssigner,
+  type OnMergeContext,
+  type TimestampedValue,
+  TimeWindow,
+  Trigger,
+  type TriggerContext,
+  TriggerResult,
+  WindowAssigner,
+  type WindowAssignerContext,
+} from '../contract/windows.ts'
 export {
   type Accumulator,
   AverageAccumulator,
@@ -67,6 +83,7 @@ export { CheckpointConfig, CheckpointingMode, ExternalizedCheckpointRetention } 
 export type { CloseableIterator } from './closeable-iterator.ts'
 export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
 export { StreamExecutionEnvironment } from './environment.ts'
+export { CountEvictor, DeltaEvictor, TimeEvictor } from './evictors.ts'
 export type { ExecuteOptions } from './execution.ts'
 export type { SinkFunction } from './function-sink.ts'
 export { IntervalJoin, IntervalJoined } from './interval-join.ts'
@@ -84,12 +101,29 @@ export {
 } from './state-descriptors.ts'
 export { StateTtlConfig, type StateTtlConfigBuilder } from './state-ttl-config.ts'
 export { BoundedOutOfOrdernessTimestampExtractor } from './timestamp-extractor.ts'
+export {
+  ContinuousEventTimeTrigger,
+  ContinuousProcessingTimeTrigger,
+  CountTrigger,
+  type DeltaFunction,
+  DeltaTrigger,
+  EventTimeTrigger,
+  NeverTrigger,
+  ProcessingTimeTrigger,
+  PurgingTrigger,
+} from './triggers.ts'
 export type { WatermarkGenerator, WatermarkOutput } from './watermark-generators.ts'
 export { type TimestampAssigner, WatermarkStrategy } from './watermark-strategy.ts'
 export {
   CumulativeEventTimeWindows,
+  EventTimeSessionWindows,
+  GlobalWindows,
+  ProcessingTimeSessionWindows,
+  type SessionWindowTimeGapExtractor,
   SlidingEventTimeWindows,
+  SlidingProcessingTimeWindows,
   TumblingEventTimeWindows,
-  type WindowAssigner,
+  TumblingProcessingTimeWindows,
+  type WindowAlignment,
 } from './window-assigners.ts'
-export { WindowedStream } from './windowed-stream.ts'
+export { AllWindowedStream, WindowedStream } from './windowed-stream.ts'

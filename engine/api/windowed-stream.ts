@@ -1,18 +1,20 @@
 /**
- * A keyed stream cut into windows: what `KeyedStream.window` returns. Each of `aggregate`, `reduce` and
- * `process` makes one operator.
+ * A stream cut into windows: what `KeyedStream.window`, `countWindow` and `DataStream.windowAll` return. Each of
+ * `aggregate`, `reduce`, `process`, `apply` and the aggregations of a field makes one operator.
  *
- * A window fires when the watermark passes its end, and again for each late element that lateness allows.
+ * By default a window fires when time passes its end, and again for each late element that lateness allows.
  * Results carry the window's last millisecond as event time.
  */
+import { type RollingKind, rollingReduce } from '../../operators/rolling-aggregate.ts'
 import { columnarOutputSchema } from '../../operators/window-columnar.ts'
 import type {
   AggregateFunction,
   BuiltInAggregate,
   OutputTag,
-  ProcessWindowFunction,
   ReduceFunction,
+  WindowFunction,
 } from '../contract/functions.ts'
+import type { Evictor, Trigger, WindowAssigner } from '../contract/windows.ts'
 import type { Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Key } from '../core/keys.ts'
@@ -20,8 +22,11 @@ import { fieldIndex, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
 import type { KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
-import { makeOperator, type WindowWork } from './operators.ts'
-import type { WindowAssigner } from './window-assigners.ts'
+import { CountEvictor } from './evictors.ts'
+import { type ComparableField, checkRollingField, type SummableField } from './rolling-fields.ts'
+import { CountTrigger, PurgingTrigger } from './triggers.ts'
+import { AlignedWindows } from './window-assigners.ts'
+import { type WindowProcess, type WindowWork, windowOperatorFactory } from './window-operators.ts'
 
 /** Rows of `aggregate({ ... })`: the key, the window, and a column for each aggregate. */
 export type WindowRow<T, K, A> = {
@@ -34,17 +39,31 @@ export type WindowRow<T, K, A> = {
 
 export class WindowedStream<T, K extends Key> {
   private readonly input: KeyedStream<T, K>
-  private readonly assigner: WindowAssigner
+  private readonly assigner: WindowAssigner<T>
+  private chosenTrigger: Trigger<T> | null = null
+  private chosenEvictor: Evictor<T> | null = null
   private latenessMs = 0
   private lateTag: string | null = null
 
   /** @internal */
-  constructor(input: KeyedStream<T, K>, assigner: WindowAssigner) {
+  constructor(input: KeyedStream<T, K>, assigner: WindowAssigner<T>) {
     this.input = input
     this.assigner = assigner
   }
 
-  /** Keeps a window this long after it fired, and fires it again for each late element. */
+  /** When windows fire, instead of as the assigner has it. */
+  trigger(trigger: Trigger<T>): this {
+    this.chosenTrigger = trigger
+    return this
+  }
+
+  /** Drops elements of a window around the call of its function. Windows then keep all their elements. */
+  evictor(evictor: Evictor<T>): this {
+    this.chosenEvictor = evictor
+    return this
+  }
+
+  /** Keeps an event-time window this long after it fired, and fires it again for each late element. */
   allowedLateness(lateness: Duration | number): this {
     const latenessMs = toMs(lateness)
     if (!(latenessMs >= 0 && latenessMs < Number.POSITIVE_INFINITY)) {
@@ -64,77 +83,136 @@ export class WindowedStream<T, K extends Key> {
 
   /** Aggregates as elements come; with `process`, its result goes through that function once a firing. */
   aggregate<Acc, R>(fn: AggregateFunction<T, Acc, R>): SingleOutputStreamOperator<R>
-  aggregate<Acc, M, R>(
-    fn: AggregateFunction<T, Acc, M>,
-    process: ProcessWindowFunction<M, R, K>,
-  ): SingleOutputStreamOperator<R>
-  /** Built-in aggregates of columns, computed without calling JavaScript per element. */
+  aggregate<Acc, M, R>(fn: AggregateFunction<T, Acc, M>, process: WindowProcess<M, R, K>): SingleOutputStreamOperator<R>
+  /** Built-in aggregates of columns, computed without calling JavaScript per element where windows allow it. */
   aggregate<const A extends AggregateRecord<T>>(aggregates: A): SingleOutputStreamOperator<WindowRow<T, K, A>>
-  aggregate(
-    aggregates: object,
-    process: ProcessWindowFunction<unknown, unknown, K> | null = null,
-  ): SingleOutputStreamOperator<never> {
+  aggregate(aggregates: object, process: object | null = null): unknown {
     if (!isAggregateRecord(aggregates)) {
-      const fn = aggregates as AggregateFunction<unknown, unknown, unknown>
       return this.operator('Window(Aggregate)', OPAQUE_SCHEMA as Schema<never>, {
         kind: 'aggregate',
-        fn,
-        process: process as ProcessWindowFunction<unknown, unknown, unknown> | null,
+        fn: aggregates as AggregateFunction<unknown, unknown, unknown>,
+        process: process as AnyProcess | null,
       })
     }
-    const inputSchema = this.input.schema
-    if (inputSchema.isOpaque) {
+    const { schema, keyKind } = this.input
+    if (schema.isOpaque) {
       throw new MillraceError('SCHEMA_REQUIRED', 'Built-in aggregates need a stream with declared columns.', {
         hint: 'Give the step before the keyBy a schema, as in map(fn, { schema }), or use an AggregateFunction.',
       })
     }
-    const options = { aggregates, inputSchema, keyKind: this.input.keyKind }
-    const output = columnarOutputSchema(options) as Schema<never>
-    // Late elements of a side output must leave whole.
-    if (this.lateTag !== null) return this.operator('Window(Aggregate)', output, { kind: 'columnar', ...options })
-    const projection = projectionOf(inputSchema, aggregates)
-    const work = { kind: 'columnar', ...options, inputSchema: projection.schema } as const
-    return this.operator('Window(Aggregate)', output, work, projection)
+    const output = columnarOutputSchema({ aggregates, inputSchema: schema, keyKind }) as Schema<never>
+    const work = { kind: 'columnar', aggregates, keyKind } as const
+    return this.operator(
+      'Window(Aggregate)',
+      output,
+      work,
+      this.needsWholeRows ? null : projectionOf(schema, aggregates),
+    )
+  }
+
+  /** Late elements of a side output must leave whole, and user code may look at any field. */
+  private get needsWholeRows(): boolean {
+    if (this.lateTag !== null || this.chosenTrigger !== null || this.chosenEvictor !== null) return true
+    return !(this.assigner instanceof AlignedWindows)
   }
 
   /** Combines two elements into one as they come. */
   reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T>
-  reduce<R>(fn: ReduceFunction<T>, process: ProcessWindowFunction<T, R, K>): SingleOutputStreamOperator<R>
-  reduce(
-    fn: ReduceFunction<T>,
-    process: ProcessWindowFunction<T, unknown, K> | null = null,
-  ): SingleOutputStreamOperator<unknown> {
+  reduce<R>(fn: ReduceFunction<T>, process: WindowProcess<T, R, K>): SingleOutputStreamOperator<R>
+  reduce(fn: ReduceFunction<T>, process: object | null = null): unknown {
     return this.operator('Window(Reduce)', process === null ? this.input.schema : (OPAQUE_SCHEMA as Schema<unknown>), {
       kind: 'reduce',
       fn: fn as ReduceFunction<unknown>,
-      schema: this.input.schema,
-      process: process as ProcessWindowFunction<unknown, unknown, unknown> | null,
+      process: process as AnyProcess | null,
     })
   }
 
   /** Keeps all elements of a window and hands them over when it fires. */
-  process<R>(fn: ProcessWindowFunction<T, R, K>): SingleOutputStreamOperator<R> {
-    return this.operator('Window(Process)', OPAQUE_SCHEMA as Schema<R>, {
-      kind: 'process',
-      fn: fn as ProcessWindowFunction<unknown, unknown, unknown>,
-    })
+  process<R>(fn: WindowProcess<T, R, K>): SingleOutputStreamOperator<R> {
+    return this.operator('Window(Process)', OPAQUE_SCHEMA as Schema<R>, { kind: 'process', process: fn as AnyProcess })
+  }
+
+  /** As `process`, for a function of key, window and elements. */
+  apply<R>(fn: WindowFunction<T, R, K>): SingleOutputStreamOperator<R> {
+    return this.process<R>(({ key, window }, elements, collect) => fn(key, window, elements, collect))
+  }
+
+  /** The first element of each window, with the sum of a field over all. Elements without a value do not count. */
+  sum<F extends SummableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.ofField('sum', field)
+  }
+
+  /** The first element of each window, with the least value of a field. */
+  min<F extends ComparableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.ofField('min', field)
+  }
+
+  /** The first element of each window, with the greatest value of a field. */
+  max<F extends ComparableField<T>>(field: F): SingleOutputStreamOperator<T> {
+    return this.ofField('max', field)
+  }
+
+  /** The element of each window that has the least value of a field; of equal ones the first, or the last. */
+  minBy<F extends ComparableField<T>>(field: F, first = true): SingleOutputStreamOperator<T> {
+    return this.ofField('minBy', field, first)
+  }
+
+  /** The element of each window that has the greatest value of a field; of equal ones the first, or the last. */
+  maxBy<F extends ComparableField<T>>(field: F, first = true): SingleOutputStreamOperator<T> {
+    return this.ofField('maxBy', field, first)
+  }
+
+  private ofField(kind: RollingKind, field: string | number, first = true): SingleOutputStreamOperator<T> {
+    checkRollingField(this.input.schema, kind, field)
+    return this.reduce(rollingReduce({ kind, field, first, inPlace: false }) as ReduceFunction<T>)
   }
 
   private operator<R>(
     name: string,
     output: Schema<R>,
     work: WindowWork,
-    projection?: Projection,
+    projection: Projection | null = null,
   ): SingleOutputStreamOperator<R> {
-    const settings = { assigner: this.assigner, allowedLatenessMs: this.latenessMs, lateTag: this.lateTag }
-    return this.input.addKeyed(
-      name,
-      output,
-      makeOperator.window(settings, work, output),
-      // Late elements leave as they came.
-      this.lateTag === null ? null : { tag: this.lateTag, schema: this.input.schema },
-      projection,
+    const { schema } = this.input
+    const settings = {
+      assigner: this.assigner as WindowAssigner,
+      trigger: this.chosenTrigger as Trigger | null,
+      evictor: this.chosenEvictor as Evictor | null,
+      allowedLatenessMs: this.latenessMs,
+      lateTag: this.lateTag,
+      inputSchema: projection?.schema ?? schema,
+    }
+    return this.added(
+      this.input.addKeyed(
+        name,
+        output,
+        windowOperatorFactory(settings, work, output),
+        // Late elements leave as they came.
+        this.lateTag === null ? null : { tag: this.lateTag, schema },
+        projection ?? undefined,
+      ),
     )
+  }
+
+  /** @internal Flink's count windows, over global windows. */
+  inCounts(size: number, slide: number | undefined): this {
+    if (slide === undefined) return this.trigger(PurgingTrigger.of(CountTrigger.of(size)))
+    return this.evictor(CountEvictor.of(size)).trigger(CountTrigger.of(slide))
+  }
+
+  /** @internal */
+  protected added<R>(operator: SingleOutputStreamOperator<R>): SingleOutputStreamOperator<R> {
+    return operator
+  }
+}
+
+type AnyProcess = WindowProcess<unknown, unknown, unknown>
+
+/** Windows over all elements of a stream: one subtask does the work, and `key` is null wherever there is one. */
+export class AllWindowedStream<T> extends WindowedStream<T, null> {
+  /** @internal */
+  protected override added<R>(operator: SingleOutputStreamOperator<R>): SingleOutputStreamOperator<R> {
+    return operator.setMaxParallelism(1)
   }
 }
 

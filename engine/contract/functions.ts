@@ -8,6 +8,7 @@ import type { Key } from '../core/keys.ts'
 import type { Schema } from '../core/schema.ts'
 import type { MetricGroup } from '../core/user-metrics.ts'
 import type { StateMigrations } from './keyed-state.ts'
+import type { TimeWindow } from './windows.ts'
 
 export type MapFunction<T, R> = (value: T) => R
 export type FilterFunction<T> = (value: T) => boolean
@@ -45,14 +46,6 @@ export interface AggregateFunction<In, Acc, Out> {
   readonly migrations?: StateMigrations
 }
 
-/** A time window [start, end), milliseconds since 1970 UTC. */
-export interface TimeWindow {
-  readonly start: number
-  readonly end: number
-  /** end - 1: the event time of the window's results. */
-  readonly maxTimestamp: number
-}
-
 /** Names a side output; `T` is its row type. */
 export interface OutputTag<T> {
   readonly id: string
@@ -64,12 +57,48 @@ export interface ProcessWindowContext<K> {
   readonly key: K
   readonly window: TimeWindow
   readonly currentWatermark: number
+  readonly currentProcessingTime: number
   output<X>(tag: OutputTag<X>, value: X): void
 }
 
+/** Keyed state by descriptor, of whatever scope. */
+export interface KeyedStateStore {
+  getState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V>
+  getListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
+  getMapState<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V>
+  getReducingState<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V>
+  getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
+}
+
+/** What a `ProcessWindowFunction` sees: state too. */
+export interface StatefulProcessWindowContext<K> extends ProcessWindowContext<K> {
+  /** State of this key and window; drop it in `clear`. Windows that merge have none: `WINDOW_STATE_MERGING`. */
+  windowState(): KeyedStateStore
+  /** State of this key over all its windows. */
+  globalState(): KeyedStateStore
+}
+
 /** Called once a key and window when it fires, with the aggregate (or all elements, without one). */
-export type ProcessWindowFunction<In, Out, K> = (
+export type ProcessWindowCallback<In, Out, K> = (
   context: ProcessWindowContext<K>,
+  elements: Iterable<In>,
+  collect: (result: Out) => void,
+) => void
+
+/**
+ * A `ProcessWindowCallback` with state and a life of its own: states asked for in `open` are those of
+ * `globalState()`. A fresh one is made for each subtask.
+ */
+export interface ProcessWindowFunction<In, Out, K> extends RichFunction {
+  process(context: StatefulProcessWindowContext<K>, elements: Iterable<In>, collect: (result: Out) => void): void
+  /** The window is over: drop what `windowState` keeps for it. */
+  clear?(context: StatefulProcessWindowContext<K>): void
+}
+
+/** Flink's WindowFunction, for `apply`: the key and the window as plain arguments. */
+export type WindowFunction<In, Out, K> = (
+  key: K,
+  window: TimeWindow,
   elements: Iterable<In>,
   collect: (result: Out) => void,
 ) => void
@@ -213,8 +242,11 @@ export interface OnTimerContext<K> extends ProcessContext<K> {
   readonly timeDomain: TimeDomain
 }
 
-/** Where a function runs, and what it may ask for. */
-export interface RuntimeContext {
+/**
+ * Where a function runs, and what it may ask for. Keyed state is declared in `open`, and used where a key is
+ * current; throws `STATE_NOT_KEYED` without keys.
+ */
+export interface RuntimeContext extends KeyedStateStore {
   readonly taskName: string
   readonly indexOfThisSubtask: number
   readonly numberOfParallelSubtasks: number
@@ -231,12 +263,6 @@ export interface RuntimeContext {
   getLongCounter(name: string): LongCounter
   getDoubleCounter(name: string): DoubleCounter
   getHistogram(name: string): HistogramAccumulator
-  /** Keyed state is declared in `open`, and used where a key is current. Throws `STATE_NOT_KEYED` without keys. */
-  getState<V>(descriptor: ValueStateDescriptor<V>): ValueState<V>
-  getListState<V>(descriptor: ListStateDescriptor<V>): ListState<V>
-  getMapState<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V>
-  getReducingState<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V>
-  getAggregatingState<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out>
 }
 
 /** State of a subtask rather than of a key: lists that are dealt out again when the parallelism changes. */

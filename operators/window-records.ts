@@ -1,0 +1,159 @@
+/**
+ * The windows of one key, as the triggered window operator keeps them: one object in state a key.
+ *
+ * A record holds all that belongs to a window: contents, the timers that its trigger set, and small states by
+ * name. So merging windows moves all of it at once, and a key without windows leaves nothing behind. Invariant:
+ * a state is kept as bytes until someone who knows its codec asks for it.
+ */
+import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import { TimeWindow } from '../engine/contract/windows.ts'
+import { ByteArena } from '../engine/core/strings.ts'
+import { writeEncoded, writeLength } from './window-contents.ts'
+
+/** A named value of a window: encoded in `bytes` until its codec is known. */
+interface KeptState {
+  codec: ValueCodec | null
+  value: unknown
+  bytes: Uint8Array
+}
+
+const NO_BYTES = new Uint8Array(0)
+
+export class WindowRecord {
+  readonly window: TimeWindow
+  contents: unknown = undefined
+  readonly eventTimers: number[] = []
+  readonly processingTimers: number[] = []
+  readonly states = new Map<string, KeptState>()
+
+  constructor(window: TimeWindow) {
+    this.window = window
+  }
+
+  /** Nothing is kept and nothing will happen. */
+  get isIdle(): boolean {
+    return (
+      this.contents === undefined &&
+      this.eventTimers.length === 0 &&
+      this.processingTimers.length === 0 &&
+      this.states.size === 0
+    )
+  }
+
+  state(name: string, codec: ValueCodec): unknown {
+    const kept = this.states.get(name)
+    if (kept === undefined) return undefined
+    if (kept.codec === null) {
+      kept.value = codec.decode(kept.bytes, 0, kept.bytes.length)
+      kept.codec = codec
+      kept.bytes = NO_BYTES
+    }
+    return kept.value
+  }
+
+  setState(name: string, codec: ValueCodec, value: unknown): void {
+    const kept = this.states.get(name)
+    if (kept === undefined) this.states.set(name, { codec, value, bytes: NO_BYTES })
+    else {
+      kept.codec = codec
+      kept.value = value
+    }
+  }
+}
+
+/** The codec of a key's records; `contents` encodes what a window keeps of its elements. */
+export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
+  const arena = new ByteArena(1_024)
+  return {
+    description: `windows(${contents.description})`,
+    encode(value) {
+      const records = value as readonly WindowRecord[]
+      arena.clear()
+      writeLength(arena, records.length)
+      for (const record of records) writeRecord(arena, record, contents)
+      return arena.view()
+    },
+    decode(bytes, start) {
+      const reader = new RecordReader(bytes, start, contents)
+      return Array.from({ length: reader.length() }, () => reader.record())
+    },
+  }
+}
+
+function writeRecord(arena: ByteArena, record: WindowRecord, contents: ValueCodec): void {
+  const { window, eventTimers, processingTimers, states } = record
+  writeTimes(arena, [window.start, window.end])
+  writeLength(arena, eventTimers.length)
+  writeTimes(arena, eventTimers)
+  writeLength(arena, processingTimers.length)
+  writeTimes(arena, processingTimers)
+  writeLength(arena, states.size)
+  for (const [name, kept] of states) {
+    writeEncoded(arena, Buffer.from(name))
+    writeEncoded(arena, kept.codec === null ? kept.bytes : kept.codec.encode(kept.value))
+  }
+  arena.writeByte(record.contents === undefined ? 0 : 1)
+  if (record.contents !== undefined) writeEncoded(arena, contents.encode(record.contents))
+}
+
+function writeTimes(arena: ByteArena, times: readonly number[]): void {
+  arena.reserve(times.length * 8)
+  for (const time of times) arena.length = arena.bytes.writeDoubleLE(time, arena.length)
+}
+
+class RecordReader {
+  private readonly bytes: Uint8Array
+  private readonly view: DataView
+  private readonly contents: ValueCodec
+  private at: number
+
+  constructor(bytes: Uint8Array, start: number, contents: ValueCodec) {
+    this.bytes = bytes
+    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.contents = contents
+    this.at = start
+  }
+
+  length(): number {
+    const length = this.view.getUint32(this.at, true)
+    this.at += 4
+    return length
+  }
+
+  private time(): number {
+    const time = this.view.getFloat64(this.at, true)
+    this.at += 8
+    return time
+  }
+
+  private times(into: number[]): void {
+    for (let left = this.length(); left > 0; left--) into.push(this.time())
+  }
+
+  /** Steps over an encoding with its length before it, and returns where it begins. */
+  private encoded(): number {
+    const length = this.length()
+    this.at += length
+    return this.at - length
+  }
+
+  private copied(): Uint8Array {
+    const start = this.encoded()
+    return new Uint8Array(this.bytes.subarray(start, this.at))
+  }
+
+  record(): WindowRecord {
+    const record = new WindowRecord(new TimeWindow(this.time(), this.time()))
+    this.times(record.eventTimers)
+    this.times(record.processingTimers)
+    for (let left = this.length(); left > 0; left--) {
+      const name = new TextDecoder().decode(this.copied())
+      record.states.set(name, { codec: null, value: undefined, bytes: this.copied() })
+    }
+    if (this.bytes[this.at++] === 1) {
+      const start = this.encoded()
+      record.contents = this.contents.decode(this.bytes, start, this.at)
+    }
+    return record
+  }
+}

@@ -1,0 +1,396 @@
+/**
+ * Windows of every assigner, trigger and evictor against the model of window-semantics.testkit.ts: random rows,
+ * watermarks, clock and lateness, batch sizes 1 to 7, blocked output, restores at other parallelisms, tiny memory
+ * budgets. `WINDOW_RUNS=2000` runs more of it.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import fc from 'fast-check'
+import {
+  ContinuousEventTimeTrigger,
+  ContinuousProcessingTimeTrigger,
+  CountEvictor,
+  CountTrigger,
+  CumulativeEventTimeWindows,
+  DeltaEvictor,
+  DeltaTrigger,
+  EventTimeSessionWindows,
+  EventTimeTrigger,
+  GlobalWindows,
+  ProcessingTimeSessionWindows,
+  PurgingTrigger,
+  SlidingEventTimeWindows,
+  SlidingProcessingTimeWindows,
+  TimeEvictor,
+  TumblingEventTimeWindows,
+  TumblingProcessingTimeWindows,
+} from '../engine/api/index.ts'
+import type { AggregateFunction, ProcessWindowFunction, ReduceFunction } from '../engine/contract/functions.ts'
+import {
+  type Evictor,
+  type TimeWindow,
+  Trigger,
+  type TriggerContext,
+  TriggerResult,
+  type WindowAssigner,
+} from '../engine/contract/windows.ts'
+import { OPAQUE_SCHEMA, schema, t } from '../engine/core/schema.ts'
+import { stateCodec } from '../state/schema-codec.ts'
+import { objectCodec } from '../state/value-codec.ts'
+import { OperatorRig } from './operator.testkit.ts'
+import {
+  aggregateContents,
+  evictableContents,
+  listCodec,
+  listContents,
+  reduceContents,
+  timestampedCodec,
+} from './window-contents.ts'
+import {
+  continuousModel,
+  countModel,
+  cumulativeModel,
+  deltaModel,
+  eventTimeModel,
+  type Fired,
+  globalModel,
+  type ModelAssigner,
+  type ModelEvictor,
+  type ModelRow,
+  type ModelTrigger,
+  type Placed,
+  processingTimeModel,
+  purgingModel,
+  sessionModel,
+  slidingModel,
+  tumblingModel,
+  WindowModel,
+} from './window-semantics.testkit.ts'
+import { type TriggeredWindowOptions, triggeredWindowOperator } from './window-triggered.ts'
+
+const ROWS = schema({ key: t.string(), id: t.int32(), gap: t.float64() })
+const RUNS = Number(process.env.WINDOW_RUNS ?? 40)
+
+interface AssignerCase {
+  readonly name: string
+  readonly create: () => WindowAssigner
+  readonly model: ModelAssigner
+}
+
+const ASSIGNERS: readonly AssignerCase[] = [
+  { name: 'tumbling', create: () => TumblingEventTimeWindows.of(10, 3), model: tumblingModel(true, 10, 3) },
+  { name: 'sliding', create: () => SlidingEventTimeWindows.of(10, 3, 1), model: slidingModel(true, 10, 3, 1) },
+  { name: 'apart', create: () => SlidingEventTimeWindows.of(3, 7), model: slidingModel(true, 3, 7, 0) },
+  { name: 'cumulative', create: () => CumulativeEventTimeWindows.of(12, 4), model: cumulativeModel(12, 4) },
+  { name: 'sessions', create: () => EventTimeSessionWindows.withGap(6), model: sessionModel(true, 6) },
+  {
+    name: 'dynamic sessions',
+    create: () => EventTimeSessionWindows.withDynamicGap((row: ModelRow) => row.gap),
+    model: sessionModel(true, null),
+  },
+  { name: 'clock', create: () => TumblingProcessingTimeWindows.of(10), model: tumblingModel(false, 10, 0) },
+  { name: 'sliding clock', create: () => SlidingProcessingTimeWindows.of(9, 4), model: slidingModel(false, 9, 4, 0) },
+  { name: 'clock sessions', create: () => ProcessingTimeSessionWindows.withGap(6), model: sessionModel(false, 6) },
+  { name: 'global', create: () => GlobalWindows.create(), model: globalModel },
+]
+
+interface TriggerCase {
+  readonly name: string
+  /** Null for the assigner's own. */
+  readonly create: (() => Trigger) | null
+  readonly model: ModelTrigger | null
+}
+
+/** Timers of both domains, a state, all four results: fires 3 after each element, forgets all at every third. */
+class Custom extends Trigger<ModelRow> {
+  private readonly seen = { kind: 'value', name: 'seen', version: 1 } as const
+  onElement(_row: ModelRow, timestamp: number, window: TimeWindow, context: TriggerContext) {
+    const seen = context.getPartitionedState<number>(this.seen)
+    const count = (seen.value() ?? 0) + 1
+    seen.update(count)
+    if (window.maxTimestamp > context.currentWatermark) context.registerEventTimeTimer(timestamp + 3)
+    if (count % 2 === 0) context.registerProcessingTimeTimer(context.currentProcessingTime + 2)
+    else context.deleteProcessingTimeTimer(context.currentProcessingTime + 2)
+    return count % 3 === 0 ? TriggerResult.PURGE : TriggerResult.CONTINUE
+  }
+  onEventTime() {
+    return TriggerResult.FIRE
+  }
+  onProcessingTime() {
+    return TriggerResult.FIRE_AND_PURGE
+  }
+  clear(_window: TimeWindow, context: TriggerContext) {
+    context.getPartitionedState<number>(this.seen).clear()
+  }
+}
+
+const customModel: ModelTrigger = {
+  onElement(window, { time }, { watermark, nowMs }) {
+    window.count++
+    if (window.end - 1 > watermark) window.timers.EVENT_TIME.add(time + 3)
+    if (window.count % 2 === 0) window.timers.PROCESSING_TIME.add(nowMs + 2)
+    else window.timers.PROCESSING_TIME.delete(nowMs + 2)
+    return window.count % 3 === 0 ? 'PURGE' : 'CONTINUE'
+  },
+  onTime: (_window, _time, domain) => (domain === 'EVENT_TIME' ? 'FIRE' : 'FIRE_AND_PURGE'),
+  merge: null,
+}
+
+const TRIGGERS: readonly TriggerCase[] = [
+  { name: 'own', create: null, model: null },
+  { name: 'count', create: () => CountTrigger.of(2), model: countModel(2) },
+  { name: 'purging count', create: () => PurgingTrigger.of(CountTrigger.of(3)), model: purgingModel(countModel(3)) },
+  {
+    name: 'purging event time',
+    create: () => PurgingTrigger.of(EventTimeTrigger.create()),
+    model: purgingModel(eventTimeModel),
+  },
+  {
+    name: 'continuous',
+    create: () => ContinuousEventTimeTrigger.of(4),
+    model: continuousModel('EVENT_TIME', 4),
+  },
+  {
+    name: 'continuous clock',
+    create: () => ContinuousProcessingTimeTrigger.of(4),
+    model: continuousModel('PROCESSING_TIME', 4),
+  },
+  {
+    name: 'delta',
+    create: () => DeltaTrigger.of<ModelRow>(2, (a, b) => b.id - a.id),
+    model: deltaModel(2),
+  },
+  { name: 'custom', create: () => new Custom(), model: customModel },
+]
+
+interface EvictorCase {
+  readonly name: string
+  readonly create: () => Evictor
+  readonly model: ModelEvictor
+}
+
+const keep = (elements: readonly Placed[]): Placed[] => [...elements]
+const within = (elements: readonly Placed[], span: number): Placed[] => {
+  const newest = Math.max(...elements.map(({ time }) => time))
+  return elements.filter(({ time }) => time > newest - span)
+}
+const near = (elements: readonly Placed[]): Placed[] =>
+  elements.filter(({ row }) => Math.abs(elements.at(-1)!.row.id - row.id) < 4)
+
+const EVICTORS: readonly EvictorCase[] = [
+  { name: 'count', create: () => CountEvictor.of(2), model: { before: (all) => all.slice(-2), after: keep } },
+  {
+    name: 'count after',
+    create: () => CountEvictor.of(1, true),
+    model: { before: keep, after: (all) => all.slice(-1) },
+  },
+  { name: 'none left', create: () => CountEvictor.of(0, true), model: { before: keep, after: () => [] } },
+  { name: 'time', create: () => TimeEvictor.of(5), model: { before: (all) => within(all, 5), after: keep } },
+  {
+    name: 'delta',
+    create: () => DeltaEvictor.of<ModelRow>(4, (a, b) => Math.abs(b.id - a.id)),
+    model: { before: near, after: keep },
+  },
+]
+
+/** How contents are kept; each result shows the ids that a window held. */
+const WORK = {
+  process: { fn: true, contents: () => listContents(), codec: listCodec(objectCodec()) },
+  'concatenating reduce': { fn: true, contents: () => reduceContents(concatenated), codec: objectCodec() },
+  'aggregate with merge': {
+    fn: true,
+    contents: () => aggregateContents(idList),
+    codec: objectCodec(() => ({ key: '', ids: [] })),
+  },
+} as const
+type Work = keyof typeof WORK
+
+/** Not commutative, and in place: what two windows share would show. */
+const concatenated: ReduceFunction<ModelRow & { ids?: string }> = (a, b) => {
+  a.ids = `${a.ids ?? a.id},${b.ids ?? b.id}`
+  return a
+}
+interface IdList {
+  ids: number[]
+}
+const idList: AggregateFunction<ModelRow, IdList, IdList> = {
+  createAccumulator: () => ({ ids: [] }),
+  add(row, list) {
+    list.ids.push(row.id)
+    return list
+  },
+  merge: (a, b) => ({ ids: [...a.ids, ...b.ids] }),
+  getResult: (list) => list,
+}
+
+function idsOf(element: unknown): number[] {
+  const { id, ids } = element as { id?: number; ids?: string | number[] }
+  if (Array.isArray(ids)) return ids
+  return ids === undefined ? [id!] : ids.split(',').map(Number)
+}
+
+/** Changes what it is given, and keeps it: neither may reach state. */
+const show: ProcessWindowFunction<unknown, Fired, string> = {
+  process({ key, window }, elements, collect) {
+    const given = [...elements]
+    collect({ key, start: window.start, end: window.end, ids: given.flatMap(idsOf) })
+    for (const element of given) Object.assign(element as object, { id: -1, ids: [-1] })
+  },
+}
+
+function operatorOf(
+  assigner: AssignerCase,
+  trigger: TriggerCase,
+  evictor: EvictorCase | null,
+  work: Work,
+  lateness: number,
+) {
+  const made = assigner.create()
+  const { contents, codec } = WORK[work]
+  const elementCodec = objectCodec()
+  const options: TriggeredWindowOptions = {
+    assigner: made,
+    trigger: trigger.create === null ? made.getDefaultTrigger() : trigger.create(),
+    evictor: evictor === null ? null : evictor.create(),
+    contents: evictor === null ? contents() : evictableContents(contents()),
+    contentsCodec: evictor === null ? codec : listCodec(timestampedCodec(elementCodec)),
+    elementCodec,
+    createFunction: () => ({ ...show }),
+    codecOf: stateCodec,
+    allowedLatenessMs: lateness,
+    lateTag: 'late',
+  }
+  return triggeredWindowOperator(options)
+}
+
+const scenario = fc.record({
+  assigner: fc.constantFrom(...ASSIGNERS),
+  work: fc.constantFrom<Work>('process', 'concatenating reduce', 'aggregate with merge'),
+  lateness: fc.constantFrom(0, 6, 25),
+  opaque: fc.boolean(),
+  batchRows: fc.integer({ min: 1, max: 7 }),
+  capacityOne: fc.boolean(),
+  budget: fc.constantFrom(500, 1 << 24),
+  parallelism: fc.constantFrom(1, 2),
+  steps: fc.array(
+    fc.oneof(
+      {
+        weight: 4,
+        arbitrary: fc.array(
+          fc.record({
+            key: fc.constantFrom('a', 'b', 'Zürich', 'd'),
+            time: fc.integer({ min: -20, max: 40 }),
+            gap: fc.integer({ min: 1, max: 9 }),
+          }),
+          { minLength: 1, maxLength: 15 },
+        ),
+      },
+      { weight: 3, arbitrary: fc.record({ watermark: fc.integer({ min: 1, max: 15 }) }) },
+      { weight: 2, arbitrary: fc.record({ clock: fc.integer({ min: 1, max: 15 }) }) },
+      { weight: 1, arbitrary: fc.record({ restore: fc.constantFrom(1, 2, 3) }) },
+    ),
+    { maxLength: 20, size: 'max' },
+  ),
+})
+type Scenario = typeof scenario extends fc.Arbitrary<infer S> ? S : never
+
+function modelTrigger(trigger: TriggerCase, { model }: AssignerCase): ModelTrigger {
+  if (trigger.model !== null) return trigger.model
+  if (model === globalModel) return { onElement: () => 'CONTINUE', onTime: () => 'CONTINUE', merge: null }
+  return model.isEventTime ? eventTimeModel : processingTimeModel
+}
+
+interface Seen {
+  fired: number
+  late: number
+  restored: number
+}
+
+function play(s: Scenario, trigger: TriggerCase, evictor: EvictorCase | null, seen: Seen): void {
+  const model = new WindowModel(s.assigner.model, modelTrigger(trigger, s.assigner), evictor?.model ?? null, s.lateness)
+  const rig = new OperatorRig({
+    create: () => operatorOf(s.assigner, trigger, evictor, s.work, s.lateness),
+    schema: s.opaque ? OPAQUE_SCHEMA : ROWS,
+    keyOf: (row) => (row as ModelRow).key,
+    parallelism: s.parallelism,
+    capacityOne: s.capacityOne,
+    memoryBudgetBytes: s.budget,
+    batchRows: s.batchRows,
+  })
+  let id = 0
+  let watermark = -25
+  let nowMs = 1_000
+  for (const step of s.steps) {
+    if (Array.isArray(step)) {
+      const rows = step.map(({ key, gap }): ModelRow => ({ key, id: id++, gap }))
+      rows.forEach((row, i) => {
+        model.row(row, step[i].time)
+      })
+      rig.push(
+        rows,
+        step.map((row) => row.time),
+      )
+    } else if ('watermark' in step) {
+      watermark += step.watermark
+      model.advance(watermark)
+      rig.watermark(watermark)
+    } else if ('clock' in step) {
+      nowMs += step.clock
+      model.processingTime(nowMs)
+      rig.processingTime(nowMs)
+    } else {
+      rig.restore(step.restore)
+      seen.restored++
+    }
+  }
+  model.advance(Number.POSITIVE_INFINITY)
+  rig.watermark(Number.POSITIVE_INFINITY)
+  compare(rig, model)
+  seen.fired += model.fired.length
+  seen.late += model.late.length
+  rig.close()
+}
+
+function compare(rig: OperatorRig, model: WindowModel): void {
+  const byKey = (all: readonly Fired[]): Record<string, Fired[]> =>
+    Object.fromEntries(
+      [...new Set(all.map((one) => one.key))].sort().map((key) => [key, all.filter((o) => o.key === key)]),
+    )
+  for (const { row, time } of rig.output.main) assert.equal(time, (row as Fired).end - 1)
+  assert.deepEqual(byKey(rig.output.main.map(({ row }) => row as Fired)), byKey(model.fired))
+  const late = (rig.output.sides.get('late') ?? []).map(({ row }) => (row as ModelRow).id)
+  assert.deepEqual(
+    late.sort((a, b) => a - b),
+    [...model.late].sort((a, b) => a - b),
+  )
+}
+
+const isPossible = (trigger: TriggerCase, { model }: AssignerCase): boolean =>
+  !model.merges || trigger.model === null || trigger.model.merge !== null
+
+describe('windows of any assigner against the model', () => {
+  for (const trigger of TRIGGERS) {
+    test(`trigger: ${trigger.name}`, () => {
+      const seen = { fired: 0, late: 0, restored: 0 }
+      const possible = scenario.filter((s) => isPossible(trigger, s.assigner))
+      fc.assert(
+        fc.property(possible, (s) => play(s, trigger, null, seen)),
+        { numRuns: RUNS },
+      )
+      assert.ok(seen.fired > 50 && seen.late > 10 && seen.restored > 10, JSON.stringify(seen))
+    })
+  }
+
+  for (const evictor of EVICTORS) {
+    test(`evictor: ${evictor.name}`, () => {
+      const seen = { fired: 0, late: 0, restored: 0 }
+      fc.assert(
+        fc.property(scenario, fc.constantFrom(...TRIGGERS.slice(0, 5)), (s, trigger) =>
+          play({ ...s, work: 'process' }, trigger, evictor, seen),
+        ),
+        { numRuns: RUNS / 2 },
+      )
+      assert.ok(seen.fired > 25 && seen.restored > 5, JSON.stringify(seen))
+    })
+  }
+})

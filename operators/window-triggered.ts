@@ -1,0 +1,395 @@
+/**
+ * Keyed windows of any assigner, trigger and evictor, in the semantics of Flink's WindowOperator: sessions that
+ * merge, processing time, global windows, user-defined ones. Aligned event-time windows under their own trigger
+ * have faster operators (window-aggregate.ts, window-slices-operator.ts).
+ *
+ * All windows of a key are one object in state (window-records.ts), looked up once a row. Timers are those of
+ * timers.ts, one a key and time: a record knows which of them are its own.
+ *
+ * - A row goes to each window that its assigner names and that is not over; the trigger says whether the window
+ *   fires. A row that all its windows refuse is late. A merging assigner's row is late when the window that it
+ *   would be part of is over.
+ * - A window is over, and all that it kept forgotten, when time passes its last millisecond, plus the allowed
+ *   lateness in event time.
+ *
+ * Invariants:
+ * - A record is in state exactly as long as it has contents, states or timers.
+ * - A key's timer is registered as long as a record of that key has its time.
+ * - Rows see the new watermark once `advanceWatermark` was called with it; the engine sends none until all its
+ *   timers fired.
+ */
+import type { TimeDomain } from '../engine/contract/functions.ts'
+import type { StateSegment, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import {
+  type Evictor,
+  MergingWindowAssigner,
+  type TimestampedValue,
+  type TimeWindow,
+  type Trigger,
+  TriggerResult,
+  type WindowAssigner,
+} from '../engine/contract/windows.ts'
+import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
+import { MillraceError } from '../engine/core/errors.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
+import type { RowReader } from '../engine/core/rows.ts'
+import { WATERMARK_MIN } from '../engine/core/time.ts'
+import { CurrentKey } from './current-key.ts'
+import type { QueuedTimer } from './timer-queue.ts'
+import { InternalTimerService } from './timers.ts'
+import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
+import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
+import type { WindowContents } from './window-contents.ts'
+import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
+import { WindowRecord, windowRecordsCodec } from './window-records.ts'
+import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
+import { WindowTriggerContext } from './window-trigger-context.ts'
+
+export interface TriggeredWindowOptions extends WindowFunctionOptions {
+  readonly assigner: WindowAssigner
+  readonly trigger: Trigger
+  /** With one, `contents` are `evictableContents`. */
+  readonly evictor: Evictor | null
+  readonly contents: WindowContents
+  readonly contentsCodec: ValueCodec
+  /** Of the rows, where they are kept or copied. */
+  readonly elementCodec: ValueCodec
+  readonly allowedLatenessMs?: number
+  /** Side output for rows later than that; without one they are counted as `lateDropped`. */
+  readonly lateTag?: string | null
+}
+
+/** Throws `WINDOW_INVALID` on a negative lateness, or a trigger that cannot follow merging windows. */
+export function triggeredWindowOperator(options: TriggeredWindowOptions): Operator {
+  checkLateness(options.allowedLatenessMs ?? 0)
+  const { assigner, trigger } = options
+  if (assigner instanceof MergingWindowAssigner && !trigger.canMerge()) {
+    throw new MillraceError(
+      'WINDOW_INVALID',
+      `The trigger ${trigger} does not work with ${assigner}, which merges windows.`,
+      {
+        hint: 'Use a trigger whose canMerge() is true.',
+      },
+    )
+  }
+  return new TriggeredWindowOperator(options)
+}
+
+class TriggeredWindowOperator implements Operator {
+  private readonly options: TriggeredWindowOptions
+  private readonly assigner: WindowAssigner
+  private readonly merging: MergingWindowAssigner | null
+  private readonly isEventTime: boolean
+  private readonly latenessMs: number
+  private readonly late: LateRows
+  private readonly slots = new Int32Array(BATCH_ROWS_MAX)
+  private readonly rowsAhead = new Int32Array(BATCH_ROWS_MAX)
+  private readonly firstRow = Int32Array.of(0)
+  private context!: OperatorContext
+  private table!: StateTable
+  private timers!: InternalTimerService
+  private trigger!: WindowTriggerContext
+  private fn!: WindowFunctionRunner
+  private rows!: RowSource
+  private watermark = WATERMARK_MIN
+  private read: RowReader = () => undefined
+  /** Rows were put into several windows, which may share objects now. */
+  private sharesRows = false
+  private readonly fireTimer = (timer: Readonly<QueuedTimer>, domain: TimeDomain) => this.onTimer(timer, domain)
+
+  constructor(options: TriggeredWindowOptions) {
+    this.options = options
+    this.assigner = options.assigner
+    this.merging = options.assigner instanceof MergingWindowAssigner ? options.assigner : null
+    this.isEventTime = options.assigner.isEventTime()
+    this.latenessMs = this.isEventTime ? (options.allowedLatenessMs ?? 0) : 0
+    this.late = new LateRows(options.lateTag ?? null)
+  }
+
+  open(context: OperatorContext): void {
+    const { options } = this
+    this.context = context
+    refuseOtherWindows(context, this.signature)
+    this.watermark = lowestRestoredWatermark(context.restored)
+    this.rows = new RowSource(context)
+    const codec = windowRecordsCodec(options.contentsCodec)
+    this.table = context.keyed.table({ name: '$windows', version: 1, layout: { kind: 'object', codec } })
+    this.timers = new InternalTimerService(context)
+    const watermark = () => this.watermark
+    const current = new CurrentKey()
+    this.trigger = new WindowTriggerContext(options.trigger, {
+      context,
+      current,
+      timers: this.timers,
+      watermark,
+      codecOf: options.codecOf,
+    })
+    this.fn = new WindowFunctionRunner(options, {
+      context,
+      watermark,
+      current: this.trigger,
+      key: current,
+      windowsMerge: this.merging !== null,
+    })
+    this.guard(() => this.fn.open())
+  }
+
+  private get signature(): string {
+    return `${this.assigner} ${this.options.contents.signature}`
+  }
+
+  private guard<R>(call: () => R): R {
+    try {
+      return call()
+    } catch (error) {
+      throw userFunctionError(error, this.context.name)
+    }
+  }
+
+  process(batch: Batch, from: number, output: Output): number {
+    const { keys } = batch
+    if (keys === null) {
+      throw new MillraceError('STATE_NOT_KEYED', 'A window operator got rows without keys.', { domain: 'internal' })
+    }
+    if (output.blocked) return from
+    const count = batch.length - from
+    for (let j = 0; j < count; j++) this.rowsAhead[j] = from + j
+    const segment = this.table.segment(0)
+    segment.upsert(keys, this.rowsAhead, count, this.slots)
+    this.fn.prefetch(keys, from, batch.length)
+    this.read = this.rows.readerOf(batch)
+    this.fn.begin(output)
+    const next = this.guard(() => this.processRows(batch, keys, from, segment, output))
+    this.removeEmpty(segment, count)
+    this.finishCall(output)
+    this.late.emit(batch, this.context, output)
+    return next
+  }
+
+  private processRows(batch: Batch, keys: KeyColumn, from: number, segment: StateSegment, output: Output): number {
+    const { objects } = segment
+    for (let i = from; i < batch.length; i++) {
+      if (i > from && this.fn.emitted && output.blocked) return i
+      this.fn.emitted = false
+      const slot = this.slots[i - from]
+      let windows = objects[slot] as WindowRecord[] | undefined
+      if (windows === undefined) {
+        windows = []
+        objects[slot] = windows
+      }
+      this.trigger.setKey(keys, i, windows)
+      this.addRow(batch, i, windows)
+    }
+    return batch.length
+  }
+
+  /** The look-up made an entry for each key: those that got no window go. */
+  private removeEmpty(segment: StateSegment, count: number): void {
+    const { objects } = segment
+    for (let j = 0; j < count; j++) {
+      const windows = objects[this.slots[j]] as WindowRecord[] | undefined
+      if (windows === undefined || windows.length === 0) segment.remove(this.slots[j])
+    }
+  }
+
+  private finishCall(output: Output): void {
+    this.trigger.clearKey()
+    this.fn.flush(output)
+  }
+
+  private addRow(batch: Batch, i: number, windows: WindowRecord[]): void {
+    const timeMs = batch.eventTime[i]
+    // Nothing orders such times: no watermark would end their windows.
+    if (this.isEventTime && !Number.isFinite(timeMs)) throw timestampMissing(this.context.name)
+    const row = this.read(batch, i)
+    const assigned = this.assigner.assignWindows(row, timeMs, this.trigger)
+    if (assigned.length > 1 && batch.schema.isOpaque) this.sharesRows = true
+    let isSkipped = true
+    for (let w = 0; w < assigned.length; w++) {
+      const record = this.recordFor(assigned[w], windows)
+      if (record === null) continue
+      isSkipped = false
+      const own = w === 0 ? row : this.ownRow(batch, i, row, record)
+      const contents = this.options.contents.add(own, record.contents, timeMs)
+      if (isPromise(contents)) throw asyncFunctionError(this.context.name)
+      record.contents = contents
+      const result = this.trigger.onElement(record, own, timeMs)
+      this.carryOut(record, result, false)
+      this.registerCleanup(record)
+    }
+    if (isSkipped && this.isEventTime && timeMs + this.latenessMs <= this.watermark) this.late.add(i)
+    dropIdle(windows)
+  }
+
+  /** The row for one more window, which may change what it keeps. */
+  private ownRow(batch: Batch, i: number, row: unknown, record: WindowRecord): unknown {
+    if (!batch.schema.isOpaque) return this.read(batch, i)
+    const isKept = this.options.contents.keepsFirstRow && record.contents === undefined
+    return isKept ? copyOf(this.options.elementCodec, row) : row
+  }
+
+  /** The record of a window, made when absent; null when the window is over. */
+  private recordFor(window: TimeWindow, windows: WindowRecord[]): WindowRecord | null {
+    if (this.merging !== null) return this.mergeIn(this.merging, window, windows)
+    if (this.isLate(window)) return null
+    const known = windows.find((record) => isSame(record.window, window))
+    return known ?? addRecord(windows, window)
+  }
+
+  private isLate(window: TimeWindow): boolean {
+    return this.isEventTime && this.cleanupTimeOf(window) <= this.watermark
+  }
+
+  private cleanupTimeOf(window: TimeWindow): number {
+    return window.maxTimestamp + this.latenessMs
+  }
+
+  private registerCleanup(record: WindowRecord): void {
+    const timeMs = this.cleanupTimeOf(record.window)
+    if (timeMs === Number.POSITIVE_INFINITY) return
+    this.trigger.select(record)
+    if (this.isEventTime) this.trigger.registerEventTimeTimer(timeMs)
+    else this.trigger.registerProcessingTimeTimer(timeMs)
+  }
+
+  /** Adds a window to those of the key, merging what belongs together; null when the result is over. */
+  private mergeIn(assigner: MergingWindowAssigner, added: TimeWindow, windows: WindowRecord[]): WindowRecord | null {
+    let target = added
+    const merges: { readonly sources: readonly WindowRecord[]; readonly result: TimeWindow }[] = []
+    if (windows.length > 0) {
+      assigner.mergeWindows([...windows.map((record) => record.window), added], (merged, result) => {
+        if (merged.some((window) => isSame(window, added))) target = result
+        const sources = windows.filter((record) => merged.some((window) => isSame(window, record.window)))
+        merges.push({ sources, result })
+      })
+    }
+    if (this.isLate(target)) return null
+    for (const { sources, result } of merges) {
+      // One window that took the new one in without growing stays as it is.
+      if (sources.length === 1 && isSame(sources[0].window, result)) continue
+      this.merge(sources, result, windows)
+    }
+    return windows.find((record) => isSame(record.window, target)) ?? addRecord(windows, target)
+  }
+
+  /** Contents, trigger state and timers of `sources` become those of one window. */
+  private merge(sources: readonly WindowRecord[], result: TimeWindow, windows: WindowRecord[]): void {
+    const inOrder = [...sources].sort((a, b) => a.window.start - b.window.start)
+    const record = new WindowRecord(result)
+    windows.push(record)
+    this.trigger.onMerge(record, inOrder)
+    for (const source of inOrder) {
+      this.trigger.clear(source)
+      windows.splice(windows.indexOf(source), 1)
+      if (source.contents === undefined) continue
+      record.contents =
+        record.contents === undefined ? source.contents : this.options.contents.merge(record.contents, source.contents)
+    }
+  }
+
+  /** `isOver`: the window is forgotten next. */
+  private carryOut(record: WindowRecord, result: TriggerResult, isOver: boolean): void {
+    const purges = result === TriggerResult.PURGE || result === TriggerResult.FIRE_AND_PURGE
+    if (result === TriggerResult.FIRE || result === TriggerResult.FIRE_AND_PURGE) this.fire(record, purges || isOver)
+    if (purges) record.contents = undefined
+  }
+
+  private fire(record: WindowRecord, isLast: boolean): void {
+    if (record.contents === undefined) return
+    this.trigger.select(record)
+    const { contents, contentsCodec, evictor } = this.options
+    const isFree = isLast && !this.sharesRows
+    if (evictor !== null) this.fireEvicting(record, evictor, isFree)
+    else this.fn.call(contents.results(isFree ? record.contents : copyOf(contentsCodec, record.contents)))
+  }
+
+  private fireEvicting(record: WindowRecord, evictor: Evictor, isFree: boolean): void {
+    const { contents, elementCodec } = this.options
+    const { window } = record
+    const elements = record.contents as TimestampedValue<unknown>[]
+    evictor.evictBefore(elements, elements.length, window, this.trigger)
+    const seen = elements.map(({ value, timestamp }) => ({
+      value: isFree ? value : copyOf(elementCodec, value),
+      timestamp,
+    }))
+    this.fn.call(contents.results(seen))
+    evictor.evictAfter(elements, elements.length, window, this.trigger)
+    if (elements.length === 0) record.contents = undefined
+  }
+
+  advanceWatermark(watermark: number, output: Output): boolean {
+    this.watermark = Math.max(this.watermark, watermark)
+    return this.fireDue(output, () => this.timers.advanceWatermark(watermark, output, this.fireTimer))
+  }
+
+  onProcessingTime(nowMs: number, output: Output): boolean {
+    return this.fireDue(output, () => this.timers.onProcessingTime(nowMs, output, this.fireTimer))
+  }
+
+  private fireDue(output: Output, fire: () => boolean): boolean {
+    this.fn.begin(output)
+    const done = this.guard(fire)
+    this.finishCall(output)
+    return done
+  }
+
+  private onTimer(timer: Readonly<QueuedTimer>, domain: TimeDomain): void {
+    const segment = this.table.segment(0)
+    segment.find(timer.keys, this.firstRow, 1, this.slots)
+    const slot = this.slots[0]
+    if (slot < 0) return
+    segment.markDirty(slot)
+    const windows = segment.objects[slot] as WindowRecord[]
+    const { timeMs } = timer
+    this.trigger.setKey(timer.keys, 0, windows)
+    for (const record of windows.filter((candidate) => timesOf(candidate, domain).includes(timeMs))) {
+      const times = timesOf(record, domain)
+      times.splice(times.indexOf(timeMs), 1)
+      this.fireRecord(record, timeMs, domain, windows)
+    }
+    dropIdle(windows)
+    if (windows.length === 0) segment.remove(slot)
+  }
+
+  private fireRecord(record: WindowRecord, timeMs: number, domain: TimeDomain, windows: WindowRecord[]): void {
+    const ownDomain = (domain === 'EVENT_TIME') === this.isEventTime
+    const isOver = ownDomain && timeMs === this.cleanupTimeOf(record.window)
+    this.carryOut(record, this.trigger.onTimer(record, timeMs, domain), isOver)
+    if (!isOver) return
+    record.contents = undefined
+    this.trigger.clear(record)
+    this.fn.clear()
+    windows.splice(windows.indexOf(record), 1)
+  }
+
+  snapshot(): JsonValue {
+    const lists = this.guard(() => this.fn.snapshot())
+    return { watermark: watermarkToJson(this.watermark), signature: this.signature, lists }
+  }
+
+  close(): void {
+    this.guard(() => this.fn.close())
+  }
+}
+
+const isSame = (a: TimeWindow, b: TimeWindow): boolean => a.start === b.start && a.end === b.end
+
+function addRecord(windows: WindowRecord[], window: TimeWindow): WindowRecord {
+  const record = new WindowRecord(window)
+  windows.push(record)
+  return record
+}
+
+const timesOf = (record: WindowRecord, domain: TimeDomain): number[] =>
+  domain === 'EVENT_TIME' ? record.eventTimers : record.processingTimers
+
+function dropIdle(windows: WindowRecord[]): void {
+  for (let w = windows.length - 1; w >= 0; w--) if (windows[w].isIdle) windows.splice(w, 1)
+}
+
+function copyOf(codec: ValueCodec, value: unknown): unknown {
+  if (value === null || typeof value !== 'object') return value
+  const encoded = codec.encode(value)
+  return codec.decode(encoded, 0, encoded.length)
+}
