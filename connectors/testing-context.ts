@@ -132,6 +132,7 @@ export async function readRows<T>(
       const polled = reader.poll(Math.min(options.rowsMax ?? 2_048, wanted - rows.length))
       if (polled.kind === 'pending') await context.woke()
       else if (polled.kind === 'end') ended = true
+      else if (polled.kind === 'finished') continue
       else {
         for (let i = 0; i < polled.batch.length; i++) rows.push(read(polled.batch, i))
         eventTimes.push(...polled.batch.eventTime)

@@ -38,8 +38,11 @@ export type FileFormat = 'json' | 'csv' | 'parquet'
 
 const PROBE_BYTES = 64 * 1_024
 
-/** The files that a path names: itself, the visible files of a directory, or the matches of `*`. Sorted. */
-export async function findFiles(path: string): Promise<string[]> {
+/**
+ * The files that a path names: itself, the visible files of a directory, or the matches of `*`. Sorted. Throws
+ * `FILE_NOT_FOUND` when there are none, unless there may be none yet.
+ */
+export async function findFiles(path: string, mayBeEmpty = false): Promise<string[]> {
   if (path.includes('*')) {
     const parents = dirname(path).includes('*') ? await findDirectories(dirname(path)) : [dirname(path)]
     const matches = matcher(basename(path))
@@ -49,12 +52,14 @@ export async function findFiles(path: string): Promise<string[]> {
         if (entry.isFile() && matches(entry.name)) found.push(join(parent, entry.name))
       }
     }
-    if (found.length === 0) throw notFound(path, null)
+    if (found.length === 0 && !mayBeEmpty) throw notFound(path, null)
     return found.sort()
   }
   const info = await stat(path).catch((error: unknown) => {
+    if (mayBeEmpty) return null
     throw notFound(path, error)
   })
+  if (info === null) return []
   if (!info.isDirectory()) return [path]
   const entries = await readdir(path, { withFileTypes: true })
   return entries

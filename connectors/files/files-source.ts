@@ -8,13 +8,15 @@
  * Invariant: `poll` never waits. Splits are read one after the other; positions of finished splits stay
  * in the snapshot, so that a restore does not read them again.
  */
+import { stat } from 'node:fs/promises'
 import type { Source, SourcePoll, SourceReader, SourceReaderContext, SplitState } from '../../engine/contract/source.ts'
 import { CsvDecoder, type CsvDialect, csvBytes } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { createJsonDecoder, JSON_RECORD_BYTES_MAX, type JsonDecoder } from '../../engine/core/json/json-decoder.ts'
 import type { Schema } from '../../engine/core/schema.ts'
+import { type Duration, toMs } from '../../engine/core/time.ts'
 import { type Compression, openBytes } from './byte-stream.ts'
-import { type FileFormat, type FilePosition, findFiles, splitFile } from './file-splits.ts'
+import { type FileFormat, type FilePosition, findFiles, type SplitOptions, splitFile } from './file-splits.ts'
 import { ParquetReader } from './parquet-reader.ts'
 import { type RejectRecord, SplitReader } from './split-reader.ts'
 
@@ -33,6 +35,12 @@ export interface FilesSourceOptions<T> {
   readonly compression?: Compression
   /** Longer JSON lines files are cut into ranges of about this many bytes. */
   readonly splitBytes?: number
+  /**
+   * Never ends, and looks for new files this often. A file must appear whole (move it in, or write it under a
+   * name that begins with a dot): what is appended to a file that was found is not read. Files are taken in the
+   * order of their modification; each is read by one subtask.
+   */
+  readonly monitorContinuously?: Duration | number
   /** Longer records are dead-lettered. */
   readonly recordBytesMax?: number
 }
@@ -50,18 +58,43 @@ export function filesSource<T>(options: FilesSourceOptions<T>): Source<T> {
     compression: options.compression ?? null,
     csv: options.csv ?? {},
   }
+  const monitor = options.monitorContinuously
+  const intervalMs = monitor === undefined ? null : toMs(monitor)
+  if (intervalMs !== null && !(intervalMs > 0)) {
+    throw new MillraceError('OPTION_INVALID', 'monitorContinuously must be more than 0 ms.')
+  }
   const paths = typeof options.path === 'string' ? [options.path] : options.path
   return {
     kind: 'files',
     schema: options.schema,
-    boundedness: 'bounded',
-    async splits() {
-      const splits: SplitState[] = []
-      const files = new Set((await Promise.all(paths.map(findFiles))).flat())
-      for (const file of files) splits.push(...(await splitFile(file, splitOptions)))
-      return splits
-    },
+    boundedness: intervalMs === null ? 'bounded' : 'unbounded',
+    discoveryIntervalMs: intervalMs,
+    splits: intervalMs === null ? () => splitsOf(paths, splitOptions) : folderWatch(paths, splitOptions),
     createReader: (context) => new FilesReader(options, context),
+  }
+}
+
+async function splitsOf(paths: readonly string[], options: SplitOptions): Promise<SplitState[]> {
+  const splits: SplitState[] = []
+  const files = new Set((await Promise.all(paths.map((path) => findFiles(path)))).flat())
+  for (const file of files) splits.push(...(await splitFile(file, options)))
+  return splits
+}
+
+/** The splits of all files so far at each call; a file is opened once. */
+function folderWatch(paths: readonly string[], options: SplitOptions): () => Promise<SplitState[]> {
+  const known = new Map<string, readonly SplitState[]>()
+  return async () => {
+    const found = (await Promise.all(paths.map((path) => findFiles(path, true)))).flat()
+    const fresh = [...new Set(found)].filter((file) => !known.has(file))
+    const aged = await Promise.all(fresh.map(async (file) => ({ file, changedMs: (await stat(file)).mtimeMs })))
+    aged.sort((a, b) => a.changedMs - b.changedMs || (a.file < b.file ? -1 : 1))
+    for (const { file } of aged) {
+      const splits = await splitFile(file, { ...options, splitBytes: Number.POSITIVE_INFINITY })
+      // An empty file may be about to be written.
+      if (splits.length > 0) known.set(file, splits)
+    }
+    return [...known.values()].flat()
   }
 }
 
@@ -96,7 +129,7 @@ class FilesReader<T> implements SourceReader {
     for (;;) {
       if (this.current === null) {
         if (this.opening) return { kind: 'pending' }
-        if (this.waiting.length === 0) return { kind: 'end' }
+        if (this.waiting.length === 0) return { kind: this.isMonitoring ? 'pending' : 'end' }
         this.startNext().then(
           () => this.context.wake(),
           (error: unknown) => this.context.fail(error),
@@ -112,7 +145,19 @@ class FilesReader<T> implements SourceReader {
       const closing = reader.close().finally(() => this.closing.delete(closing))
       this.closing.add(closing)
       this.current = null
+      return { kind: 'finished', split: id }
     }
+  }
+
+  addSplits(splits: readonly SplitState[]): void {
+    for (const split of splits) {
+      this.positions.set(split.id, split.position as unknown as FilePosition)
+      this.waiting.push(split)
+    }
+  }
+
+  private get isMonitoring(): boolean {
+    return this.options.monitorContinuously !== undefined
   }
 
   snapshot(): readonly SplitState[] {

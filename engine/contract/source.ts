@@ -55,15 +55,19 @@ export type SourcePoll =
       /** Where each row lies in its split, for dead letters; may be left out. */
       readonly offsets?: Float64Array
     }
+  /** A split is read to its end: it does not hold time back any more. Poll again. */
+  | { readonly kind: 'finished'; readonly split: string }
   /** Nothing now; `wake` will come. */
   | { readonly kind: 'pending' }
-  /** Every split is read to its end; only bounded sources say so. */
+  /** Every split is read to its end, and no more will come. */
   | { readonly kind: 'end' }
 
 export interface SourceReader {
   /** Takes its splits, possibly none, before the first poll. */
   open(splits: readonly SplitState[]): Promise<void>
   poll(rowsMax: number): SourcePoll
+  /** Takes splits that were found while the job runs; required when the source sets `discoveryIntervalMs`. */
+  addSplits?(splits: readonly SplitState[]): void
   snapshot(): readonly SplitState[]
   /**
    * Splits that are ahead of others: `poll` serves them only when no other has records left at all. Called with
@@ -84,9 +88,12 @@ export interface Source<T = unknown> {
   readonly kind: string
   readonly schema: Schema<T>
   readonly boundedness: 'bounded' | 'unbounded'
+  /** How often to look for new splits while the job runs; null or absent is never. */
+  readonly discoveryIntervalMs?: number | null
   /**
    * All splits with their initial positions. Called on the coordinator's thread at each start; splits
-   * that a checkpoint knows keep the checkpoint's position.
+   * that a checkpoint knows keep the checkpoint's position. With `discoveryIntervalMs` also called while the
+   * job runs: splits with new ids are then given to readers, and no split may change once it was named.
    */
   splits(context: SplitEnumeratorContext): Promise<readonly SplitState[]>
   createReader(context: SourceReaderContext): SourceReader

@@ -12,6 +12,7 @@ import { type ExecutionPlan, planChannels, ringCount } from './planner.ts'
 import type { Deployment } from './protocol.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import type { AssignedSplit } from './source-driver.ts'
+import { SplitDiscovery } from './split-discovery.ts'
 
 export interface DeploymentPlan {
   readonly io: Io
@@ -73,6 +74,16 @@ async function allSplits(from: DeploymentPlan): Promise<Record<string, AssignedS
     splits[node.uid] = assignSplits(from.manifest, node.uid, discovered, vertex.parallelism)
   }
   return splits
+}
+
+/** What watches the sources that ask for it, beginning with the splits of `deployment`. */
+export function splitDiscovery(io: Io, plan: ExecutionPlan, deployment: Deployment): SplitDiscovery {
+  const discovery = new SplitDiscovery(enumeratorContext(io))
+  for (const { nodes, parallelism } of plan.vertices) {
+    const node = nodes[0]!
+    if (node.role === 'source') discovery.watch(node, parallelism, deployment.splits[node.uid]!, io.clock.nowMs())
+  }
+  return discovery
 }
 
 /** For split enumerators, which run on the coordinator's thread and in no worker. */

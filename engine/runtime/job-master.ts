@@ -25,15 +25,16 @@ import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { accumulatorResults } from './accumulator-results.ts'
-import { planDeployments } from './deployment.ts'
+import { planDeployments, splitDiscovery } from './deployment.ts'
 import { type JobCounts, StatusBoard } from './job-status.ts'
 import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
-import { type ExecutionPlan, planJob } from './planner.ts'
+import { type ExecutionPlan, planJob, workerOf } from './planner.ts'
 import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
 import { decideRestart, NO_FAILURES } from './restart-policy.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import { recoverSinks } from './sink-recovery.ts'
+import type { SplitDiscovery } from './split-discovery.ts'
 import type { JobState, JobStatus } from './status.ts'
 import { AlignmentBoard } from './watermark-alignment.ts'
 
@@ -80,6 +81,8 @@ interface Run {
   acks: Map<number, WorkerAck>
   manifest: Manifest
   collecting: boolean
+  /** Null until the run is deployed. */
+  discovery: SplitDiscovery | null
   over: boolean
   /** Writing a manifest or collecting garbage: what the next run must not meet half-way. */
   onDisk: Promise<unknown>
@@ -223,6 +226,7 @@ export class JobMaster implements RunningJob {
       acks: new Map(),
       manifest: { ...recovered.manifest, epoch },
       collecting: false,
+      discovery: null,
       over: false,
       onDisk: Promise.resolve(),
       gone: null,
@@ -270,6 +274,7 @@ export class JobMaster implements RunningJob {
       createRings,
     })
     if (run.over) return
+    run.discovery = splitDiscovery(io, run.plan, deployments[0]!)
     io.failpoint?.('deployment-planned')
     run.workers.forEach((worker, index) => {
       worker.send({ type: 'deploy', deployment: deployments[index]! })
@@ -334,6 +339,21 @@ export class JobMaster implements RunningJob {
     const run = this.run
     if (run === null || run.over || run.collecting || run.ready.size < run.workers.length) return
     this.act(run, run.coordinator.tick(this.environment.io.clock.nowMs()))
+    if (this.goal === 'run') this.discover(run)
+  }
+
+  /** Hands newly found splits to the workers that host their readers. */
+  private discover(run: Run): void {
+    run.discovery?.tick(
+      this.environment.io.clock.nowMs(),
+      ({ uid, subtask, splits }) => {
+        if (run.over) return
+        run.workers[workerOf(subtask, run.workers.length)]!.send({ type: 'splits', uid, subtask, splits })
+      },
+      (error, node) => {
+        if (!run.over) this.failRun({ ...failureOf(error), where: node.name })
+      },
+    )
   }
 
   private get isOver(): boolean {

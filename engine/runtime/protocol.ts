@@ -3,6 +3,7 @@
  */
 import type { CheckpointingMode } from '../checkpoint/checkpoint-policy.ts'
 import type { ManifestStore, ManifestTable } from '../checkpoint/manifest.ts'
+import type { SplitState } from '../contract/source.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { StateBackendName } from './launcher-types.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
@@ -95,6 +96,13 @@ export type ToWorker =
   | { readonly type: 'trigger'; readonly attempt: number; readonly last: boolean }
   | { readonly type: 'abort'; readonly attempt: number }
   | { readonly type: 'completed'; readonly attempt: number }
+  /** Splits found while the job runs, for the subtask of a source that this worker hosts. */
+  | {
+      readonly type: 'splits'
+      readonly uid: string
+      readonly subtask: number
+      readonly splits: readonly SplitState[]
+    }
   /** How far aligned sources may read. */
   | { readonly type: 'alignment'; readonly limits: readonly AlignmentLimit[] }
   | { readonly type: 'close' }

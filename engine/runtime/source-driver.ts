@@ -90,8 +90,21 @@ export class SourceDriver {
     this.watermark = this.minimum()
   }
 
+  /** Takes splits that were found while the job runs. */
+  addSplits(splits: readonly SplitState[]): void {
+    const now = this.context.worker.io.clock.nowMs()
+    for (const { id } of splits) {
+      this.splits.set(id, { generator: this.plan?.createGenerator() ?? null, idle: false, lastRecordMs: now })
+    }
+    this.reader.addSplits?.(splits)
+  }
+
   poll(rowsMax: number): SourceStep {
-    const polled = this.reader.poll(rowsMax)
+    let polled = this.reader.poll(rowsMax)
+    while (polled.kind === 'finished') {
+      this.splits.get(polled.split)!.idle = true
+      polled = this.reader.poll(rowsMax)
+    }
     if (polled.kind === 'pending') return polled
     if (polled.kind === 'end') {
       this.ended = true

@@ -89,6 +89,11 @@ export class HostedSubtask {
     this.router = parts.router
   }
 
+  /** Whether this is a subtask of the source with that uid. */
+  hosts(uid: string, subtask: number): boolean {
+    return this.index === subtask && this.vertex.nodes[0]!.role === 'source' && this.vertex.uid === uid
+  }
+
   /** The synchronous cut. Promises of sealed output are added to `sealing`. */
   capture(
     attempt: number,

@@ -19,6 +19,7 @@ import { StringInterner } from '../core/strings.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import { planChannels, planJob } from './planner.ts'
 import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
+import type { SourceDriver } from './source-driver.ts'
 import { openWorkerState, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
 import { buildSubtasks, type HostedSubtask } from './subtask-builder.ts'
@@ -97,6 +98,10 @@ export class WorkerRuntime {
         this.checkpoints?.abort(message.attempt).catch((error) => this.fail(error, 'checkpoint'))
         this.wake()
         return
+      case 'splits':
+        this.hostedSource(message.uid, message.subtask)?.addSplits(message.splits)
+        this.wake()
+        return
       case 'completed':
         this.checkpoints?.completed(message.attempt)
         for (const hosted of this.subtasks) hosted.subtask.source?.completed(message.attempt)
@@ -110,6 +115,11 @@ export class WorkerRuntime {
       case 'close':
         this.close().catch(() => {})
     }
+  }
+
+  private hostedSource(uid: string, subtask: number): SourceDriver | null {
+    const hosted = this.subtasks.find((candidate) => candidate.hosts(uid, subtask))
+    return hosted?.subtask.source ?? null
   }
 
   private async deploy(deployment: Deployment): Promise<void> {
