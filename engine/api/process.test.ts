@@ -41,7 +41,8 @@ const pages = ['a', 'b', 'c']
 const visits: readonly Visit[] = Array.from({ length: 600 }, (_, i) => {
   return { user: `user-${i % 7}`, page: pages[(i * i) % 3]!, at: i * 10 }
 })
-const environment = () => StreamExecutionEnvironment.getExecutionEnvironment().setParallelism(2)
+const environment = () =>
+  StreamExecutionEnvironment.getExecutionEnvironment().setParallelism(2).setStateBackend('memory')
 const byAt = WatermarkStrategy.forMonotonousTimestamps<Visit>().withTimestampAssigner((visit) => visit.at)
 
 /** Pages a user visited until a second after the first visit, told when that second is over. */
@@ -81,8 +82,8 @@ class PagesOfUser implements KeyedProcessFunction<string, Visit, { user: string;
   }
 }
 
-/** Four numbers, then nothing until `isOver` says so. */
-function numbersUntil(isOver: () => boolean): Source<number> {
+/** Numbers from 0 up to `count`, ten a batch, as far as `gate` lets them through; ends when it opens up to Infinity. */
+function numbersUntil(count: number, gate: () => number): Source<number> {
   return {
     kind: 'numbers',
     schema: OPAQUE_SCHEMA as Schema<number>,
@@ -92,11 +93,14 @@ function numbersUntil(isOver: () => boolean): Source<number> {
       let next = Number.NaN
       return {
         async open([split]) {
-          next = split === undefined ? 4 : (split.position as number)
+          next = split === undefined ? count : (split.position as number)
         },
         poll() {
-          if (next < 4) return { kind: 'batch', split: '0', batch: batchOfRows(OPAQUE_SCHEMA, [next++]) }
-          return isOver() ? { kind: 'end' } : { kind: 'pending' }
+          const to = Math.min(count, gate(), next + 10)
+          if (to <= next) return gate() === Number.POSITIVE_INFINITY ? { kind: 'end' } : { kind: 'pending' }
+          const rows = Array.from({ length: to - next }, (_, i) => next + i)
+          next = to
+          return { kind: 'batch', split: '0', batch: batchOfRows(OPAQUE_SCHEMA, rows) }
         },
         snapshot: () => [{ id: '0', position: next }],
         async close() {},
@@ -134,7 +138,7 @@ describe('process functions in jobs', () => {
     const fired: number[] = []
     env
       .fromSource(
-        numbersUntil(() => fired.length === 4),
+        numbersUntil(4, () => (fired.length === 4 ? Number.POSITIVE_INFINITY : 4)),
         WatermarkStrategy.noWatermarks(),
         'numbers',
       )
@@ -153,6 +157,78 @@ describe('process functions in jobs', () => {
       .addSink((key) => void fired.push(key))
     await env.execute('timers')
     assert.deepEqual(fired.sort(), [0, 0, 1, 1])
+  })
+
+  test('state and timers of both domains outlive a failure and two changes of parallelism', async () => {
+    const env = environment().enableCheckpointing(20).setRestartStrategy(RestartStrategies.fixedDelayRestart(3, 1))
+    const keys = 40
+    const count = 4_000
+    let gate = 1_000
+    let failed = false
+    const fired = new Map<number, number>()
+    class Counting implements KeyedProcessFunction<number, number, [number, number, number]> {
+      private byHundred!: MapState<number, number>
+      private all!: ListState<number>
+      open(context: RuntimeContext): void {
+        this.byHundred = context.getMapState(new MapStateDescriptor<number, number>('by hundred'))
+        this.all = context.getListState(new ListStateDescriptor<number>('all'))
+      }
+      processElement(n: number, context: ProcessContext<number>): void {
+        if (n === 1_500 && !failed) {
+          failed = true
+          throw new Error('once')
+        }
+        const hundred = Math.floor(n / 100)
+        this.byHundred.put(hundred, (this.byHundred.get(hundred) ?? 0) + 1)
+        this.all.add(n)
+        // Set once for a key and time, however often it is registered.
+        context.timerService.registerEventTimeTimer(7)
+        if (n < keys) context.timerService.registerProcessingTimeTimer(context.timerService.currentProcessingTime())
+      }
+      onTimer(
+        _time: number,
+        context: OnTimerContext<number>,
+        collect: (result: [number, number, number]) => void,
+      ): void {
+        if (context.timeDomain === 'PROCESSING_TIME') {
+          fired.set(context.currentKey, (fired.get(context.currentKey) ?? 0) + 1)
+          return
+        }
+        const sum = [...this.byHundred.values()].reduce((a, b) => a + b, 0)
+        collect([context.currentKey, sum, [...this.all.get()].length])
+      }
+    }
+    const results: [number, number, number][] = []
+    env
+      .fromSource(
+        numbersUntil(count, () => gate),
+        WatermarkStrategy.noWatermarks(),
+        'numbers',
+      )
+      .keyBy((n) => n % keys)
+      .process(() => new Counting())
+      .addSink((result) => void results.push(result))
+    const job = await env.executeAsync('rescaled')
+    const until = async (condition: () => boolean): Promise<void> => {
+      for (let i = 0; !condition(); i++) {
+        assert.ok(i < 2_000, 'comes about')
+        await new Promise((resolve) => setTimeout(resolve, 2))
+      }
+    }
+    const read = (): number => job.status().subtasks.reduce((sum, { recordsOut }) => Math.max(sum, recordsOut), 0)
+    await until(() => fired.size === keys && read() > 0)
+    await job.rescale(3)
+    gate = 2_500
+    await until(() => failed && job.status().state === 'running' && job.status().restarts > 0)
+    await until(() => job.status().checkpointsCompleted > 2)
+    await job.rescale(1)
+    gate = Number.POSITIVE_INFINITY
+    const result = await job.done
+    assert.equal(result.state, 'finished')
+    // The sink is at-least-once: a result may come again, not another one.
+    const unique = [...new Set(results.map((r) => r.join()))].sort()
+    const expected = Array.from({ length: keys }, (_, key) => [key, count / keys, count / keys].join()).sort()
+    assert.deepEqual(unique, expected)
   })
 
   test('without keys: side outputs with the type of their tag, a failure and restored operator state', async () => {
