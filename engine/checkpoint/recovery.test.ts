@@ -7,6 +7,7 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
+import type { Disk } from '../core/io.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { nodeIo } from '../runtime/node-io.ts'
 import { layout } from './layout.ts'
@@ -56,7 +57,18 @@ describe('a takeover', () => {
   test('has one winner', () =>
     withCheckpointDirectory(async (directory) => {
       await createManifest(disk, directory, manifestOf({}))
-      const tries = await Promise.allSettled([1, 2, 3].map(() => takeOver(disk, optionsOf(directory))))
+      // All three have read the same newest manifest before any of them creates the next.
+      const ready = Promise.withResolvers<void>()
+      let arrived = 0
+      const racing: Disk = {
+        ...disk,
+        async createExclusive(path, bytes) {
+          if (++arrived === 3) ready.resolve()
+          await ready.promise
+          return disk.createExclusive(path, bytes)
+        },
+      }
+      const tries = await Promise.allSettled([1, 2, 3].map(() => takeOver(racing, optionsOf(directory))))
       const lost = tries.filter((result) => result.status === 'rejected')
       assert.equal(lost.length, 2)
       for (const { reason } of lost) assert.equal(reason.code, 'JOB_TAKEN_OVER')
