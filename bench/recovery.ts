@@ -1,13 +1,13 @@
 /**
- * `millrace bench recovery [--state-mb N] [--parallelism P] [--runs N] [--json]`: how long a job takes from its start to its first new
- * record, with that much state on the local disk.
+ * `millrace bench recovery [--state-mb N] [--parallelism P] [--runs N] [--storage URL] [--json]`: how long a job takes
+ * from its start to its first new record, with that much state on the local disk or in an object store.
  *
  * A first process fills the state and ends with a checkpoint; each run then starts a new process with
  * `--restore latest`. The time counts from the spawning of the process, so Node's own start is in it; the share of
  * that is measured with a job without state. Every record read checks that its key's state is the saved one.
  */
 import { spawn } from 'node:child_process'
-import { cp, mkdtemp, rm } from 'node:fs/promises'
+import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -20,6 +20,7 @@ import { median } from './paired.ts'
 /** Bytes of a key and its value in the store, about. */
 const BYTES_PER_KEY = 110
 const MB = 1_000_000
+const ROWS_PER_RUN = 2_000
 
 const JOB = fileURLToPath(siblingModule(import.meta.url, './recovery-job'))
 const MAIN = fileURLToPath(siblingModule(import.meta.url, '../cli/main'))
@@ -28,6 +29,8 @@ export interface RecoveryOptions {
   readonly stateMb: number
   readonly parallelism: number
   readonly runs: number
+  /** Where checkpoints go instead of a temporary folder, for example `s3://bucket/prefix`; must be empty, and stays. */
+  readonly storage?: string
 }
 
 export interface RecoveryResult {
@@ -81,31 +84,26 @@ function runJob({ keys, fresh, parallelism, directory, restore }: JobRun): Promi
 }
 
 async function filled(keys: number, parallelism: number, folder: string): Promise<string> {
-  const directory = join(folder, `of-${keys}`)
+  const directory = `${folder}/of-${keys}`
   await runJob({ keys, fresh: 0, parallelism, directory, restore: false })
   return directory
 }
 
-/** One recovery of a copy, so that each run finds the same. */
-async function recovered(keys: number, parallelism: number, filledDirectory: string): Promise<number> {
-  const directory = `${filledDirectory}-run`
-  await cp(filledDirectory, directory, { recursive: true })
-  try {
-    const ms = await runJob({ keys, fresh: 2_000, parallelism, directory, restore: true })
-    if (ms === null) throw new Error('The job read no record after its restore.')
-    return ms
-  } finally {
-    await rm(directory, { recursive: true, force: true })
-  }
+/** One recovery, which goes on with the next few rows and leaves a checkpoint for the run after it. */
+async function recovered(keys: number, parallelism: number, directory: string, run: number): Promise<number> {
+  const ms = await runJob({ keys, fresh: ROWS_PER_RUN * (run + 1), parallelism, directory, restore: true })
+  if (ms === null) throw new Error('The job read no record after its restore.')
+  return ms
 }
 
 export async function measureRecovery(
   options: RecoveryOptions,
   print: (line: string) => void,
 ): Promise<RecoveryResult> {
-  const { stateMb, parallelism, runs } = options
+  const { stateMb, parallelism, runs, storage } = options
   const keys = Math.max(1, Math.round((stateMb * MB) / BYTES_PER_KEY))
-  const folder = await mkdtemp(join(tmpdir(), 'millrace-recovery-'))
+  const local = await mkdtemp(join(tmpdir(), 'millrace-recovery-'))
+  const folder = storage ?? local
   try {
     const large = await filled(keys, parallelism, folder)
     const empty = await filled(10, parallelism, folder)
@@ -114,14 +112,14 @@ export async function measureRecovery(
     const firstRecordMs: number[] = []
     const emptyMs: number[] = []
     for (let run = 0; run < runs; run++) {
-      emptyMs.push(await recovered(10, parallelism, empty))
-      firstRecordMs.push(await recovered(keys, parallelism, large))
+      emptyMs.push(await recovered(10, parallelism, empty, run))
+      firstRecordMs.push(await recovered(keys, parallelism, large, run))
       print(`first record after ${firstRecordMs[run]} ms; with an empty state ${emptyMs[run]} ms`)
     }
     const stateMsMedian = median(firstRecordMs) - median(emptyMs)
     return { stateBytes, keys, parallelism, firstRecordMs, emptyMs, stateMsMedian }
   } finally {
-    await rm(folder, { recursive: true, force: true })
+    await rm(local, { recursive: true, force: true })
   }
 }
 
@@ -129,6 +127,7 @@ const FLAGS = {
   'state-mb': { type: 'string', value: 'N', help: 'megabytes of keyed state (default 1000)' },
   parallelism: { type: 'string', value: 'N', help: 'worker threads, each with its store (default 2)' },
   runs: { type: 'string', value: 'N', help: 'recoveries (default 5)' },
+  storage: { type: 'string', value: 'URL', help: 'an empty place for the checkpoints, as s3://bucket/prefix' },
   json: { type: 'boolean', help: 'the result as JSON' },
 } as const
 
@@ -139,6 +138,7 @@ export async function runRecovery(args: readonly string[]): Promise<number> {
     stateMb: integerFlag(flags, 'state-mb', 1, 1_000_000) ?? 1_000,
     parallelism: integerFlag(flags, 'parallelism', 1, 64) ?? 2,
     runs: integerFlag(flags, 'runs', 1, 100) ?? 5,
+    ...(flags.text('storage') === null ? {} : { storage: flags.text('storage')! }),
   }
   const print = (line: string): void => void process.stderr.write(`${line}\n`)
   const result = await measureRecovery(options, print)

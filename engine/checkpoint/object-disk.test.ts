@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -17,6 +17,7 @@ import { layout } from './layout.ts'
 import { createManifest, manifestNumbers, readManifest } from './manifest-store.ts'
 import { objectDisk } from './object-disk.ts'
 import { type CallFate, MemoryObjectStore } from './object-store.testkit.ts'
+import { createOutbox, readOutbox } from './outbox.ts'
 import { takeOver } from './recovery.ts'
 import { manifestOf } from './testing-manifest.ts'
 
@@ -104,6 +105,33 @@ test('what is brought has the hash asked for, after one more try', () =>
     assert.ok(!existsSync(join(folder, 'd.sst')))
     store.objects.delete(key)
     await assert.rejects(disk.link(url, join(folder, 'd.sst'), content), { code: 'ENOENT' })
+  }))
+
+test('output waits in the store too: a sealed segment is an object, and nothing of it stays on the local disk', () =>
+  withFolder(async (folder) => {
+    const store = new MemoryObjectStore(nodeIo.disk)
+    const disk = diskOver(store)
+    const outbox = createOutbox({
+      disk,
+      directory: DIRECTORY,
+      liveDirectory: folder,
+      prefix: 'p',
+      onError: (error) => assert.fail(String(error)),
+    })
+    outbox.append(Buffer.from('one'))
+    outbox.append(Buffer.from('two'))
+    // The reply to the upload is lost once.
+    let lost = false
+    store.fate = (call) => {
+      if (!call.startsWith('upload') || lost) return 'answered'
+      lost = true
+      return 'lost'
+    }
+    const segment = (await outbox.seal())!
+    assert.deepEqual(await readdir(folder), [])
+    const records: string[] = []
+    for await (const record of readOutbox(disk, DIRECTORY, segment)) records.push(Buffer.from(record).toString())
+    assert.deepEqual(records, ['one', 'two'])
   }))
 
 test('a store that stays away fails the call, and the next one finds it again', async () => {

@@ -8,11 +8,16 @@
  * bucket is part of the path, without one it is Amazon's `https://BUCKET.s3.REGION.amazonaws.com`.
  *
  * Invariants: a request sends the hash of its body, so the server refuses what was hurt on the way; one that
- * makes no progress for a while is given up, and its outcome is then unknown.
+ * takes too long is given up, and its outcome is then unknown.
+ *
+ * It uses node:http rather than `fetch`, which in Node 24 ends the process by an assertion of its own when a server
+ * closes a connection whose answer is not read yet.
  */
 import { createHash } from 'node:crypto'
-import { openAsBlob } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { createReadStream, createWriteStream } from 'node:fs'
+import { Agent as HttpAgent, request as httpRequest, type IncomingMessage } from 'node:http'
+import { Agent as HttpsAgent, request as httpsRequest } from 'node:https'
+import { pipeline } from 'node:stream/promises'
 import type { ContentHash, ObjectInfo, ObjectStore, PutOptions } from '../contract/object-store.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Clock, Timers } from '../core/io.ts'
@@ -21,6 +26,8 @@ import { EMPTY_PAYLOAD_HASH, escapeStrictly, type S3Credentials, signedHeaders }
 /** A small request gets this long, a large one as long as its bytes take at the slowest rate that is waited for. */
 const REQUEST_MS = 15_000
 const BYTES_PER_MS_MIN = 250
+/** A thread's connections. */
+const SOCKETS_MAX = 16
 
 export interface S3Settings {
   readonly bucket: string
@@ -59,17 +66,24 @@ interface Ask {
   readonly key: string
   readonly query?: Readonly<Record<string, string>>
   readonly headers?: Readonly<Record<string, string>>
-  readonly body?: Uint8Array | Blob
+  readonly body?: Uint8Array
+  /** The body is this file. */
+  readonly file?: string
   readonly payloadHash?: string
-  /** Bytes expected to travel, for the time-out. */
-  readonly bytes?: number
+  /** Bytes of the body, and those expected in return: for the length and the time-out. */
+  readonly bytesOut?: number
+  readonly bytesIn?: number
 }
+
+/** Bytes that a download is given time for before its size is known. */
+const DOWNLOAD_BYTES_GUESS = 256 << 20
 
 export class S3ObjectStore implements ObjectStore {
   readonly description: string
   private readonly settings: S3Settings
   private readonly io: { readonly clock: Clock; readonly timers: Timers }
   private readonly base: string
+  private readonly agent: HttpAgent
 
   constructor(settings: S3Settings, io: { readonly clock: Clock; readonly timers: Timers }) {
     this.settings = settings
@@ -80,39 +94,37 @@ export class S3ObjectStore implements ObjectStore {
         ? `https://${bucket}.s3.${region}.amazonaws.com`
         : `${endpoint.replace(/\/+$/, '')}/${escapeStrictly(bucket)}`
     this.description = `s3 bucket ${bucket} at ${endpoint ?? 'amazonaws.com'}`
+    const pool = { keepAlive: true, maxSockets: SOCKETS_MAX }
+    this.agent = this.base.startsWith('https:') ? new HttpsAgent(pool) : new HttpAgent(pool)
   }
 
   async get(key: string): Promise<Uint8Array | null> {
-    return this.ask({ method: 'GET', key, bytes: 64 << 20 }, async (response) => {
-      if (response.status === 404) return this.nothing(response)
+    return this.ask({ method: 'GET', key, bytesIn: DOWNLOAD_BYTES_GUESS }, async (response) => {
+      if (response.statusCode === 404) return this.nothing(response)
       await this.requireOk(response, `read ${key}`)
-      return new Uint8Array(await response.arrayBuffer())
+      return bytesOf(response)
     })
   }
 
   async put(key: string, bytes: Uint8Array, options: PutOptions = {}): Promise<boolean> {
     const headers: Record<string, string> = options.ifAbsent === true ? { 'if-none-match': '*' } : {}
     const payloadHash = createHash('sha256').update(bytes).digest('hex')
-    const ask: Ask = { method: 'PUT', key, headers, body: bytes, payloadHash, bytes: bytes.length }
+    const ask: Ask = { method: 'PUT', key, headers, body: bytes, payloadHash, bytesOut: bytes.length }
     return this.ask(ask, async (response) => {
-      if (options.ifAbsent === true && response.status === 412) {
-        await response.body?.cancel()
-        return false
-      }
+      if (options.ifAbsent === true && response.statusCode === 412) return false
       await this.requireOk(response, `write ${key}`)
       return true
     })
   }
 
   async upload(key: string, path: string, content: ContentHash): Promise<void> {
-    const body = await openAsBlob(path)
-    const ask: Ask = { method: 'PUT', key, body, payloadHash: content.sha256, bytes: content.size }
+    const ask: Ask = { method: 'PUT', key, file: path, payloadHash: content.sha256, bytesOut: content.size }
     await this.ask(ask, (response) => this.requireOk(response, `write ${key}`))
   }
 
   async download(key: string, path: string): Promise<ContentHash | null> {
-    return this.ask({ method: 'GET', key, bytes: 256 << 20 }, async (response) => {
-      if (response.status === 404) return this.nothing(response)
+    return this.ask({ method: 'GET', key, bytesIn: DOWNLOAD_BYTES_GUESS }, async (response) => {
+      if (response.statusCode === 404) return this.nothing(response)
       await this.requireOk(response, `read ${key}`)
       return writeBody(response, path)
     })
@@ -120,9 +132,9 @@ export class S3ObjectStore implements ObjectStore {
 
   async size(key: string): Promise<number | null> {
     return this.ask({ method: 'HEAD', key }, async (response) => {
-      if (response.status === 404) return this.nothing(response)
+      if (response.statusCode === 404) return null
       await this.requireOk(response, `look at ${key}`)
-      return Number(response.headers.get('content-length'))
+      return Number(response.headers['content-length'])
     })
   }
 
@@ -133,7 +145,7 @@ export class S3ObjectStore implements ObjectStore {
       if (token !== '') page['continuation-token'] = token
       const text: string = await this.ask({ method: 'GET', key: '', query: page }, async (response) => {
         await this.requireOk(response, `list ${prefix}`)
-        return response.text()
+        return textOf(response)
       })
       for (const [, entry] of text.matchAll(/<Contents>([\s\S]*?)<\/Contents>/g)) {
         found.push({ key: elementOf(entry!, 'Key') ?? '', size: Number(elementOf(entry!, 'Size')) })
@@ -145,15 +157,31 @@ export class S3ObjectStore implements ObjectStore {
 
   async remove(key: string): Promise<void> {
     await this.ask({ method: 'DELETE', key }, async (response) => {
-      if (response.status !== 404) await this.requireOk(response, `remove ${key}`)
+      if (response.statusCode !== 404) await this.requireOk(response, `remove ${key}`)
     })
   }
 
   /** One request; `use` reads the answer within the same time limit. */
-  private async ask<T>(ask: Ask, use: (response: Response) => Promise<T>): Promise<T> {
-    const { clock, timers } = this.io
-    const path = ask.key.split('/').map(escapeStrictly).join('/')
-    const url = new URL(`${this.base}/${path}`)
+  private async ask<T>(ask: Ask, use: (response: IncomingMessage) => Promise<T>): Promise<T> {
+    const { timers } = this.io
+    const abort = new AbortController()
+    const limitMs = REQUEST_MS + ((ask.bytesOut ?? 0) + (ask.bytesIn ?? 0)) / BYTES_PER_MS_MIN
+    const cancel = timers.schedule(limitMs, () => abort.abort(new Error(`no answer within ${limitMs} ms`)))
+    let response: IncomingMessage | null = null
+    try {
+      response = await this.send(ask, abort.signal)
+      return await use(response)
+    } catch (error) {
+      throw error instanceof MillraceError ? error : this.unavailable(`${ask.method} ${ask.key}`, error)
+    } finally {
+      cancel()
+      // The socket serves the next request once the answer is read to its end.
+      response?.resume()
+    }
+  }
+
+  private send(ask: Ask, signal: AbortSignal): Promise<IncomingMessage> {
+    const url = new URL(`${this.base}/${ask.key.split('/').map(escapeStrictly).join('/')}`)
     for (const [name, value] of Object.entries(ask.query ?? {})) url.searchParams.set(name, value)
     const request = {
       method: ask.method,
@@ -161,47 +189,41 @@ export class S3ObjectStore implements ObjectStore {
       headers: ask.headers ?? {},
       payloadHash: ask.payloadHash ?? EMPTY_PAYLOAD_HASH,
     }
-    const headers = signedHeaders(request, this.settings.credentials, this.settings.region, clock.nowMs())
-    // It signs the host; `fetch` sets the header itself.
-    delete headers['host']
-    const abort = new AbortController()
-    const limitMs = REQUEST_MS + (ask.bytes ?? 0) / BYTES_PER_MS_MIN
-    const cancel = timers.schedule(limitMs, () => abort.abort(new Error(`no answer within ${limitMs} ms`)))
-    try {
-      const body = (ask.body ?? null) as NonNullable<RequestInit['body']> | null
-      return await use(await fetch(url, { method: ask.method, headers, body, signal: abort.signal, redirect: 'error' }))
-    } catch (error) {
-      throw error instanceof MillraceError ? error : this.unavailable(`${ask.method} ${ask.key}`, error)
-    } finally {
-      cancel()
-    }
+    const { credentials, region } = this.settings
+    const headers = signedHeaders(request, credentials, region, this.io.clock.nowMs())
+    if (ask.method === 'PUT') headers['content-length'] = String(ask.bytesOut ?? 0)
+    const open = url.protocol === 'https:' ? httpsRequest : httpRequest
+    return new Promise((resolve, reject) => {
+      const sending = open(url, { method: ask.method, headers, agent: this.agent, signal })
+      sending.on('response', resolve)
+      sending.on('error', reject)
+      if (ask.file === undefined) sending.end(ask.body)
+      // A refusal may come before the file is sent: what the request says counts, not that the file was cut off.
+      else pipeline(createReadStream(ask.file, { highWaterMark: 1 << 20 }), sending).catch(reject)
+    })
   }
 
   /** What a 404 means for an object, as against a bucket that does not exist. */
-  private async nothing(response: Response): Promise<null> {
-    const text = await response.text()
-    if (elementOf(text, 'Code') === 'NoSuchBucket') throw this.refused('use it', 'NoSuchBucket', 'it does not exist')
-    return null
+  private async nothing(response: IncomingMessage): Promise<null> {
+    if (elementOf(await textOf(response), 'Code') !== 'NoSuchBucket') return null
+    throw this.refused('use it', 'NoSuchBucket', 'it does not exist')
   }
 
-  private async requireOk(response: Response, action: string): Promise<void> {
-    if (response.ok) {
-      if (response.status === 204 || response.headers.get('content-length') === '0') await response.body?.cancel()
-      return
-    }
-    const text = await response.text()
-    const code = elementOf(text, 'Code') ?? String(response.status)
-    const message = elementOf(text, 'Message') ?? response.statusText
+  private async requireOk(response: IncomingMessage, action: string): Promise<void> {
+    const status = response.statusCode ?? 0
+    if (status >= 200 && status < 300) return
+    const text = await textOf(response)
+    const code = elementOf(text, 'Code') ?? String(status)
+    const message = elementOf(text, 'Message') ?? response.statusMessage ?? ''
     // 409: another conditional write of the key is under way. 400 with these codes: the body was hurt or cut off.
-    const passes = response.status >= 500 || response.status === 409 || response.status === 429 || RETRIED.has(code)
+    const passes = status >= 500 || status === 409 || status === 429 || RETRIED.has(code)
     if (!passes) throw this.refused(action, code, message)
     throw this.unavailable(action, new Error(`${code}: ${message}`))
   }
 
   private unavailable(action: string, error: unknown): MillraceError {
-    const cause = (error as { cause?: unknown } | null)?.cause
-    const detail = cause === undefined ? messageOf(error) : `${messageOf(error)}: ${messageOf(cause)}`
-    return new MillraceError('OBJECT_STORE_UNAVAILABLE', `Cannot ${action} in ${this.description}: ${detail}.`, {
+    const reason = messageOf(error) || String((error as NodeJS.ErrnoException).code)
+    return new MillraceError('OBJECT_STORE_UNAVAILABLE', `Cannot ${action} in ${this.description}: ${reason}.`, {
       domain: 'external',
       retryable: true,
       cause: error,
@@ -240,18 +262,26 @@ function unescapeXml(text: string): string {
   })
 }
 
-async function writeBody(response: Response, path: string): Promise<ContentHash> {
+async function bytesOf(response: IncomingMessage): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  for await (const chunk of response) chunks.push(chunk as Buffer)
+  return Buffer.concat(chunks)
+}
+
+async function textOf(response: IncomingMessage): Promise<string> {
+  return (await bytesOf(response)).toString('utf8')
+}
+
+async function writeBody(response: IncomingMessage, path: string): Promise<ContentHash> {
   const hash = createHash('sha256')
   let size = 0
-  const file = await open(path, 'wx')
-  try {
-    for await (const chunk of response.body ?? []) {
+  const hashed = async function* (chunks: AsyncIterable<Buffer>) {
+    for await (const chunk of chunks) {
       hash.update(chunk)
-      for (let done = 0; done < chunk.length; ) done += (await file.write(chunk, done)).bytesWritten
       size += chunk.length
+      yield chunk
     }
-  } finally {
-    await file.close()
   }
+  await pipeline(response, hashed, createWriteStream(path, { flags: 'wx', highWaterMark: 1 << 20 }))
   return { sha256: hash.digest('hex'), size }
 }

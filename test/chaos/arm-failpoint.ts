@@ -46,7 +46,7 @@ function armedDisk(disk: Disk): Disk {
     create: async (path) => armedFile(path, await around('create', path, () => disk.create(path))),
     createExclusive: (path, bytes) => around('createExclusive', path, () => disk.createExclusive(path, bytes)),
     rename: (from, to) => around('rename', to, () => disk.rename(from, to)),
-    link: (from, to) => around('link', to, () => disk.link(from, to)),
+    link: (from, to, content) => around('link', to, () => disk.link(from, to, content)),
     syncDirectory: (path) => around('syncDirectory', path, () => disk.syncDirectory(path)),
     remove: (path) => around('remove', path, () => disk.remove(path)),
   }
