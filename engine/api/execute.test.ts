@@ -5,20 +5,27 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { dataGenSource } from '../../connectors/datagen/datagen-source.ts'
 import {
+  CountTrigger,
   CumulativeEventTimeWindows,
   count,
   type DataStream,
+  days,
+  EventTimeSessionWindows,
   type KeyedProcessFunction,
   MillraceError,
   outputTag,
   type ProcessContext,
+  PurgingTrigger,
+  ReducingStateDescriptor,
   type RuntimeContext,
   SlidingEventTimeWindows,
+  type StatefulProcessWindowContext,
   StreamExecutionEnvironment,
   schema,
   seconds,
   sum,
   TumblingEventTimeWindows,
+  TumblingProcessingTimeWindows,
   t,
   type ValueState,
   WatermarkStrategy,
@@ -251,5 +258,124 @@ describe('execute on the calling thread', () => {
       throw new Error('the store is closed')
     })
     await assert.rejects(env.execute('sink'), /the store is closed/)
+  })
+})
+
+describe('windows of every kind, end to end', () => {
+  const clicks = [
+    { id: 'a', at: 0, n: 1 },
+    { id: 'a', at: 400, n: 2 },
+    { id: 'b', at: 500, n: 10 },
+    { id: 'a', at: 2_000, n: 3 },
+    { id: 'b', at: 2_100, n: 20 },
+    { id: 'b', at: 2_200, n: 30 },
+  ]
+  const clickStream = () =>
+    environment().fromCollection(clicks, { schema: READING }).assignTimestampsAndWatermarks(byAt)
+  const sorted = <R>(rows: readonly R[]): R[] =>
+    [...rows].sort((a, b) => (JSON.stringify(a) < JSON.stringify(b) ? -1 : 1))
+
+  test('sessions of built-in aggregates, merged and apart', async () => {
+    const rows = await clickStream()
+      .keyBy('id')
+      .window(EventTimeSessionWindows.withGap(seconds(1)))
+      .aggregate({ clicks: count(), total: sum('n') })
+      .executeAndCollect()
+    assert.deepEqual(sorted(rows), [
+      { key: 'a', windowStart: 0, windowEnd: 1_400, clicks: 2, total: 3 },
+      { key: 'a', windowStart: 2_000, windowEnd: 3_000, clicks: 1, total: 3 },
+      { key: 'b', windowStart: 2_100, windowEnd: 3_200, clicks: 2, total: 50 },
+      { key: 'b', windowStart: 500, windowEnd: 1_500, clicks: 1, total: 10 },
+    ])
+  })
+
+  test('a count trigger on sliding windows: each window counts for itself', async () => {
+    const rows = await clickStream()
+      .keyBy('id')
+      .window(SlidingEventTimeWindows.of(seconds(3), seconds(1)))
+      .trigger(CountTrigger.of(2))
+      .aggregate({ total: sum('n') })
+      .executeAndCollect()
+    const shown = rows.map((row) => `${row.key} ${row.windowStart} ${row.total}`)
+    assert.deepEqual(shown.sort(), ['a -1000 3', 'a -2000 3', 'a 0 3', 'b 0 30', 'b 1000 50', 'b 2000 50'])
+  })
+
+  test('a reduce that is not commutative, on sliding windows', async () => {
+    const rows = await clickStream()
+      .map(({ id, n }) => ({ id, text: `${n}` }))
+      .keyBy((row) => row.id)
+      .window(SlidingEventTimeWindows.of(seconds(4), seconds(2)))
+      .reduce((a, b) => {
+        a.text += `,${b.text}`
+        return a
+      })
+      .executeAndCollect()
+    assert.deepEqual(sorted(rows.map((row) => `${row.id} ${row.text}`)), [
+      'a 1,2',
+      'a 1,2,3',
+      'a 3',
+      'b 10',
+      'b 10,20,30',
+      'b 20,30',
+    ])
+  })
+
+  test('count windows, in full and sliding, and aggregations of a field', async () => {
+    const pairs = await clickStream().keyBy('id').countWindow(2).maxBy('n').executeAndCollect()
+    assert.deepEqual(
+      sorted(pairs).map((row) => [row.id, row.n]),
+      [
+        ['a', 2],
+        ['b', 20],
+      ],
+    )
+    const lastTwo = await clickStream()
+      .countWindowAll(2, 3)
+      .apply<number[]>((_key, _window, elements, collect) => collect([...elements].map((row) => row.n)))
+      .executeAndCollect()
+    assert.deepEqual(lastTwo, [
+      [2, 10],
+      [20, 30],
+    ])
+    const sums = await clickStream().keyBy('id').countWindow(3).sum('n').executeAndCollect()
+    assert.deepEqual(sorted(sums), [
+      { id: 'a', at: 0, n: 6 },
+      { id: 'b', at: 500, n: 60 },
+    ])
+  })
+
+  test('one window over all keys, in local days, with a function that has a life', async () => {
+    class Days {
+      private opened = 0
+      open() {
+        this.opened++
+      }
+      process(
+        { window, globalState }: StatefulProcessWindowContext<null>,
+        elements: Iterable<(typeof clicks)[number]>,
+        collect: (text: string) => void,
+      ) {
+        const windows = globalState().getReducingState(new ReducingStateDescriptor<number>('windows', (a, b) => a + b))
+        windows.add(1)
+        const day = new Date(window.start).toISOString()
+        collect(`${day} ${[...elements].length} ${this.opened} ${windows.get()}`)
+      }
+    }
+    const rows = await clickStream()
+      .windowAll(TumblingEventTimeWindows.of(days(1), { timeZone: 'Europe/Berlin' }))
+      .process(new Days())
+      .executeAndCollect()
+    assert.deepEqual(rows, ['1969-12-31T23:00:00.000Z 6 1 1'])
+  })
+
+  test('windows by the clock under another trigger', async () => {
+    const rows = await environment()
+      .fromElements(1, 2, 3)
+      .keyBy(() => 'all')
+      .window(TumblingProcessingTimeWindows.of(days(10_000)))
+      .trigger(PurgingTrigger.of(CountTrigger.of(3)))
+      .reduce((a, b) => a + b)
+      .executeAndCollect()
+    assert.deepEqual(rows, [6])
   })
 })

@@ -11,18 +11,31 @@ import {
   avg,
   count,
   type DataStream,
+  DeltaEvictor,
+  DeltaTrigger,
+  EventTimeSessionWindows,
+  GlobalWindows,
   type KeyedProcessFunction,
   type KeyedStream,
   MapStateDescriptor,
   max,
   outputTag,
   type ProcessContext,
+  type ProcessWindowFunction,
+  ReducingStateDescriptor,
   RichMapFunction,
   type RuntimeContext,
+  SlidingEventTimeWindows,
+  type StatefulProcessWindowContext,
   StreamExecutionEnvironment,
   schema,
   seconds,
   sum,
+  TimeEvictor,
+  type TimeWindow,
+  Trigger,
+  type TriggerContext,
+  TriggerResult,
   TumblingEventTimeWindows,
   t,
   type ValueState,
@@ -207,6 +220,83 @@ test('rich functions and rolling aggregates', () => {
   const objectMax = () => keyed.max('extra')
   void textSum
   void objectMax
+})
+
+test('windows of every kind infer their elements, and refuse what does not fit them', () => {
+  const keyed = flights().keyBy('origin')
+  const sessions = keyed.window(EventTimeSessionWindows.withDynamicGap((f) => f.distance * 1_000))
+  const counted = sessions.aggregate({ n: count(), delay: avg('delay') })
+  check<Equal<Flat<Element<typeof counted>>['delay'], number | null>>()
+  const summed = keyed.countWindow(10, 5).sum('distance')
+  check<Equal<Element<typeof summed>['origin'], string>>()
+  // @ts-expect-error a text has no sum
+  const textSum = () => keyed.countWindow(10).sum('origin')
+  // @ts-expect-error there is no such field
+  const unknownField = () => keyed.countWindow(10).maxBy('nope')
+  keyed
+    .window(GlobalWindows.create())
+    .trigger(DeltaTrigger.of(10, (a, b) => b.distance - a.distance))
+    .evictor(DeltaEvictor.of(10, (a, b) => b.distance - a.distance))
+    .evictor(TimeEvictor.of(seconds(10)))
+    .maxBy('origin')
+  const ofOthers = DeltaTrigger.of(1, (a: { x: number }, b: { x: number }) => b.x - a.x)
+  // @ts-expect-error the trigger is for other elements
+  const otherElements = () => keyed.window(GlobalWindows.create()).trigger(ofOthers)
+  const applied = keyed
+    .window(SlidingEventTimeWindows.of(seconds(10), seconds(2)))
+    .apply<string>((key, window, elements, collect) => {
+      check<Equal<typeof key, string>>()
+      for (const f of elements) collect(`${key.length} ${window.start} ${f.extra.carrier}`)
+    })
+  check<Equal<Element<typeof applied>, string>>()
+  const columns = keyed.countWindow(2).apply((_key, window, _elements, collect) => collect({ end: window.end }), {
+    schema: schema({ end: t.timestamp() }),
+  })
+  check<Equal<Element<typeof columns>, { end: number }>>()
+  const all = flights()
+    .windowAll(TumblingEventTimeWindows.of(seconds(10)))
+    .process<number>((context, elements, collect) => {
+      check<Equal<typeof context.key, null>>()
+      for (const f of elements) collect(f.distance)
+    })
+  check<Equal<Element<typeof all>, number>>()
+  // @ts-expect-error a plain function has no state: an object with `process` has
+  const stateOfFunction = () => keyed.countWindow(1).process<number>((context) => context.windowState())
+  class Largest implements ProcessWindowFunction<number, string, string> {
+    private readonly seen = new ReducingStateDescriptor<number>('seen', Math.max)
+    process(context: StatefulProcessWindowContext<string>, elements: Iterable<number>, collect: (r: string) => void) {
+      const seen = context.windowState().getReducingState(this.seen)
+      for (const n of elements) seen.add(n)
+      collect(`${context.key} ${seen.get()}`)
+    }
+  }
+  const largest = keyed.window(TumblingEventTimeWindows.of(seconds(1))).aggregate(
+    {
+      createAccumulator: () => 0,
+      add: (f: { distance: number }, n: number) => n + f.distance,
+      getResult: (n: number) => n,
+      merge: (a: number, b: number) => a + b,
+    },
+    new Largest(),
+  )
+  check<Equal<Element<typeof largest>, string>>()
+  class First extends Trigger<{ distance: number }> {
+    onElement(element: { distance: number }, _time: number, _window: TimeWindow, context: TriggerContext) {
+      const seen = context.getPartitionedState(new ReducingStateDescriptor<number>('seen', Math.max))
+      seen.add(element.distance)
+      check<Equal<ReturnType<typeof seen.get>, number | undefined>>()
+      return TriggerResult.FIRE
+    }
+    onEventTime() {
+      return TriggerResult.CONTINUE
+    }
+    onProcessingTime() {
+      return TriggerResult.CONTINUE
+    }
+    clear() {}
+  }
+  keyed.countWindow(1).trigger(new First())
+  for (const unused of [textSum, unknownField, otherElements, stateOfFunction]) void unused
 })
 
 test('side outputs carry the type of their tag', () => {

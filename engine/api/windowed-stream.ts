@@ -21,7 +21,7 @@ import type { Key } from '../core/keys.ts'
 import { fieldIndex, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
-import type { KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
+import type { KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { CountEvictor } from './evictors.ts'
 import { type ComparableField, checkRollingField, type SummableField } from './rolling-fields.ts'
 import { CountTrigger, PurgingTrigger } from './triggers.ts'
@@ -128,13 +128,20 @@ export class WindowedStream<T, K extends Key> {
   }
 
   /** Keeps all elements of a window and hands them over when it fires. */
-  process<R>(fn: WindowProcess<T, R, K>): SingleOutputStreamOperator<R> {
-    return this.operator('Window(Process)', OPAQUE_SCHEMA as Schema<R>, { kind: 'process', process: fn as AnyProcess })
+  process<R>(fn: WindowProcess<T, R, K>): SingleOutputStreamOperator<R>
+  process<R>(fn: WindowProcess<T, NoInfer<R>, K>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  process<R>(fn: WindowProcess<T, R, K>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const output = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
+    return this.operator('Window(Process)', output, { kind: 'process', process: fn as AnyProcess })
   }
 
   /** As `process`, for a function of key, window and elements. */
-  apply<R>(fn: WindowFunction<T, R, K>): SingleOutputStreamOperator<R> {
-    return this.process<R>(({ key, window }, elements, collect) => fn(key, window, elements, collect))
+  apply<R>(fn: WindowFunction<T, R, K>): SingleOutputStreamOperator<R>
+  apply<R>(fn: WindowFunction<T, NoInfer<R>, K>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  apply<R>(fn: WindowFunction<T, R, K>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const output = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
+    const process: WindowProcess<T, R, K> = ({ key, window }, elements, collect) => fn(key, window, elements, collect)
+    return this.operator('Window(Apply)', output, { kind: 'process', process: process as AnyProcess })
   }
 
   /** The first element of each window, with the sum of a field over all. Elements without a value do not count. */
