@@ -25,19 +25,26 @@ export type ManifestEntry =
       readonly isUnreadable: boolean
     }
 
-/** Numbers present, ascending. */
-export async function manifestNumbers(disk: Disk, directory: string): Promise<number[]> {
-  const names = await disk.list(layout.manifests(directory))
-  return names
-    .map(manifestNumber)
-    .filter((number) => number !== null)
-    .sort((a, b) => a - b)
+export interface ManifestListing {
+  /** Numbers present, ascending. */
+  readonly numbers: number[]
+  /** The highest number that was ever given out and is not collected: of manifests set aside too; 0 for none. */
+  readonly last: number
 }
 
-/** The highest number that was ever given out and is not collected: of manifests set aside too. */
-export async function lastManifestNumber(disk: Disk, directory: string): Promise<number> {
+export async function listManifests(disk: Disk, directory: string): Promise<ManifestListing> {
   const names = await disk.list(layout.manifests(directory))
-  return names.reduce((max, name) => Math.max(max, manifestNumber(name.replace(/\.corrupt$/, '.json')) ?? 0), 0)
+  const numbersOf = (texts: readonly string[]) => texts.map(manifestNumber).filter((number) => number !== null)
+  const setAside = names.map((name) => name.replace(/\.corrupt$/, '.json'))
+  return {
+    numbers: numbersOf(names).sort((a, b) => a - b),
+    last: numbersOf(setAside).reduce((max, number) => Math.max(max, number), 0),
+  }
+}
+
+/** Numbers present, ascending. */
+export async function manifestNumbers(disk: Disk, directory: string): Promise<number[]> {
+  return (await listManifests(disk, directory)).numbers
 }
 
 /** Reads one manifest and checks that every file it names is there with its size (I1). */
@@ -72,5 +79,5 @@ async function missingFile(disk: Disk, directory: string, manifest: Manifest): P
 export async function createManifest(disk: Disk, directory: string, manifest: Manifest): Promise<boolean> {
   const path = layout.manifest(directory, manifestName(manifest.number))
   if (!(await disk.createExclusive(path, encodeManifest(manifest)))) return false
-  return (await lastManifestNumber(disk, directory)) === manifest.number
+  return (await listManifests(disk, directory)).last === manifest.number
 }

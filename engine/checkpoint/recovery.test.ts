@@ -104,6 +104,21 @@ describe('a takeover', () => {
       assert.equal((await restart('b')).manifest.number, 4)
     }))
 
+  test('that has chosen its base fails when the owner makes a checkpoint meanwhile', () =>
+    withCheckpointDirectory(async (directory) => {
+      await createManifest(disk, directory, manifestOf({ number: 1 }))
+      const slow = {
+        ...disk,
+        async read(path: string) {
+          const bytes = await disk.read(path)
+          await createManifest(disk, directory, manifestOf({ number: 2, epoch: 2 }))
+          return bytes
+        },
+      }
+      await assert.rejects(takeOver(slow, optionsOf(directory)), { code: 'JOB_TAKEN_OVER' })
+      assert.deepEqual(await manifestNumbers(disk, directory), [1, 2])
+    }))
+
   test('is not possible under a number that the winner has collected since', () =>
     withCheckpointDirectory(async (directory) => {
       for (const number of [1, 2, 3]) await createManifest(disk, directory, manifestOf({ number }))

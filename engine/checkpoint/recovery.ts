@@ -21,7 +21,7 @@ import { type AssignedSplit, assignedSplit } from '../runtime/source-driver.ts'
 import { DEAD_LETTER_SINK } from './dead-letters.ts'
 import { layout } from './layout.ts'
 import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName, type PendingCommit } from './manifest.ts'
-import { createManifest, lastManifestNumber, manifestNumbers, readManifest } from './manifest-store.ts'
+import { createManifest, listManifests, manifestNumbers, readManifest } from './manifest-store.ts'
 import { isAnySegmentGone, segmentsOf } from './outbox.ts'
 
 /** Attempts of one generation are numbered from generation times this. */
@@ -63,7 +63,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   }
   // Without this a power cut could take a new folder away with everything that was made durable in it.
   await disk.syncDirectory(directory)
-  const numbers = await manifestNumbers(disk, directory)
+  const { numbers, last } = await listManifests(disk, directory)
   if (options.restore === null && numbers.length > 0) {
     throw new MillraceError('CHECKPOINT_DIRECTORY_NOT_EMPTY', `${directory} already holds checkpoints.`, {
       hint: 'Continue them with --restore latest, or choose an empty directory.',
@@ -93,14 +93,14 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   }
   if (options.isRestart === true && quarantined.length === 0 && base?.owner !== options.owner)
     throw takenOver(directory)
-  const newest = await lastManifestNumber(disk, directory)
   const generation = (await generationBefore(disk, directory, base)) + quarantined.length + 1
   const isMove = found !== null && found.directory !== directory
   const manifest: Manifest = {
     ...(isMove ? await withoutDeadLetters(disk, found) : (base ?? emptyManifest(options))),
     kind: 'takeover',
     owner: options.owner,
-    number: newest + 1,
+    // Next to what was seen when the base was chosen: a checkpoint made since must not be passed over.
+    number: last + 1,
     parent: base?.number ?? null,
     generation,
     attempt: Math.max(base?.attempt ?? 0, generation * ATTEMPTS_PER_GENERATION),
