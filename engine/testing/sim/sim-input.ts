@@ -49,6 +49,7 @@ export interface SimShape {
   /** From one window to the next: the slide or step. */
   readonly windowStepMs: number
   readonly windowWork: WindowWork
+  readonly countSize: number
   readonly latenessMs: number
   /** Events are out of order by at most this, as the watermarks assume. */
   readonly disorderMs: number
@@ -128,6 +129,7 @@ export function randomShape(random: SeededRandom): SimShape {
     unchained: random.chance(0.3),
     ...randomWindows(random),
     windowWork: random.pick<WindowWork>(['columns', 'aggregate', 'reduce', 'process']),
+    countSize: random.between(1, 4),
     latenessMs: random.chance(0.4) ? random.between(1, 150) : 0,
     disorderMs: random.between(0, 30),
     lateEvery: random.chance(0.4) ? random.between(3, 12) : 0,

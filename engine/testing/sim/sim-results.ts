@@ -96,6 +96,21 @@ export class BranchResults {
     this.fail(invariant, `${what}: ${wrong.length} differ from the model: ${shown.join(', ')}`)
   }
 
+  /** I5: as `same`, but at most `missingMax` of the expected texts may be missing. */
+  allBut(what: string, missingMax: number, expected: readonly string[], actual: readonly string[]): void {
+    const counts = this.countBy(actual, (text) => text)
+    for (const text of expected) counts.set(text, (counts.get(text) ?? 0) - 1)
+    const missing = [...counts.values()].filter((n) => n < 0).length
+    const tooMany = new Map([...counts].filter(([, n]) => n > 0))
+    this.differences(what, tooMany, 'I5')
+    if (missing > missingMax && !this.options.isPartial) this.fail('I5', `${what}: ${missing} are missing`)
+  }
+
+  /** I9: without rows that may be late none comes out as late. */
+  lateIsAllowed(count: number): void {
+    if (count > 0 && !lateIsPossible(this.shape)) this.fail('I9', `${count} rows came out as late`)
+  }
+
   /** I5: rows of a group are numbered from 1 without gaps, and records of a split keep their order in it. */
   numbered(what: string, rows: readonly SinkRow[], field: string): void {
     for (const [name, members] of Map.groupBy(rows, (row) => String(row[field]))) {
@@ -133,7 +148,7 @@ export class BranchResults {
   windows(id: string, lateId: string): void {
     const late = new Set(this.sink(lateId).map((row) => row['id'] as number))
     this.once(lateId, this.texts(lateId, ['id']))
-    if (late.size > 0 && !lateIsPossible(this.shape)) this.fail('I9', `${late.size} rows came out as late`)
+    this.lateIsAllowed(late.size)
     const kept = this.rows(0).filter((row) => !late.has(row.id))
     const most = new Map<string, { n: number; ids: number }>()
     for (const row of kept) {
@@ -175,11 +190,50 @@ export class BranchResults {
     else if (n === most.n && ids !== most.ids) this.fail('I5', `${what} has sum ${ids}, not ${most.ids}`)
   }
 
+  /**
+   * Sessions: without late rows they are the model's (I5). With some, what is a session depends on when each came;
+   * then every row is in one session or came out as late (I9), as far as nothing fires again.
+   */
+  sessions(id: string, lateId: string): void {
+    const late = this.sink(lateId)
+    this.once(lateId, this.texts(lateId, ['id']))
+    this.lateIsAllowed(late.length)
+    const shown = this.sink(id)
+    if (!lateIsPossible(this.shape)) {
+      this.same(
+        id,
+        sessionsOf(this.rows(0), this.shape.windowStepMs),
+        this.textsOf(shown, ['key', 'window', 'n', 'ids']),
+      )
+    } else if (this.shape.latenessMs === 0) {
+      const sums = new Map<string, number>()
+      const add = (key: unknown, n: number): void => void sums.set(String(key), (sums.get(String(key)) ?? 0) + n)
+      for (const row of shown) add(row['key'], row['n'] as number)
+      for (const row of late) add(row['key'], 1)
+      for (const row of this.rows(0)) add(row.key, -1)
+      this.differences(`${id} with late rows`, sums, 'I9')
+    }
+  }
+
   /** I5: no text twice. */
   once(what: string, texts: readonly string[]): void {
     const twice = [...this.countBy(texts, (text) => text)].find(([, n]) => n > 1)
     if (twice !== undefined) this.fail('I5', `${what}: ${twice[0]} came ${twice[1]} times`)
   }
+}
+
+/** Sessions of a key as `key start-end n ids`. */
+function sessionsOf(rows: readonly InputRow[], gapMs: number): string[] {
+  return [...Map.groupBy(rows, (row) => row.key)].flatMap(([key, members]) => {
+    const sessions: { start: number; end: number; n: number; ids: number }[] = []
+    for (const { time, id } of [...members].sort((a, b) => a.time - b.time)) {
+      const last = sessions.at(-1)
+      // Sessions that only touch are one.
+      if (last === undefined || time > last.end) sessions.push({ start: time, end: time + gapMs, n: 1, ids: id })
+      else Object.assign(last, { end: time + gapMs, n: last.n + 1, ids: last.ids + id })
+    }
+    return sessions.map(({ start, end, n, ids }) => `${key} ${start}-${end} ${n} ${ids}`)
+  })
 }
 
 /** I5: the dead letters in all directories of the job are the bad rows, each once. */

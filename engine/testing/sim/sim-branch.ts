@@ -1,0 +1,28 @@
+/**
+ * What a part of a simulated job promises: a piece of a program with the public API that ends in sinks, and a
+ * model that says what these must hold in the end.
+ *
+ * Models are naive and single-threaded, and take nothing from the engine. Where the answer depends on which rows
+ * were late, they say what must hold whichever they were.
+ */
+import type { DataStream } from '../../api/index.ts'
+import type { InputRow, SimShape } from './sim-input.ts'
+import type { BranchResults } from './sim-results.ts'
+
+export interface BranchStreams {
+  readonly shape: SimShape
+  /** One a source; `streams[1]` is there when the branch asked for two. */
+  readonly streams: readonly DataStream<InputRow>[]
+  /** Answers with the row itself, after a while. */
+  ask(row: InputRow): Promise<InputRow[]>
+  /** Ends a stream in the sink of this id. */
+  sink<T>(stream: DataStream<T>, id: string): void
+}
+
+export interface Branch {
+  /** Sources that it reads. */
+  readonly sources: 1 | 2
+  /** Uids of operators with state begin with the branch's name. */
+  build(streams: BranchStreams): void
+  check(results: BranchResults): void
+}
