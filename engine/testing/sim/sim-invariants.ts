@@ -108,8 +108,7 @@ export class SimInvariants implements DiskObserver {
    * manifest binds nobody; if its epoch were applied all the same, that would be seen (I4).
    */
   private isStray({ directory, manifest }: KnownManifest): boolean {
-    const newest = this.newest(directory)
-    return newest !== null && manifest.number < newest.number && manifest.generation < newest.generation
+    return manifest.number < (this.newest(directory)?.number ?? 0)
   }
 
   /** After a crash, manifests may be gone whose creation never reported success. */
