@@ -47,6 +47,7 @@ export async function measureJob(options: MeasuredJob): Promise<JobCost> {
       moduleUrl: siblingModule(import.meta.url, options.module).href,
       checkpointIntervalMs: options.checkpointIntervalMs,
       checkpointTimeoutMs: 60_000,
+      runtimeMode: 'streaming',
       checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
       checkpointDirectory: directory,
       stateBackend: defaultStateBackend(),

@@ -1,16 +1,18 @@
 /**
- * Keyed rolling reduce: each row updates its key's value, and every update is emitted.
+ * Keyed rolling reduce: each row updates its key's value, and every update is emitted; in batch execution only the
+ * last value of each key, at the end of input, without an event time.
  *
  * Results carry the event time of the row that made them. State is one object a key. An emitted row
  * without a schema is the very object that state holds, so it is copied where a reduce function may
  * change it: the first of a key, and whenever the function returned the object it was given.
  */
 import type { ReduceFunction } from '../engine/contract/functions.ts'
-import type { StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { SegmentScan, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
+import { WATERMARK_MAX } from '../engine/core/time.ts'
 import { RowCollector } from './collector.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
 
@@ -34,6 +36,9 @@ class ReduceOperator implements Operator {
   private readonly copies: boolean
   private readonly slots = new Int32Array(BATCH_ROWS_MAX)
   private name = ''
+  /** Final values are still to be emitted. */
+  private isBatch = false
+  private scan: SegmentScan | null = null
   private rows!: RowSource
   private table!: StateTable
 
@@ -46,6 +51,7 @@ class ReduceOperator implements Operator {
 
   open(context: OperatorContext): void {
     this.name = context.name
+    this.isBatch = context.isBatch === true
     this.rows = new RowSource(context)
     this.table = context.keyed.table({ name: 'reduced', version: 1, layout: { kind: 'object', codec: this.codec } })
   }
@@ -63,6 +69,7 @@ class ReduceOperator implements Operator {
     for (let j = 0; j < rows.length; j++) rows[j] = from + j
     segment.upsert(keys, rows, rows.length, slots)
     const { objects } = segment
+    const emitsUpdates = !this.isBatch
     try {
       for (let j = 0; j < rows.length; j++) {
         const before = objects[slots[j]]
@@ -70,6 +77,7 @@ class ReduceOperator implements Operator {
         const after = before === undefined ? row : reduce(before, row)
         if (isPromise(after)) throw asyncFunctionError(this.name)
         objects[slots[j]] = after
+        if (!emitsUpdates) continue
         const isShared = this.copies && (before === undefined || after === before)
         collector.add(isShared ? this.copyOf(after) : after, batch.eventTime[from + j], output)
       }
@@ -86,7 +94,25 @@ class ReduceOperator implements Operator {
     return this.codec.decode(encoded, 0, encoded.length)
   }
 
-  advanceWatermark(): boolean {
+  advanceWatermark(watermark: number, output: Output): boolean {
+    if (!this.isBatch || watermark !== WATERMARK_MAX) return true
+    this.scan ??= this.table.existing(0)?.scan() ?? null
+    while (this.scan !== null) {
+      if (output.blocked) return false
+      const chunk = this.scan.next(BATCH_ROWS_MAX)
+      if (chunk === null) {
+        this.scan.close()
+        this.scan = null
+        break
+      }
+      for (let i = 0; i < chunk.count; i++) this.collector.add(chunk.objects[i], Number.NaN, output)
+      this.collector.flush(output)
+    }
+    this.isBatch = false
     return true
+  }
+
+  close(): void {
+    this.scan?.close()
   }
 }

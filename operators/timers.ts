@@ -257,6 +257,7 @@ export class InternalTimerService {
 
   /** A timer of key `row` of `keys`. Throws `TIMER_INVALID`. */
   registerEventTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): void {
+    if (this.isBatchEnd) return
     this.eventTime.register(keys, row, timeMs, namespace)
   }
 
@@ -267,6 +268,7 @@ export class InternalTimerService {
 
   /** A timer of key `row` of `keys`; one of the past fires at once. Throws `TIMER_INVALID`. */
   registerProcessingTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): void {
+    if (this.isBatchEnd) return
     this.processingTime.register(keys, row, timeMs, namespace)
     this.schedule(timeMs)
   }
@@ -276,8 +278,14 @@ export class InternalTimerService {
     return this.processingTime.delete(keys, row, timeMs, namespace)
   }
 
+  /** In batch execution a timer that is registered while the last ones fire would be one of the past. */
+  private get isBatchEnd(): boolean {
+    return this.ended && this.context.isBatch === true
+  }
+
   private schedule(timeMs: number): void {
-    if (timeMs >= this.scheduledAtMs) return
+    // In batch execution processing time ends with the input.
+    if (timeMs >= this.scheduledAtMs || this.context.isBatch === true) return
     this.scheduledAtMs = timeMs
     this.context.scheduleProcessingTime(timeMs)
   }
@@ -285,7 +293,8 @@ export class InternalTimerService {
   /** To be called from `advanceWatermark`, with what it has to return. */
   advanceWatermark(watermark: number, output: Output, fire: FireTimer): boolean {
     if (watermark === Number.POSITIVE_INFINITY) this.ended = true
-    return this.eventTime.fire(watermark, output, fire)
+    if (!this.eventTime.fire(watermark, output, fire)) return false
+    return !this.isBatchEnd || this.processingTime.fire(watermark, output, fire)
   }
 
   /** To be called from `onProcessingTime`, with what it has to return. */

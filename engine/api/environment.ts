@@ -29,6 +29,7 @@ import {
 } from './execution.ts'
 import { checkMaxParallelism, checkParallelism, GraphBuilder } from './graph-builder.ts'
 import type { JobSettings } from './job-settings.ts'
+import { RuntimeExecutionMode, runtimeModeOf } from './runtime-mode.ts'
 import type { WatermarkStrategy } from './watermark-strategy.ts'
 
 /** Name of a job whose program gives none. */
@@ -43,6 +44,7 @@ export class StreamExecutionEnvironment {
   private parallelism: number | null = null
   private maxParallelism: number | null = null
   private isChainingDisabled = false
+  private runtimeMode: RuntimeExecutionMode = RuntimeExecutionMode.STREAMING
   private restart: RestartStrategy | null = null
   private stateBackend: StateBackendName | null = null
 
@@ -64,6 +66,21 @@ export class StreamExecutionEnvironment {
   /** Default number of subtasks of an operator. `--parallelism` overrides it. */
   setParallelism(parallelism: number): this {
     this.parallelism = checkParallelism(parallelism)
+    return this
+  }
+
+  /**
+   * How jobs are executed: `STREAMING` unless told. In `BATCH` every source must be bounded (`BATCH_UNBOUNDED`), there
+   * are no checkpoints, and only final results come out: windows and timers of both kinds fire at the end of input,
+   * nothing is late, and running aggregates emit one result a key. `AUTOMATIC` is batch when every source is bounded.
+   */
+  setRuntimeMode(mode: RuntimeExecutionMode): this {
+    if (!Object.values(RuntimeExecutionMode).includes(mode)) {
+      throw new MillraceError('RUNTIME_MODE_UNKNOWN', `There is no runtime mode ${JSON.stringify(mode)}.`, {
+        hint: 'Use RuntimeExecutionMode.STREAMING, BATCH or AUTOMATIC.',
+      })
+    }
+    this.runtimeMode = mode
     return this
   }
 
@@ -198,9 +215,11 @@ export class StreamExecutionEnvironment {
     return this.builder.build({ isChainingDisabled: this.isChainingDisabled })
   }
 
+  /** What was set, for the streams declared so far. Throws `BATCH_UNBOUNDED`. */
   getSettings(): JobSettings {
     return {
       parallelism: this.parallelism,
+      runtimeMode: runtimeModeOf(this.runtimeMode, this.builder.unboundedSources()),
       maxParallelism: this.maxParallelism,
       checkpointIntervalMs: this.checkpointConfig.checkpointIntervalMs,
       checkpointTimeoutMs: this.checkpointConfig.checkpointTimeoutMs,

@@ -159,6 +159,13 @@ export class GraphBuilder {
     return { nodes, edges }
   }
 
+  /** Names of the sources that never end. */
+  unboundedSources(): string[] {
+    return this.transformations.flatMap(({ name, body }) =>
+      body.role === 'source' && body.source.boundedness === 'unbounded' ? [name] : [],
+    )
+  }
+
   /** Assigners that are the only reader of a source without watermarks, each with that source. */
   private foldedAssigners(): Map<Transformation, Transformation> {
     const readers = new Map<Transformation, number>()

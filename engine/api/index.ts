@@ -91,6 +91,7 @@ export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
 export { outputTag } from './output-tag.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
 export { RichFilterFunction, RichFlatMapFunction, RichMapFunction } from './rich-functions.ts'
+export { RuntimeExecutionMode } from './runtime-mode.ts'
 export {
   AggregatingStateDescriptor,
   ListStateDescriptor,

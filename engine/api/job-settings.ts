@@ -5,13 +5,14 @@
  */
 import type { CheckpointPolicy } from '../checkpoint/checkpoint-policy.ts'
 import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
-import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
+import type { JobOptions, RestartStrategy, RuntimeMode, StateBackendName } from '../runtime/launcher-types.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
 import type { RunFlags } from './run-flags.ts'
 
 /** Null means that the program did not say. */
 export interface JobSettings {
   readonly parallelism: number | null
+  readonly runtimeMode: RuntimeMode
   /** Key groups of the job. */
   readonly maxParallelism: number | null
   readonly checkpointIntervalMs: number | null
@@ -47,12 +48,14 @@ export function toJobOptions(
   placement: Placement,
   onEvent: JobOptions['onEvent'],
 ): JobOptions {
-  const checkpointIntervalMs = flags.checkpointIntervalMs ?? settings.checkpointIntervalMs
+  const isBatch = settings.runtimeMode === 'batch'
+  const checkpointIntervalMs = isBatch ? null : (flags.checkpointIntervalMs ?? settings.checkpointIntervalMs)
   return {
     name,
     parallelism: flags.parallelism ?? settings.parallelism ?? Math.max(1, placement.workers),
     workers: placement.workers,
     moduleUrl: placement.moduleUrl,
+    runtimeMode: settings.runtimeMode,
     checkpointIntervalMs,
     checkpointTimeoutMs: settings.checkpointTimeoutMs,
     checkpointPolicy: settings.checkpointPolicy,

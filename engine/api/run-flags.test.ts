@@ -82,6 +82,7 @@ describe('job options', () => {
     parallelism: 3,
     checkpointIntervalMs: 500,
     maxParallelism: null,
+    runtimeMode: 'streaming',
     checkpointTimeoutMs: 9,
     checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: 'program',

@@ -64,6 +64,11 @@ export interface OperatorContext {
   readonly restored: readonly JsonValue[]
   /** Asks for a call of `onProcessingTime` at or after `timeMs`. */
   scheduleProcessingTime(timeMs: number): void
+  /**
+   * True in batch execution: the only watermark is +Infinity, and only final results count. Keyed aggregates emit then,
+   * timers of both kinds fire then, and what fires registers none.
+   */
+  readonly isBatch?: boolean
   /** Asks for a call of `resume` on a turn of the engine; any time, from promise reactions and timers too. */
   wake(): void
 }

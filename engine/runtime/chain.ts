@@ -155,7 +155,11 @@ export class Chain {
   /** Link in the middle of a processing-time call; -1 when none is. */
   private timeAt = -1
 
-  constructor(operators: readonly ChainLinkOptions[], router: OutputRouter) {
+  /** In batch execution no watermark but the last one is sent on. */
+  private readonly isBatch: boolean
+
+  constructor(operators: readonly ChainLinkOptions[], router: OutputRouter, isBatch = false) {
+    this.isBatch = isBatch
     const links: Link[] = []
     for (let i = operators.length - 1; i >= 0; i--) {
       links.unshift(new Link(operators[i]!, links[0] ?? null, router))
@@ -265,7 +269,7 @@ export class Chain {
       const link = this.links[i]!
       if (!makesWatermarks(link.operator)) continue
       const watermark = link.operator.currentWatermark()
-      if (watermark <= link.ownWatermark) continue
+      if (watermark <= link.ownWatermark || (this.isBatch && watermark !== WATERMARK_MAX)) continue
       link.ownWatermark = watermark
       this.watermark = watermark
       this.watermarkAt = i + 1

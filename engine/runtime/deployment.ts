@@ -51,6 +51,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     stateMemoryBytes: options.stateMemoryBytes,
     checkpointDirectory: from.directory,
     checkpointingMode: options.checkpointPolicy.mode,
+    runtimeMode: options.runtimeMode,
     liveDirectory: from.liveDirectory,
     graph,
     rings,

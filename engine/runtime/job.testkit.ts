@@ -15,6 +15,7 @@ export function optionsOf(overrides: Partial<JobOptions>): JobOptions {
     moduleUrl: null,
     checkpointIntervalMs: null,
     checkpointTimeoutMs: 10_000,
+    runtimeMode: 'streaming',
     checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: null,
     stateBackend: 'memory',

@@ -7,12 +7,16 @@ import type { JobControl, JobEvent, JobState } from './status.ts'
 
 export type { RestartStrategy } from './restart-policy.ts'
 
+/** `batch`: bounded input, and only final results: operators emit at its end what they would refine before. */
+export type RuntimeMode = 'streaming' | 'batch'
+
 export type StateBackendName = 'memory' | 'rocksdb'
 
 export interface JobOptions {
   readonly name: string
   /** Default subtasks per operator. */
   readonly parallelism: number
+  readonly runtimeMode: RuntimeMode
   /** Worker threads; 0 runs every subtask on the calling thread. */
   readonly workers: number
   /** Module that worker threads import to build the same graph; required when `workers` > 0. */

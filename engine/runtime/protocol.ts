@@ -5,7 +5,7 @@ import type { CheckpointingMode } from '../checkpoint/checkpoint-policy.ts'
 import type { ManifestStore, ManifestTable } from '../checkpoint/manifest.ts'
 import type { SplitState } from '../contract/source.ts'
 import type { JsonValue } from '../core/json-value.ts'
-import type { StateBackendName } from './launcher-types.ts'
+import type { RuntimeMode, StateBackendName } from './launcher-types.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import type { AssignedSplit, SplitCheckpoint } from './source-driver.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
@@ -27,6 +27,7 @@ export interface Deployment {
   readonly stateMemoryBytes: number
   readonly checkpointDirectory: string
   readonly checkpointingMode: CheckpointingMode
+  readonly runtimeMode: RuntimeMode
   /** Local, and worthless after a crash. */
   readonly liveDirectory: string
   /** `describeGraph` of the coordinator's graph. */

@@ -226,7 +226,7 @@ async function buildSubtask(
     operators.push({ ...own, operator, keyed })
     links.push({ operator, keys, projection })
   })
-  const chain = new Chain(links, router)
+  const chain = new Chain(links, router, options.deployment.runtimeMode === 'batch')
   const openedSink = sink as { id: string; operator: SinkOperator } | null
   const first = vertex.nodes[0]!
   const deadLetters =
@@ -249,6 +249,7 @@ async function buildSubtask(
     source,
     inputs: inputsOf(options, vertex, index),
     alignsBarriers: options.deployment.checkpointingMode === 'exactly-once',
+    isBatch: options.deployment.runtimeMode === 'batch',
     monotonicMs: () => options.worker.io.clock.monotonicMs(),
     hooks: {
       capture: (attempt, alignmentMs) => options.capture(hosted, attempt, alignmentMs),
@@ -294,6 +295,7 @@ function operatorContext(
     },
     restored: options.deployment.operatorStates[hosted.uid] ?? [],
     scheduleProcessingTime: calls.schedule,
+    isBatch: options.deployment.runtimeMode === 'batch',
     wake: calls.wake,
   }
 }

@@ -53,6 +53,8 @@ export interface SubtaskOptions {
   readonly hooks: SubtaskHooks
   /** False for at-least-once checkpoints: an input goes on after its barrier. */
   readonly alignsBarriers: boolean
+  /** Batch execution: the only watermark is the last one. */
+  readonly isBatch?: boolean
   /** Monotonic milliseconds, for measuring alignment. */
   readonly monotonicMs: () => number
 }
@@ -70,6 +72,7 @@ export class Subtask {
   private readonly inputs: readonly Input[]
   private readonly hooks: SubtaskHooks
   private readonly alignsBarriers: boolean
+  private readonly isBatch: boolean
   private readonly monotonicMs: () => number
   private held: ChannelReader | null = null
   private nextInput = 0
@@ -91,6 +94,7 @@ export class Subtask {
     this.source = options.source
     this.hooks = options.hooks
     this.alignsBarriers = options.alignsBarriers
+    this.isBatch = options.isBatch === true
     this.monotonicMs = options.monotonicMs
     this.inputs = options.inputs.map((channel) => ({
       ...channel,
@@ -155,7 +159,7 @@ export class Subtask {
 
   private pushDueWatermark(nowMs: number, now: boolean): boolean {
     const watermark = this.inputWatermark()
-    if (watermark <= this.watermark) return false
+    if (watermark <= this.watermark || (this.isBatch && watermark !== WATERMARK_MAX)) return false
     const throttled = this.source !== null && watermark !== WATERMARK_MAX && !now
     if (throttled && nowMs - this.lastWatermarkMs < WATERMARK_INTERVAL_MS) return false
     this.lastWatermarkMs = nowMs

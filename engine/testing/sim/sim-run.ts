@@ -274,6 +274,7 @@ class Simulation {
       moduleUrl: null,
       checkpointIntervalMs: this.shape.intervalMs,
       checkpointTimeoutMs: this.shape.timeoutMs,
+      runtimeMode: 'streaming',
       checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
       checkpointDirectory: this.directory,
       stateBackend: 'memory',
