@@ -1,78 +1,54 @@
 /**
  * Per-record logic of the user's own: Flink's ProcessFunction and KeyedProcessFunction, and functions with a life
  * (`map`, `flatMap`, `filter` objects with `open`), which are process functions of one kind of result.
- *
- * Keyed state is user-state.ts, timers are timers.ts; both act for the key of the record or timer that is being
- * processed, and both are refused on streams without keys. Invariants:
- * - Timers fire in order of time. What an event-time timer emits carries its time; what a processing-time timer
- *   emits has no event time.
  */
 import type {
   FilterObject,
   FlatMapObject,
   KeyedProcessFunction,
   MapObject,
-  OnTimerContext,
-  OutputTag,
   ProcessFunction,
-  TimeDomain,
-  TimerService,
 } from '../engine/contract/functions.ts'
-import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
-import type { Batch } from '../engine/core/batch.ts'
-import { MillraceError } from '../engine/core/errors.ts'
-import type { JsonValue } from '../engine/core/json-value.ts'
-import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
-import { RowCollector, SideCollectors } from './collector.ts'
-import { CurrentKey } from './current-key.ts'
-import { OperatorState } from './operator-state.ts'
-import { runtimeContext } from './runtime-context.ts'
-import type { QueuedTimer } from './timer-queue.ts'
-import { InternalTimerService } from './timers.ts'
-import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
-import { type CodecFactory, UserStates } from './user-state.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
-
-export interface ProcessOptions {
-  readonly codecOf: CodecFactory
-  /** Of what the function collects; opaque values without one. */
-  readonly outputSchema?: Schema
-}
+import type { Operator } from '../engine/contract/operator.ts'
+import { type Collect, type ElementFunction, ProcessOperator, type ProcessOptions } from './process-operator.ts'
+import { isPromise } from './user-function.ts'
 
 /** Logic on keyed rows. `create` makes a fresh function for each subtask. */
 export function keyedProcessOperator<K, In, Out>(
   create: () => KeyedProcessFunction<K, In, Out>,
   options: ProcessOptions,
 ): Operator {
-  return new ProcessOperator(create() as AnyFunction, options, true)
+  const fn = create() as KeyedProcessFunction<unknown, unknown, unknown>
+  return new ProcessOperator(
+    {
+      fn,
+      elements: [(value, context, collect) => fn.processElement(value, context, collect)],
+      keyed: [true],
+      onTimer: (timeMs, context, collect) => fn.onTimer?.(timeMs, context, collect),
+    },
+    options,
+  )
 }
 
 /** Logic on rows without keys. `create` makes a fresh function for each subtask. */
 export function processOperator<In, Out>(create: () => ProcessFunction<In, Out>, options: ProcessOptions): Operator {
-  return new ProcessOperator(create() as AnyFunction, options, false)
+  const fn = create() as ProcessFunction<unknown, unknown>
+  const element: ElementFunction = (value, context, collect) => fn.processElement(value, context, collect)
+  return new ProcessOperator({ fn, elements: [element], keyed: [false] }, options)
 }
 
 /** A `map`, `flatMap` or `filter` object; `isKeyed` when it follows a keyBy. */
 export function richOperator(create: () => RichObject, options: ProcessOptions & { isKeyed: boolean }): Operator {
   const fn = create()
-  return new ProcessOperator(processFunctionOf(fn), options, options.isKeyed, 'filter' in fn)
+  return new ProcessOperator(
+    { fn, elements: [elementFunctionOf(fn)], keyed: [options.isKeyed], isFilter: 'filter' in fn },
+    options,
+  )
 }
 
 export type RichObject = MapObject<unknown, unknown> | FlatMapObject<unknown, unknown> | FilterObject<unknown>
 
-function processFunctionOf(fn: RichObject): AnyFunction {
-  return {
-    setRuntimeContext: (context) => fn.setRuntimeContext?.(context),
-    initializeState: (context) => fn.initializeState?.(context),
-    snapshotState: () => fn.snapshotState?.(),
-    open: (context) => fn.open?.(context),
-    close: () => fn.close?.(),
-    processElement: elementFunctionOf(fn),
-  }
-}
-
-function elementFunctionOf(fn: RichObject): AnyFunction['processElement'] {
+function elementFunctionOf(fn: RichObject): ElementFunction {
   if ('map' in fn) return (value, _context, collect) => collect(fn.map(value))
   if ('filter' in fn) {
     return (value, _context, collect) => {
@@ -80,197 +56,12 @@ function elementFunctionOf(fn: RichObject): AnyFunction['processElement'] {
       if (keeps) collect(isPromise(keeps) ? keeps : value)
     }
   }
-  return (value, _context, collect) => {
-    const results: unknown = fn.flatMap(value, collect)
-    if (results === undefined) return
-    if (isPromise(results)) collect(results)
-    else for (const result of results as Iterable<unknown>) collect(result)
-  }
+  return (value, _context, collect) => collectAll(fn.flatMap(value, collect), collect)
 }
 
-type AnyFunction = KeyedProcessFunction<unknown, unknown, unknown>
-
-class ProcessOperator implements Operator {
-  private readonly fn: AnyFunction
-  private readonly options: ProcessOptions
-  private readonly isKeyed: boolean
-  /** Records without a result count as filtered. */
-  private readonly isFilter: boolean
-  private readonly collector: RowCollector
-  private readonly sides = new SideCollectors()
-  private readonly current = new CurrentKey()
-  private states!: UserStates
-  private context!: OperatorContext
-  private rows!: RowSource
-  private timers: InternalTimerService | null = null
-  private operatorState!: OperatorState
-  private watermark = WATERMARK_MIN
-  private firingAt: number | null = null
-  /** Event time of the record, or time of the timer. */
-  private timestamp = Number.NaN
-  /** Event time of what is emitted. */
-  private emitTime = Number.NaN
-  private timeDomain: TimeDomain = 'EVENT_TIME'
-  private output!: Output
-  private emitted = true
-  private collected = 0
-  private readonly userContext: OnTimerContext<unknown>
-  private readonly collect = (result: unknown): void => {
-    if (isPromise(result)) throw asyncFunctionError(this.context.name)
-    this.collected++
-    if (this.collector.add(result, this.emitTime, this.output)) this.emitted = true
-  }
-
-  constructor(fn: AnyFunction, options: ProcessOptions, isKeyed: boolean, isFilter = false) {
-    this.fn = fn
-    this.options = options
-    this.isKeyed = isKeyed
-    this.isFilter = isFilter
-    this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
-    this.userContext = this.makeUserContext()
-  }
-
-  private makeUserContext(): OnTimerContext<unknown> {
-    const { current, sides } = this
-    const timestampOf = () => this.timestamp
-    const domainOf = () => this.timeDomain
-    const timers = (): InternalTimerService => {
-      if (this.timers !== null) return this.timers
-      throw new MillraceError('TIMERS_NOT_KEYED', `Operator "${this.context.name}" sets timers without keys.`, {
-        hint: 'Put a keyBy before it: a timer belongs to a key.',
-      })
-    }
-    const timerService: TimerService = {
-      currentWatermark: () => this.watermark,
-      currentProcessingTime: () => this.context.worker.nowMs(),
-      registerEventTimeTimer: (timeMs) => timers().registerEventTimeTimer(current.require(), current.rows[0], timeMs),
-      deleteEventTimeTimer: (timeMs) => {
-        timers().deleteEventTimeTimer(current.require(), current.rows[0], timeMs)
-      },
-      registerProcessingTimeTimer: (timeMs) =>
-        timers().registerProcessingTimeTimer(current.require(), current.rows[0], timeMs),
-      deleteProcessingTimeTimer: (timeMs) => {
-        timers().deleteProcessingTimeTimer(current.require(), current.rows[0], timeMs)
-      },
-    }
-    return {
-      get currentKey() {
-        return current.get()
-      },
-      get timestamp() {
-        return timestampOf()
-      },
-      get timeDomain() {
-        return domainOf()
-      },
-      timerService,
-      output: <X>(tag: OutputTag<X>, value: X) => {
-        sides.add(tag.id, value, this.emitTime, this.output)
-        this.emitted = true
-      },
-    }
-  }
-
-  open(context: OperatorContext): void {
-    this.context = context
-    this.rows = new RowSource(context)
-    this.watermark = lowestRestoredWatermark(context.restored)
-    if (this.isKeyed) this.timers = new InternalTimerService(context)
-    this.states = new UserStates(context, this.current, this.options.codecOf)
-    this.operatorState = new OperatorState(context, this.options.codecOf)
-    this.guard(() => this.fn.initializeState?.(this.operatorState))
-    const runtime = runtimeContext(context, this.states)
-    this.fn.setRuntimeContext?.(runtime)
-    this.guard(() => this.fn.open?.(runtime))
-    this.states.endDeclarations()
-    this.operatorState.endDeclarations()
-  }
-
-  private guard(call: () => unknown): void {
-    let returned: unknown
-    try {
-      returned = call()
-    } catch (error) {
-      throw userFunctionError(error, this.context.name)
-    }
-    if (isPromise(returned)) throw asyncFunctionError(this.context.name)
-  }
-
-  process(batch: Batch, from: number, output: Output): number {
-    const { keys } = batch
-    if (keys === null && this.isKeyed) {
-      throw new MillraceError('STATE_NOT_KEYED', 'A keyed process operator got rows without keys.', {
-        domain: 'internal',
-      })
-    }
-    if (output.blocked) return from
-    this.output = output
-    if (this.isKeyed) this.states.prefetch(keys!, from, batch.length)
-    const read = this.rows.readerOf(batch)
-    const { fn, current, userContext, collect, isKeyed } = this
-    const collectedBefore = this.collected
-    let i = from
-    this.emitted = false
-    try {
-      for (; i < batch.length; i++) {
-        if (this.emitted && output.blocked) break
-        this.emitted = false
-        if (isKeyed) current.set(keys!, i)
-        this.timestamp = batch.eventTime[i]
-        this.emitTime = this.timestamp
-        const returned: unknown = fn.processElement(read(batch, i), userContext, collect)
-        if (isPromise(returned)) throw asyncFunctionError(this.context.name)
-      }
-    } catch (error) {
-      throw userFunctionError(error, this.context.name)
-    }
-    if (this.isFilter) this.context.counters.filtered += i - from - (this.collected - collectedBefore)
-    this.finishCall(output)
-    return i
-  }
-
-  private finishCall(output: Output): void {
-    this.current.clear()
-    this.collector.flush(output)
-    this.sides.flush(output)
-  }
-
-  advanceWatermark(watermark: number, output: Output): boolean {
-    if (this.firingAt === null) {
-      if (watermark <= this.watermark) return true
-      this.watermark = watermark
-      this.firingAt = watermark
-    }
-    if (output.blocked) return false
-    this.output = output
-    const done = this.timers === null || this.timers.advanceWatermark(this.firingAt, output, this.fire)
-    this.finishCall(output)
-    if (done) this.firingAt = null
-    return done
-  }
-
-  onProcessingTime(nowMs: number, output: Output): boolean {
-    if (this.timers === null) return true
-    this.output = output
-    const done = this.timers.onProcessingTime(nowMs, output, this.fire)
-    this.finishCall(output)
-    return done
-  }
-
-  private readonly fire = (timer: QueuedTimer, domain: TimeDomain): void => {
-    this.current.set(timer.keys, 0)
-    this.timestamp = timer.timeMs
-    this.emitTime = domain === 'EVENT_TIME' ? timer.timeMs : Number.NaN
-    this.timeDomain = domain
-    this.guard(() => this.fn.onTimer?.(timer.timeMs, this.userContext, this.collect))
-  }
-
-  snapshot(): JsonValue {
-    this.guard(() => this.fn.snapshotState?.())
-    return { watermark: watermarkToJson(this.watermark), lists: this.operatorState.snapshot() }
-  }
-
-  close(): void {
-    this.guard(() => this.fn.close?.())
-  }
+/** What a flatMap function returned. */
+export function collectAll(results: unknown, collect: Collect): void {
+  if (results === undefined) return
+  if (isPromise(results)) collect(results)
+  else for (const result of results as Iterable<unknown>) collect(result)
 }
