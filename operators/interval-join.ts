@@ -21,10 +21,10 @@ import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
+import { FunctionLife } from './function-life.ts'
 import { type BufferCursor, JoinBuffer, PROBE_ROWS_MAX } from './join-buffer.ts'
-import { runtimeContext } from './runtime-context.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
-import { type CodecFactory, UserStates } from './user-state.ts'
+import type { CodecFactory } from './user-state.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 
 /** Rows looked at a call. */
@@ -77,6 +77,7 @@ class IntervalJoinOperator implements Operator {
   private readonly sideOutputs = new SideCollectors()
   private readonly current = new CurrentKey()
   private context!: OperatorContext
+  private life!: FunctionLife
   private sides!: readonly [Side, Side]
   private bucketMs = 0
   private watermark = WATERMARK_MIN
@@ -138,19 +139,8 @@ class IntervalJoinOperator implements Operator {
         lateTag: options.rightLateTag ?? null,
       },
     ]
-    const states = new UserStates(context, this.current, codecOf)
-    this.guard(() => this.fn.open?.(runtimeContext(context, states)))
-    states.endDeclarations()
-  }
-
-  private guard(call: () => unknown): void {
-    let returned: unknown
-    try {
-      returned = call()
-    } catch (error) {
-      throw userFunctionError(error, this.context.name)
-    }
-    if (isPromise(returned)) throw asyncFunctionError(this.context.name)
+    this.life = new FunctionLife(this.fn, context, this.current, codecOf)
+    this.life.open()
   }
 
   process(batch: Batch, from: number, output: Output, input: number): number {
@@ -265,11 +255,11 @@ class IntervalJoinOperator implements Operator {
   }
 
   snapshot(): JsonValue {
-    return { watermark: watermarkToJson(this.watermark), bucketMs: this.bucketMs }
+    return { watermark: watermarkToJson(this.watermark), bucketMs: this.bucketMs, lists: this.life.snapshot() }
   }
 
   close(): void {
-    this.guard(() => this.fn.close?.())
+    this.life?.close()
   }
 }
 

@@ -16,12 +16,11 @@ import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
-import { OperatorState } from './operator-state.ts'
-import { runtimeContext } from './runtime-context.ts'
+import { FunctionLife } from './function-life.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
-import { type CodecFactory, UserStates } from './user-state.ts'
+import type { CodecFactory, UserStates } from './user-state.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 
 export interface ProcessOptions {
@@ -62,17 +61,15 @@ export interface ProcessLogic {
 }
 
 export class ProcessOperator implements Operator {
-  private readonly fn: RichFunction
   private readonly logic: ProcessLogic
   private readonly options: ProcessOptions
   private readonly collector: RowCollector
   private readonly sides = new SideCollectors()
   private readonly current = new CurrentKey()
-  private states!: UserStates
+  private life!: FunctionLife
   private context!: OperatorContext
   private rows!: readonly RowSource[]
   private timers: InternalTimerService | null = null
-  private operatorState!: OperatorState
   private watermark = WATERMARK_MIN
   private firingAt: number | null = null
   /** Event time of the record, or time of the timer. */
@@ -91,7 +88,6 @@ export class ProcessOperator implements Operator {
   }
 
   constructor(logic: ProcessLogic, options: ProcessOptions) {
-    this.fn = logic.fn
     this.logic = logic
     this.options = options
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
@@ -144,25 +140,9 @@ export class ProcessOperator implements Operator {
     this.rows = this.logic.keyed.map(() => new RowSource(context))
     this.watermark = lowestRestoredWatermark(context.restored)
     if (this.logic.keyed.includes(true)) this.timers = new InternalTimerService(context)
-    this.states = new UserStates(context, this.current, this.options.codecOf)
-    this.operatorState = new OperatorState(context, this.options.codecOf)
-    this.logic.extension?.open(context, this.states, this.current)
-    this.guard(() => this.fn.initializeState?.(this.operatorState))
-    const runtime = runtimeContext(context, this.states)
-    this.fn.setRuntimeContext?.(runtime)
-    this.guard(() => this.fn.open?.(runtime))
-    this.states.endDeclarations()
-    this.operatorState.endDeclarations()
-  }
-
-  private guard(call: () => unknown): void {
-    let returned: unknown
-    try {
-      returned = call()
-    } catch (error) {
-      throw userFunctionError(error, this.context.name)
-    }
-    if (isPromise(returned)) throw asyncFunctionError(this.context.name)
+    this.life = new FunctionLife(this.logic.fn, context, this.current, this.options.codecOf)
+    this.logic.extension?.open(context, this.life.states, this.current)
+    this.life.open()
   }
 
   process(batch: Batch, from: number, output: Output, input: number): number {
@@ -175,7 +155,7 @@ export class ProcessOperator implements Operator {
     }
     if (output.blocked) return from
     this.output = output
-    if (isKeyed) this.states.prefetch(keys!, from, batch.length)
+    if (isKeyed) this.life.states.prefetch(keys!, from, batch.length)
     const read = this.rows[input].readerOf(batch)
     const element = this.logic.elements[input]
     const { current, userContext, collect } = this
@@ -233,19 +213,18 @@ export class ProcessOperator implements Operator {
     this.timestamp = timer.timeMs
     this.emitTime = domain === 'EVENT_TIME' ? timer.timeMs : Number.NaN
     this.timeDomain = domain
-    this.guard(() => this.logic.onTimer?.(timer.timeMs, this.userContext, this.collect))
+    this.life.guard(() => this.logic.onTimer?.(timer.timeMs, this.userContext, this.collect))
   }
 
   snapshot(): JsonValue {
-    this.guard(() => this.fn.snapshotState?.())
     return {
       watermark: watermarkToJson(this.watermark),
-      lists: this.operatorState.snapshot(),
+      lists: this.life.snapshot(),
       ...this.logic.extension?.snapshot(),
     }
   }
 
   close(): void {
-    this.guard(() => this.fn.close?.())
+    this.life?.close()
   }
 }

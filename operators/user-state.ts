@@ -26,6 +26,7 @@ import { BATCH_ROWS_MAX, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Key } from '../engine/core/keys.ts'
 import type { Schema } from '../engine/core/schema.ts'
+import { copyOfKeys } from './copy-of-keys.ts'
 import type { CurrentKey } from './current-key.ts'
 import { KeyedList, type ListHead, listHeadCodec, listPieceCodec } from './list-state.ts'
 import { KeyedMap } from './map-state.ts'
@@ -101,7 +102,7 @@ export function aggregatingView<In, Acc, Out>(
 
 /** One object a key. */
 class KeyedValue implements StateSlot {
-  private readonly table: StateTable
+  readonly table: StateTable
   private readonly current: CurrentKey
   private readonly ttl: TtlPolicy | null
   private readonly slots = new Int32Array(1)
@@ -164,6 +165,8 @@ export class UserStates {
   private readonly refusePromise = (value: unknown): void => {
     if (isPromise(value)) throw asyncFunctionError(this.context.name)
   }
+  /** What `forEachKey` needs of each state: its handle, and the table that has an entry for each key. */
+  private readonly byName = new Map<string, { readonly handle: unknown; readonly table: StateTable }>()
 
   constructor(context: OperatorContext, current: CurrentKey, codecOf: CodecFactory) {
     this.context = context
@@ -208,6 +211,12 @@ export class UserStates {
     return ttl === undefined ? null : new TtlPolicy(ttl, () => this.context.worker.nowMs())
   }
 
+  /** Notes a state for `forEachKey`, and returns its handle. */
+  private note<S>(name: string, table: StateTable, handle: S): S {
+    this.byName.set(name, { handle, table })
+    return handle
+  }
+
   private valueOf(descriptor: Named): KeyedValue {
     const { name, version } = descriptor
     this.check(name)
@@ -224,17 +233,19 @@ export class UserStates {
   }
 
   value<V>(descriptor: ValueStateDescriptor<V>): ValueState<V> {
-    return valueView(this.valueOf(descriptor), this.refusePromise)
+    const state = this.valueOf(descriptor)
+    return this.note(descriptor.name, state.table, valueView<V>(state, this.refusePromise))
   }
 
   reducing<V>(descriptor: ReducingStateDescriptor<V>): ReducingState<V> {
-    return reducingView(this.valueOf(descriptor), descriptor, this.refusePromise)
+    const state = this.valueOf(descriptor)
+    return this.note(descriptor.name, state.table, reducingView(state, descriptor, this.refusePromise))
   }
 
   aggregating<In, Acc, Out>(descriptor: AggregatingStateDescriptor<In, Acc, Out>): AggregatingState<In, Out> {
     const { aggregate } = descriptor
     const state = this.valueOf({ ...descriptor, template: () => aggregate.createAccumulator() })
-    return aggregatingView(state, descriptor, this.refusePromise)
+    return this.note(descriptor.name, state.table, aggregatingView(state, descriptor, this.refusePromise))
   }
 
   map<MK extends Key, V>(descriptor: MapStateDescriptor<MK, V>): MapState<MK, V> {
@@ -249,7 +260,8 @@ export class UserStates {
       layout: { kind: 'object', codec: this.valuesOf(descriptor) },
       ...(ttl === null ? {} : { isExpired: (stamped) => ttl.hasExpired((stamped as Stamped).atMs) }),
     })
-    return new KeyedMap(table, keyed, this.current, ttl, this.refusePromise) as unknown as MapState<MK, V>
+    const state = new KeyedMap(table, keyed, this.current, ttl, this.refusePromise) as unknown as MapState<MK, V>
+    return this.note(name, table, state)
   }
 
   list<V>(descriptor: ListStateDescriptor<V>): ListState<V> {
@@ -274,6 +286,24 @@ export class UserStates {
     })
     const state = new KeyedList({ heads, pieces, keyed, current: this.current, ttl }, this.refusePromise)
     this.states.push(state)
-    return state as ListState<unknown> as ListState<V>
+    return this.note(name, heads, state as ListState<unknown> as ListState<V>)
+  }
+
+  /**
+   * Calls `visit` once for each key of this subtask that has an entry in a state, with the key current; it may change
+   * the state, so the keys are copied first. Throws `STATE_UNKNOWN`.
+   */
+  forEachKey({ name }: { readonly name: string }, visit: (key: Key, state: unknown) => void): void {
+    const state = this.byName.get(name)
+    if (state === undefined) {
+      throw new MillraceError('STATE_UNKNOWN', `There is no state ${JSON.stringify(name)}.`, {
+        hint: 'Get it from the runtime context in open first.',
+      })
+    }
+    const { keys, count } = copyOfKeys(state.table, state.handle instanceof KeyedMap)
+    for (let row = 0; row < count; row++) {
+      this.current.set(keys, row)
+      visit(this.current.get(), state.handle)
+    }
   }
 }

@@ -15,6 +15,7 @@ import type {
   KeySelector,
   MapFunction,
   MapObject,
+  MapStateDescriptor,
   OutputTag,
   Partitioner,
   ReduceFunction,
@@ -26,7 +27,9 @@ import { MillraceError } from '../core/errors.ts'
 import type { Partitioning } from '../core/graph.ts'
 import type { Key } from '../core/keys.ts'
 import { describeSchema, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
+import { BroadcastConnectedStream, BroadcastStream, KeyedBroadcastConnectedStream } from './broadcast-stream.ts'
 import { type CloseableIterator, firstOf } from './closeable-iterator.ts'
+import { ConnectedStreams, KeyedConnectedStreams } from './connected-streams.ts'
 import { targetsFactory } from './custom-partitioner.ts'
 import { functionSink, type SinkFunction } from './function-sink.ts'
 import {
@@ -69,6 +72,9 @@ export interface SchemaOption<R> {
   /** Columns of the result. Without it the result is passed on as it is. */
   readonly schema: Schema<R>
 }
+
+// biome-ignore lint/suspicious/noExplicitAny: a descriptor of any map
+type AnyMapDescriptor = MapStateDescriptor<any, any>
 
 /** `unknown` when rows of type `T` may go where rows of type `S` are wanted; otherwise nothing fits. */
 export type Fits<T, S> = [T] extends [S] ? unknown : { readonly error: 'The rows of this stream do not fit the sink.' }
@@ -226,8 +232,27 @@ export class DataStream<T> {
   }
 
   /** Sends every element to every subtask of the next operator. */
-  broadcast(): DataStream<T> {
-    return this.partitioned({ partitioning: 'broadcast' })
+  broadcast(): DataStream<T>
+  /**
+   * Sends every element to every subtask of the operator that this is connected to, where it may change these states.
+   * Throws `STATE_DECLARED_TWICE` or `TTL_INVALID`.
+   */
+  broadcast(...descriptors: [AnyMapDescriptor, ...AnyMapDescriptor[]]): BroadcastStream<T>
+  broadcast(...descriptors: AnyMapDescriptor[]): DataStream<T> | BroadcastStream<T> {
+    const everywhere = this.partitioned({ partitioning: 'broadcast' })
+    return descriptors.length === 0 ? everywhere : new BroadcastStream<T>(everywhere, descriptors)
+  }
+
+  /**
+   * This stream and another, of whatever type, as the inputs of one operator. Throws `STREAMS_UNRELATED` for streams
+   * of different environments.
+   */
+  connect<B>(broadcast: BroadcastStream<B>): BroadcastConnectedStream<T, B>
+  connect<B>(other: DataStream<B>): ConnectedStreams<T, B>
+  connect<B>(other: DataStream<B> | BroadcastStream<B>): unknown {
+    return other instanceof BroadcastStream
+      ? new BroadcastConnectedStream<T, B>(this, other)
+      : new ConnectedStreams<T, B>(this, other)
   }
 
   /** Sends every element to the next operator's first subtask. */
@@ -465,6 +490,20 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
 
   protected override get isKeyed(): boolean {
     return true
+  }
+
+  /**
+   * This stream and another as the inputs of one operator; by key when the other has keys too. Throws
+   * `STREAMS_UNRELATED` for streams of different environments.
+   */
+  override connect<B>(broadcast: BroadcastStream<B>): KeyedBroadcastConnectedStream<K, T, B>
+  override connect<B>(other: KeyedStream<B, K>): KeyedConnectedStreams<K, T, B>
+  override connect<B>(other: DataStream<B>): ConnectedStreams<T, B>
+  override connect<B>(other: DataStream<B> | BroadcastStream<B>): unknown {
+    if (other instanceof BroadcastStream) return new KeyedBroadcastConnectedStream<K, T, B>(this, other)
+    return other instanceof KeyedStream
+      ? new KeyedConnectedStreams<K, T, B>(this, other)
+      : new ConnectedStreams<T, B>(this, other)
   }
 
   /**

@@ -43,7 +43,23 @@ export type {
   ValueState,
   WindowFunction,
 } from '../contract/functions.ts'
-export type { ProcessJoinContext, ProcessJoinFunction } from '../contract/joint-functions.ts'
+export type {
+  BroadcastContext,
+  BroadcastProcessFunction,
+  BroadcastReadOnlyContext,
+  BroadcastState,
+  CoFlatMapFunction,
+  CoMapFunction,
+  CoProcessFunction,
+  KeyedBroadcastContext,
+  KeyedBroadcastOnTimerContext,
+  KeyedBroadcastProcessFunction,
+  KeyedBroadcastReadOnlyContext,
+  KeyedCoProcessFunction,
+  ProcessJoinContext,
+  ProcessJoinFunction,
+  ReadOnlyBroadcastState,
+} from '../contract/joint-functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
 export {
@@ -79,8 +95,14 @@ export type { JobEvent, JobStatus } from '../runtime/status.ts'
 export { avg, count, max, min, sum } from './aggregates.ts'
 export { AsyncDataStream, type AsyncInvoke } from './async-data-stream.ts'
 export { AsyncRetryStrategies, AsyncRetryStrategyBuilder, RetryPredicates } from './async-retry-strategies.ts'
+export {
+  BroadcastConnectedStream,
+  BroadcastStream,
+  KeyedBroadcastConnectedStream,
+} from './broadcast-stream.ts'
 export { CheckpointConfig, CheckpointingMode, ExternalizedCheckpointRetention } from './checkpoint-config.ts'
 export type { CloseableIterator } from './closeable-iterator.ts'
+export { ConnectedStreams, KeyedConnectedStreams } from './connected-streams.ts'
 export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } from './data-stream.ts'
 export { StreamExecutionEnvironment } from './environment.ts'
 export { CountEvictor, DeltaEvictor, TimeEvictor } from './evictors.ts'

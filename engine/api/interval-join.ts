@@ -10,8 +10,8 @@ import { MillraceError } from '../core/errors.ts'
 import type { Key } from '../core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
-import { type KeyedStream, type SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
-import { jointInputs } from './joint-inputs.ts'
+import type { KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
+import { addJoint, jointInputs } from './joint-inputs.ts'
 import { makeOperator } from './operators.ts'
 import { processFunctionFactory } from './process-functions.ts'
 
@@ -107,14 +107,9 @@ export class IntervalJoined<L, R> {
       left.schema,
       right.schema,
     )
-    const node = left.home.builder.add({
-      name: 'Interval Join',
-      outputSchema,
-      inputs: jointInputs(left, right),
-      body: { role: 'operator', isKeyed: true, create },
-    })
+    const { stream, node } = addJoint(left, right, { name: 'Interval Join', outputSchema, isKeyed: true, create })
     if (leftLateTag !== null) node.sideSchemas.set(leftLateTag, left.schema)
     if (rightLateTag !== null) node.sideSchemas.set(rightLateTag, right.schema)
-    return new SingleOutputStreamOperator<Out>(left.home, node, outputSchema)
+    return stream
   }
 }

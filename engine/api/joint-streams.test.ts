@@ -3,7 +3,24 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { minutes, outputTag, StreamExecutionEnvironment, schema, seconds, t, WatermarkStrategy } from './index.ts'
+import {
+  type KeyedCoProcessFunction,
+  type ListState,
+  ListStateDescriptor,
+  MapStateDescriptor,
+  minutes,
+  outputTag,
+  type ProcessContext,
+  type RuntimeContext,
+  StateTtlConfig,
+  StreamExecutionEnvironment,
+  schema,
+  seconds,
+  t,
+  type ValueState,
+  ValueStateDescriptor,
+  WatermarkStrategy,
+} from './index.ts'
 
 const ORDERS = schema({ user: t.string(), at: t.timestamp(), item: t.int32() })
 interface Click {
@@ -87,5 +104,157 @@ describe('interval joins', () => {
     throwsCode('INTERVAL_INVALID', () => left.keyBy('user').intervalJoin(keyed).between(1, 0))
     throwsCode('INTERVAL_INVALID', () => left.keyBy('user').intervalJoin(keyed).between(0, Number.POSITIVE_INFINITY))
     throwsCode('STREAMS_UNRELATED', () => streams().orders.keyBy('user').intervalJoin(keyed))
+  })
+})
+
+/** Sums what a user ordered, and answers clicks with it. */
+class OrdersOfClicks implements KeyedCoProcessFunction<string, (typeof orders)[number], Click, string> {
+  private items!: ListState<number>
+
+  open(context: RuntimeContext): void {
+    this.items = context.getListState(new ListStateDescriptor<number>('items'))
+  }
+
+  processElement1(order: (typeof orders)[number], { timerService }: ProcessContext<string>): void {
+    this.items.add(order.item)
+    timerService.registerEventTimeTimer(1_000_000)
+  }
+
+  processElement2(click: Click, context: ProcessContext<string>, collect: (row: string) => void): void {
+    collect(`${context.currentKey} clicked ${click.page}`)
+  }
+
+  onTimer(_timeMs: number, context: ProcessContext<string>, collect: (row: string) => void): void {
+    collect(`${context.currentKey} ordered ${[...this.items.get()].sort((a, b) => a - b)}`)
+  }
+}
+
+describe('connected streams', () => {
+  test('by key: one function, its state and timers for both', async () => {
+    const { orders: left, clicks: right } = streams()
+    const users = [...new Set(orders.map((order) => order.user))]
+    const expected = [
+      ...clicks.map(({ user, page }) => `${user} clicked ${page}`),
+      ...users.map(
+        (user) => `${user} ordered ${orders.filter((order) => order.user === user).map(({ item }) => item)}`,
+      ),
+    ]
+    const connected = left.connect(right)
+    const both = [
+      connected.keyBy('user', 'user').process(new OrdersOfClicks()),
+      left
+        .keyBy('user')
+        .connect(right.keyBy((click) => click.user))
+        .process(() => new OrdersOfClicks()),
+      connected
+        .keyBy(
+          (order) => order.user,
+          (click) => click.user,
+        )
+        .process(new OrdersOfClicks()),
+    ]
+    const rows = await both[0]!.union(both[1]!, both[2]!).executeAndCollect()
+    assert.deepEqual(rows.sort(), [...expected, ...expected, ...expected].sort())
+  })
+
+  test('map and flatMap, with columns', async () => {
+    const { orders: left, clicks: right } = streams()
+    const NAMES = schema({ name: t.string() })
+    const mapped = left
+      .connect(right)
+      .map({ map1: (order) => ({ name: `${order.item}` }), map2: (click) => ({ name: click.page }) }, { schema: NAMES })
+    const flat = left
+      .connect(right)
+      .flatMap<{ name: string }>(
+        { flatMap1: () => [], flatMap2: (click, collect) => collect({ name: `flat ${click.page}` }) },
+        { schema: NAMES },
+      )
+    const rows = await mapped.union(flat).executeAndCollect()
+    const expected = [...orders.map(({ item }) => `${item}`), ...clicks.flatMap(({ page }) => [page, `flat ${page}`])]
+    assert.deepEqual(rows.map(({ name }) => name).sort(), expected.sort())
+  })
+
+  test('refuse streams of two environments, and functions that subtasks would share', () => {
+    const { orders: left, clicks: right } = streams()
+    throwsCode('STREAMS_UNRELATED', () => streams().orders.connect(right))
+    throwsCode('PROCESS_FUNCTION_SHARED', () =>
+      left.connect(right).process({ open() {}, processElement1() {}, processElement2() {} }),
+    )
+  })
+})
+
+describe('broadcast streams', () => {
+  const PRICES = new MapStateDescriptor<string, number>('prices')
+
+  test('every subtask has every broadcast element', async () => {
+    const env = environment()
+    const prices = env.fromCollection([
+      { page: 'p0', price: 5 },
+      { page: 'p1', price: 7 },
+    ])
+    const rows = await env
+      .fromCollection(clicks)
+      .rebalance()
+      .connect(prices.broadcast(PRICES))
+      .process<string>(() => {
+        const early: Click[] = []
+        return {
+          processElement(click, context, collect) {
+            const state = context.getBroadcastState(PRICES)
+            if ([...state.keys()].length < 2) early.push(click)
+            else collect(`${click.page} ${state.get(click.page) ?? 'free'}`)
+          },
+          processBroadcastElement({ page, price }, context, collect) {
+            const state = context.getBroadcastState(PRICES)
+            state.put(page, price)
+            if ([...state.keys()].length < 2) return
+            for (const click of early.splice(0)) collect(`${click.page} ${state.get(click.page) ?? 'free'}`)
+          },
+        }
+      })
+      .executeAndCollect()
+    const expected = clicks.map(({ page }) => `${page} ${page === 'p0' ? 5 : page === 'p1' ? 7 : 'free'}`)
+    assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('beside keyed streams keyed state can be gone over', async () => {
+    const env = environment()
+    const first = env.fromCollection(clicks).keyBy((click) => click.user)
+    const COUNT = new ValueStateDescriptor<number>('count')
+    const asks = env
+      .fromCollection(clicks)
+      .assignTimestampsAndWatermarks(timed<Click>())
+      .keyBy(() => 0)
+      .process(() => ({
+        processElement: (_click, { timerService }) => timerService.registerEventTimeTimer(10_000_000),
+        onTimer: (_timeMs, _context, collect: (ask: string) => void) => collect('count'),
+      }))
+    const rows = await first
+      .connect(asks.broadcast(PRICES))
+      .process<[string, number]>(() => {
+        let count: ValueState<number>
+        return {
+          open(context) {
+            count = context.getState(COUNT)
+          },
+          processElement: (_click) => count.update((count.value() ?? 0) + 1),
+          processBroadcastElement(_ask, context, collect) {
+            context.applyToKeyedState(COUNT, (user, state) => collect([user, state.value()!]))
+          },
+        }
+      })
+      .executeAndCollect()
+    // How many clicks were counted before the question came is not fixed.
+    assert.ok(rows.length > 0 && rows.length === new Set(rows.map(([user]) => user)).size)
+    assert.ok(rows.every(([user, n]) => n > 0 && n <= clicks.filter((click) => click.user === user).length))
+  })
+
+  test('refuse times to live and names that come twice', () => {
+    const { clicks: stream } = streams()
+    const forgetting = new MapStateDescriptor<string, number>('forgetting').enableTimeToLive(
+      StateTtlConfig.newBuilder(seconds(1)).build(),
+    )
+    throwsCode('TTL_INVALID', () => stream.broadcast(forgetting))
+    throwsCode('STATE_DECLARED_TWICE', () => stream.broadcast(PRICES, PRICES))
   })
 })

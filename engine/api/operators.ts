@@ -6,6 +6,9 @@
 
 import { assignTimestampsOperator } from '../../operators/assign-timestamps.ts'
 import { type AsyncWaitOptions, asyncWaitOperator } from '../../operators/async-wait.ts'
+import { broadcastProcessOperator } from '../../operators/broadcast-process.ts'
+import type { BroadcastDescriptor } from '../../operators/broadcast-state.ts'
+import { coFlatMapOperator, coMapOperator, coProcessOperator } from '../../operators/co-process.ts'
 import { filterOperator } from '../../operators/filter.ts'
 import { flatMapOperator } from '../../operators/flat-map.ts'
 import { type IntervalJoinOptions, intervalJoinOperator } from '../../operators/interval-join.ts'
@@ -24,7 +27,15 @@ import type {
   ProcessFunction,
   ReduceFunction,
 } from '../contract/functions.ts'
-import type { ProcessJoinFunction } from '../contract/joint-functions.ts'
+import type {
+  BroadcastProcessFunction,
+  CoFlatMapFunction,
+  CoMapFunction,
+  CoProcessFunction,
+  KeyedBroadcastProcessFunction,
+  KeyedCoProcessFunction,
+  ProcessJoinFunction,
+} from '../contract/joint-functions.ts'
 import type { ValueCodec } from '../contract/keyed-state.ts'
 import type { Operator } from '../contract/operator.ts'
 import type { WatermarkPlan } from '../core/graph.ts'
@@ -103,6 +114,31 @@ export const makeOperator = {
     (create: () => RichObject, outputSchema: Schema, isKeyed: boolean): OperatorFactory =>
     () =>
       richOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
+  coMap:
+    <A, B, R>(create: () => CoMapFunction<A, B, R>, outputSchema: Schema, isKeyed: boolean): OperatorFactory =>
+    () =>
+      coMapOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
+  coFlatMap:
+    <A, B, R>(create: () => CoFlatMapFunction<A, B, R>, outputSchema: Schema, isKeyed: boolean): OperatorFactory =>
+    () =>
+      coFlatMapOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
+  coProcess:
+    <K, A, B, R>(
+      create: () => CoProcessFunction<A, B, R> | KeyedCoProcessFunction<K, A, B, R>,
+      outputSchema: Schema,
+      isKeyed: boolean,
+    ): OperatorFactory =>
+    () =>
+      coProcessOperator(create, { codecOf: stateCodec, outputSchema, isKeyed }),
+  broadcastProcess:
+    <K, A, B, R>(
+      create: () => BroadcastProcessFunction<A, B, R> | KeyedBroadcastProcessFunction<K, A, B, R>,
+      outputSchema: Schema,
+      isKeyed: boolean,
+      descriptors: readonly BroadcastDescriptor[],
+    ): OperatorFactory =>
+    () =>
+      broadcastProcessOperator(create, { codecOf: stateCodec, outputSchema, isKeyed, descriptors }),
   intervalJoin:
     <L, R, Out>(
       create: () => ProcessJoinFunction<L, R, Out>,

@@ -393,3 +393,55 @@ test("sequences, generators and iterators keep their rows' types", () => {
   const iterate = () => sequence.map((n) => [n]).executeAndCollectAsync()
   check<Equal<Awaited<ReturnType<ReturnType<typeof iterate>['next']>>, IteratorResult<number[], undefined>>>()
 })
+
+test('connected streams infer both elements and the key', () => {
+  const stream = flights()
+  const tails = stream.map((f) => ({ from: f.origin, tail: f.distance }))
+  const mapped = stream.connect(tails).map({ map1: (f) => f.delay, map2: (row) => row.tail })
+  check<Equal<Element<typeof mapped>, number | null>>()
+  const keyed = stream.connect(tails).keyBy('origin', 'from')
+  keyed.process({
+    processElement1: (f, context) => check<Equal<[typeof f.big, typeof context.currentKey], [bigint, string]>>(),
+    processElement2: (row, context) => void context.timerService.registerEventTimeTimer(row.tail),
+  })
+  stream
+    .keyBy('distance')
+    .connect(tails.keyBy('tail'))
+    .process({
+      processElement1: (_f, { currentKey }) => check<Equal<typeof currentKey, number>>(),
+      processElement2: () => {},
+    })
+  // @ts-expect-error the second stream has no field `origin`
+  const wrong = () => stream.connect(tails).keyBy('origin', 'origin')
+  void wrong
+})
+
+test('broadcast state is written by broadcast elements only', () => {
+  const stream = flights()
+  const limits = new MapStateDescriptor<string, number>('limits')
+  const rules = stream.map((f) => ({ airport: f.origin, limit: f.distance })).broadcast(limits)
+  stream.connect(rules).process({
+    processElement(f, context) {
+      check<Equal<typeof f.big, bigint>>()
+      const state = context.getBroadcastState(limits)
+      check<Equal<ReturnType<typeof state.get>, number | undefined>>()
+      // @ts-expect-error read only
+      const write = () => state.put('LAX', 1)
+      void write
+    },
+    processBroadcastElement({ airport, limit }, context) {
+      context.getBroadcastState(limits).put(airport, limit)
+    },
+  })
+  stream
+    .keyBy('origin')
+    .connect(rules)
+    .process({
+      processElement: (_f, { currentKey }) => check<Equal<typeof currentKey, string>>(),
+      processBroadcastElement(_rule, context) {
+        context.applyToKeyedState(new ValueStateDescriptor<Date>('last'), (key, state) => {
+          check<Equal<[typeof key, ReturnType<typeof state.value>], [string, Date | undefined]>>()
+        })
+      },
+    })
+})
