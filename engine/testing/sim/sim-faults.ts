@@ -18,6 +18,8 @@ export type FaultKind =
   | 'disk-errors'
   | 'disk-stalls'
   | 'sink-outage'
+  /** No call of the object store is answered. */
+  | 'store-outage'
   | 'clock-jump'
   | 'rescale'
   | 'savepoint'
@@ -48,6 +50,7 @@ const MOST: readonly (readonly [kind: FaultKind, most: number, chance: number])[
   ['disk-errors', 2, 0.6],
   ['disk-stalls', 1, 0.5],
   ['sink-outage', 1, 0.15],
+  ['store-outage', 1, 0.25],
   ['clock-jump', 1, 0.2],
   ['rescale', 2, 0.6],
   ['savepoint', 1, 0.5],

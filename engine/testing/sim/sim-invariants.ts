@@ -39,6 +39,8 @@ export class SimInvariants implements DiskObserver {
   private manifests: KnownManifest[] = []
   /** Damaged ones that were set aside: their numbers are not used again. */
   private readonly setAside: KnownManifest[] = []
+  /** Processes that have written a manifest. */
+  private readonly owners = new Set<string>()
   private readonly lastAttempts = new Map<string, number>()
   /** What the next new directory starts from: a manifest of another one. */
   private restoredFrom: Manifest | null = null
@@ -86,10 +88,12 @@ export class SimInvariants implements DiskObserver {
     if (this.isStray(known)) return
     this.checkI1Files(known)
     this.checkI2Numbers(known)
+    this.checkI11Owner(known)
     this.checkI7KeyGroups(manifest)
     this.checkI9Progress(known)
     this.checkI10Failed(known)
     this.remember(known)
+    if (manifest.owner !== undefined) this.owners.add(manifest.owner)
   }
 
   private remember(known: KnownManifest): void {
@@ -153,7 +157,18 @@ export class SimInvariants implements DiskObserver {
     return this.files.exists(`${layout.deadLetters(directory)}/epoch-${String(epoch).padStart(12, '0')}.jsonl`)
   }
 
-  /** I2: numbers have no gaps, attempts are never reused. I11: an older generation writes no manifest. */
+  /** I11: an older generation writes no manifest, and a process that was taken over does not take the job back. */
+  private checkI11Owner({ directory, manifest }: KnownManifest): void {
+    const last = this.newest(directory)
+    if (manifest.kind !== 'takeover' && manifest.generation !== last?.generation) {
+      this.fail('I11', `manifest ${manifest.number} of generation ${manifest.generation} follows ${last?.generation}`)
+    }
+    const { owner } = manifest
+    if (last === null || owner === undefined || owner === last.owner) return
+    if (this.owners.has(owner)) this.fail('I11', `${owner} took the job back from ${last.owner}`)
+  }
+
+  /** I2: numbers have no gaps, attempts and epochs are never reused. */
   private checkI2Numbers({ directory, manifest }: KnownManifest): void {
     const last = this.newest(directory)
     const numbers = this.setAside.filter((other) => other.directory === directory).map((other) => other.manifest.number)
@@ -168,9 +183,7 @@ export class SimInvariants implements DiskObserver {
     const lastAttempt = this.lastAttempts.get(directory) ?? 0
     if (manifest.attempt <= lastAttempt) this.fail('I2', `attempt ${manifest.attempt} after ${lastAttempt}`)
     this.lastAttempts.set(directory, manifest.attempt)
-    if (last === null || manifest.generation !== last.generation) {
-      this.fail('I11', `manifest ${manifest.number} of generation ${manifest.generation} follows ${last?.generation}`)
-    } else if (manifest.epoch <= last.epoch) {
+    if (last !== null && manifest.epoch <= last.epoch) {
       this.fail('I2', `manifest ${manifest.number} has epoch ${manifest.epoch} after ${last.epoch}`)
     }
   }

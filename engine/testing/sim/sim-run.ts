@@ -425,7 +425,7 @@ class Simulation {
 
   private injectFaults(): void {
     const { steps } = this.scheduler
-    if (steps >= this.errorsUntilStep && this.disk.errorRate + this.disk.slowness !== 1) {
+    if (steps >= this.errorsUntilStep) {
       this.disk.errorRate = 0
       this.objects.errorRate = 0
       this.disk.slowness = 1
@@ -491,6 +491,11 @@ class Simulation {
       case 'sink-outage':
         this.external.errorRate = 1
         this.outageUntilStep = untilStep
+        return
+      case 'store-outage':
+        if (!this.shape.isRemote) return
+        this.objects.errorRate = 1
+        this.errorsUntilStep = untilStep
         return
       case 'clock-jump':
         this.scheduler.jumpWallClock(fault.amount)
