@@ -181,6 +181,18 @@ describe('an interval join', () => {
     rig.close()
   })
 
+  test('a watermark that begins lower after a restore brings nothing back', () => {
+    const rig = rigOf({ lowerMs: 0, upperMs: 0 }, {}, () => pairs, { leftLateTag: 'left', rightLateTag: 'right' })
+    rig.watermark(20_000)
+    rig.restore(1)
+    rig.watermark(5_000)
+    rig.push([{ key: 'a', id: 1 }], [6_000])
+    rig.push([{ key: 'a', id: 2 }], [6_000], 1)
+    assert.equal(rig.output.main.length, 0)
+    assert.deepEqual([rig.output.sides.get('left')?.length, rig.output.sides.get('right')?.length], [1, 1])
+    rig.close()
+  })
+
   test('the bounds may change over a restore', () => {
     let bounds: Bounds = { lowerMs: -100, upperMs: 100 }
     const rig = new OperatorRig({

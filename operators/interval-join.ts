@@ -248,6 +248,8 @@ class IntervalJoinOperator implements Operator {
   }
 
   advanceWatermark(watermark: number): boolean {
+    // After a restore sources may begin behind where their end had brought it: what was passed stays passed.
+    if (watermark <= this.watermark) return true
     this.watermark = watermark
     // A row t is of use while a row of the other side at or after the watermark may meet it: t + highMs >= watermark.
     for (const { own, highMs } of this.sides) own.dropUpTo(watermark - highMs)

@@ -119,6 +119,14 @@ describe('a takeover', () => {
       assert.deepEqual(await manifestNumbers(disk, directory), [1, 2])
     }))
 
+  test('that finds all it had listed collected has met an owner at work', () =>
+    withCheckpointDirectory(async (directory) => {
+      await createManifest(disk, directory, manifestOf({ number: 1 }))
+      const slow = { ...disk, list: async () => ['000000000001.json'] }
+      await disk.remove(pathOf(directory, 1))
+      await assert.rejects(takeOver(slow, optionsOf(directory)), { code: 'JOB_TAKEN_OVER' })
+    }))
+
   test('is not possible under a number that the winner has collected since', () =>
     withCheckpointDirectory(async (directory) => {
       for (const number of [1, 2, 3]) await createManifest(disk, directory, manifestOf({ number }))

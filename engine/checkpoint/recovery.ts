@@ -182,6 +182,7 @@ async function newestValid(
     quarantined.push({ path: entry.path, reason: entry.error })
   }
   if (numbers.length === 0) return null
+  if (quarantined.length === 0) throw takenOver(directory)
   throw new MillraceError('CHECKPOINT_NOT_FOUND', `No checkpoint in ${directory} is readable.`, {
     domain: 'external',
     hint: `Set aside: ${quarantined.map((q) => `${q.path} (${q.reason})`).join('; ')}.`,
