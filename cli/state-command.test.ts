@@ -25,9 +25,9 @@ import {
 import { layout } from '../engine/checkpoint/layout.ts'
 import { manifestName } from '../engine/checkpoint/manifest.ts'
 import { batchOfRows } from '../engine/core/rows.ts'
+import { linkCheckpoint } from '../engine/runtime/checkpoint-images.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
 import { type Finished, MAIN, start } from './command-testkit.ts'
-import { linkCheckpoint } from './state-command.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'millrace-state-test-'))
 const scratch = join(folder, 'scratch')

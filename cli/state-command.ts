@@ -12,82 +12,17 @@ import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { integerFlag, type ParsedFlags, usageError } from '../engine/api/run-flags.ts'
-import { layout } from '../engine/checkpoint/layout.ts'
 import type { Manifest, ManifestOperator } from '../engine/checkpoint/manifest.ts'
-import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-store.ts'
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import { isObjectUrl } from '../engine/contract/object-store.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import type { Disk } from '../engine/core/io.ts'
-import type { StateBackendName } from '../engine/runtime/launcher-types.ts'
+import { linkCheckpoint, openImages } from '../engine/runtime/checkpoint-images.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
-import { keyedStoreFactory } from '../engine/runtime/store-factories.ts'
 import { countRows, readState, type StateEntry, stateChunks } from '../state/state-reader.ts'
 
 const LIMIT_DEFAULT = 20
 const WRITE_CHARS = 64 << 10
 const DATE_MS_MAX = 8.64e15
-
-interface Checkpoint {
-  readonly directory: string
-  readonly manifest: Manifest
-}
-
-/** The newest readable checkpoint of a directory, or the one whose manifest is named. */
-async function findCheckpoint(disk: Disk, path: string): Promise<Checkpoint> {
-  const named = /^(.*)\/manifests\/0*(\d+)\.json$/.exec(path)
-  const directory = named === null ? path : named[1]!
-  const numbers = named === null ? (await manifestNumbers(disk, path)).reverse() : [Number(named[2])]
-  let problem = 'it has no checkpoint'
-  for (const number of numbers) {
-    const { manifest, error } = await readManifest(disk, directory, number)
-    if (manifest !== null) return { directory, manifest }
-    problem = error
-  }
-  throw new MillraceError('CHECKPOINT_NOT_FOUND', `Cannot read state from ${path}: ${problem}.`, {
-    hint: "Give a job's --checkpoint-dir, or the path that `millrace savepoint` printed.",
-  })
-}
-
-/** One directory a store, with the files under the names that the store knows. */
-async function linkImages(disk: Disk, { directory, manifest }: Checkpoint, into: string): Promise<string[]> {
-  const images: string[] = []
-  for (const [i, { files }] of manifest.stores.entries()) {
-    const image = join(into, `image-${i}`)
-    await disk.makeDirectory(image)
-    for (const file of files) await disk.link(layout.sharedFile(directory, file.sha256), join(image, file.name), file)
-    images.push(image)
-  }
-  return images
-}
-
-/**
- * Links the images of the checkpoint at `path` into `scratch`. A running job may collect the checkpoint
- * meanwhile: then the newest one is taken, once.
- */
-export async function linkCheckpoint(
-  disk: Disk,
-  path: string,
-  scratch: string,
-): Promise<{ readonly manifest: Manifest; readonly images: readonly string[] }> {
-  for (const attempt of ['first', 'second']) {
-    try {
-      const checkpoint = await findCheckpoint(disk, path)
-      const images = await linkImages(disk, checkpoint, join(scratch, attempt))
-      return { manifest: checkpoint.manifest, images }
-    } catch (error) {
-      const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT'
-      const wasGone = (error as { code?: unknown }).code === 'CHECKPOINT_NOT_FOUND'
-      // Between listing and reading, every manifest of the list may have been collected too.
-      if (!isGone && !(wasGone && attempt === 'first')) throw error
-    }
-  }
-  throw new MillraceError('CHECKPOINT_GONE', `The checkpoint of ${path} was removed while it was read.`, {
-    domain: 'external',
-    retryable: true,
-    hint: 'Try again, or read a savepoint, which a job does not remove.',
-  })
-}
 
 /** Runs `body` with a temporary directory that is gone afterwards, whatever ends the process. */
 async function withScratch(body: (scratch: string) => Promise<void>): Promise<void> {
@@ -109,14 +44,10 @@ async function withStores(
   body: (manifest: Manifest, stores: readonly KeyedStore[]) => Promise<void>,
 ): Promise<void> {
   await withScratch(async (scratch) => {
-    const { manifest, images } = await linkCheckpoint(nodeIo.disk, path, scratch)
-    const stores: KeyedStore[] = []
+    const linked = await linkCheckpoint(nodeIo.disk, path, scratch)
+    const stores = await openImages(linked, scratch)
     try {
-      if (images.length > 0) {
-        const factory = await keyedStoreFactory(manifest.stateBackend as StateBackendName)
-        for (const [i, image] of images.entries()) stores.push(factory.restore(image, join(scratch, `store-${i}`)))
-      }
-      await body(manifest, stores)
+      await body(linked.manifest, stores)
     } finally {
       for (const store of stores) store.close()
     }

@@ -85,8 +85,9 @@ export function* stateChunks(
   stores: readonly KeyedStore[],
   operatorId: number,
   keyGroups: number,
+  firstGroup = 0,
 ): Generator<StateChunk> {
-  for (let keyGroup = 0; keyGroup < keyGroups; keyGroup++) {
+  for (let keyGroup = firstGroup; keyGroup < keyGroups; keyGroup++) {
     const from = keyGroupPrefix(operatorId, keyGroup)
     for (const store of stores) {
       const scan = store.scan(from, prefixEnd(from))
@@ -113,19 +114,23 @@ function keysOf(bytes: Uint8Array, start: number, end: number, isComposite: bool
   return { key: decodeKey(bytes, start + COMPOSITE_LENGTH_BYTES, entry), entry: decodeKey(bytes, entry, end) }
 }
 
-/** Every entry of an operator, in scan order: key group, table, namespace, key. Throws `STATE_VALUE_CORRUPT`. */
+/**
+ * Every entry of an operator in key groups [firstGroup, keyGroups), in scan order: key group, table, namespace, key.
+ * Throws `STATE_VALUE_CORRUPT`.
+ */
 export function* readState(
   stores: readonly KeyedStore[],
   operatorId: number,
   keyGroups: number,
   tables: readonly StoredTable[],
+  firstGroup = 0,
 ): Generator<StateEntry> {
   const byId = new Map(
     tables.map(({ id, name, layout }) => {
       return [id, { name, decode: decoderOf(layout), isComposite: layout.startsWith(COMPOSITE) }]
     }),
   )
-  for (const { keyGroup, keys, values } of stateChunks(stores, operatorId, keyGroups)) {
+  for (const { keyGroup, keys, values } of stateChunks(stores, operatorId, keyGroups, firstGroup)) {
     for (let row = 0; row < keys.count; row++) {
       const at = keys.offsets[row]!
       const table = byId.get(stateIdOf(keys.bytes, at))

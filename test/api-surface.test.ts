@@ -7,7 +7,7 @@ import assert from 'node:assert/strict'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-const entries = ['engine/api/index.ts', 'engine/testing/index.ts'] as const
+const entries = ['engine/api/index.ts', 'engine/api/state.ts', 'engine/testing/index.ts'] as const
 const list = new URL('./api-surface.txt', import.meta.url)
 const HEAD = '# Public exports, reviewed. UPDATE_API_SURFACE=1 npm test -- api-surface rewrites this file.'
 

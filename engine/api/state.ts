@@ -1,0 +1,17 @@
+/**
+ * What `import ... from 'millrace/state'` offers: reading and rewriting savepoints from a program. A reviewed list;
+ * test/api-surface.txt must agree with it.
+ */
+export {
+  type KeyedStateEntry,
+  type SavepointOperator,
+  SavepointReader,
+  type StateOf,
+  type WindowStateEntry,
+} from '../runtime/savepoint-reader.ts'
+export {
+  type BootstrapEntry,
+  type NewSavepointOptions,
+  SavepointWriter,
+  type WritableState,
+} from '../runtime/savepoint-writer.ts'

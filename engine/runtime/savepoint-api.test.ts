@@ -1,0 +1,221 @@
+/**
+ * Savepoints read and rewritten by a program: what a job saved is read back, changed, added to and moved, and jobs that
+ * restore the result go on from exactly that, on both backends and at other parallelisms.
+ */
+import assert from 'node:assert/strict'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, describe, test } from 'node:test'
+import { ticker } from '../../cli/fixtures/ticker.ts'
+import {
+  type KeyedProcessFunction,
+  MapStateDescriptor,
+  minutes,
+  type RuntimeContext,
+  StreamExecutionEnvironment,
+  TumblingEventTimeWindows,
+  ValueStateDescriptor,
+  WatermarkStrategy,
+} from '../api/index.ts'
+import { SavepointReader, SavepointWriter } from '../api/state.ts'
+import { verifyCheckpoints } from '../checkpoint/verify.ts'
+import { nodeIo } from './node-io.ts'
+
+const folder = mkdtempSync(join(tmpdir(), 'millrace-savepoint-api-'))
+after(() => rmSync(folder, { recursive: true, force: true }))
+
+class Total {
+  sum = 0
+  count = 0
+  get mean(): number {
+    return this.sum / this.count
+  }
+}
+
+const TOTAL = new ValueStateDescriptor<Total>('total', { template: () => new Total() })
+const SEEN = new MapStateDescriptor<number, number>('seen')
+
+interface Row {
+  readonly n: number
+}
+
+class Totals implements KeyedProcessFunction<number, Row, string> {
+  private context!: { total: ReturnType<RuntimeContext['getState']>; seen: ReturnType<RuntimeContext['getMapState']> }
+
+  open(context: RuntimeContext): void {
+    this.context = { total: context.getState(TOTAL) as never, seen: context.getMapState(SEEN) as never }
+  }
+
+  processElement(row: Row, { currentKey }: { currentKey: number }, collect: (line: string) => void): void {
+    const total = (this.context.total.value() as Total | undefined) ?? new Total()
+    total.sum += row.n
+    total.count++
+    this.context.total.update(total)
+    this.context.seen.put((row.n % 2) as never, row.n as never)
+    collect(`${currentKey} ${total.sum} ${total.count} ${total.mean}`)
+  }
+}
+
+interface Run {
+  readonly directory: string
+  readonly limit: number
+  readonly restore?: string
+  readonly parallelism?: number
+  readonly backend?: 'memory' | 'rocksdb'
+  readonly uid?: string
+}
+
+/** Runs totals by remainder, and open windows beside them, to the end of its rows; gives what was printed. */
+async function run({ directory, limit, restore, parallelism = 1, backend = 'memory', uid = 'totals' }: Run) {
+  const env = StreamExecutionEnvironment.createEnvironment()
+  env.setParallelism(parallelism).setStateBackend(backend)
+  env.getCheckpointConfig().setCheckpointStorage(directory)
+  const lines: string[] = []
+  const rows = env.fromSource(
+    ticker(limit, 0),
+    WatermarkStrategy.forMonotonousTimestamps<Row>().withTimestampAssigner((row) => row.n),
+  )
+  rows
+    .uid('rows')
+    .keyBy((row) => row.n % 5)
+    .process(new Totals())
+    .uid(uid)
+    .addSink({ invoke: (line: string) => void lines.push(line) })
+    .uid('lines')
+  const args = restore === undefined ? [] : ['--restore', restore, '--allow-non-restored-state']
+  const job = await env.executeAsync('totals', { args })
+  await job.done
+  return lines.sort()
+}
+
+async function entriesOf<T>(entries: AsyncIterable<T>): Promise<T[]> {
+  const all: T[] = []
+  for await (const entry of entries) all.push(entry)
+  return all
+}
+
+const newest = (directory: string): string => {
+  const names = readdirSync(join(directory, 'manifests')).sort()
+  return join(directory, 'manifests', names.at(-1)!)
+}
+
+for (const backend of ['memory', 'rocksdb'] as const) {
+  describe(backend, () => {
+    const directory = join(folder, backend)
+
+    test('what a job saved is read back', async () => {
+      await run({ directory, limit: 20, backend, parallelism: 2 })
+      await using savepoint = await SavepointReader.read(directory)
+      assert.deepEqual(
+        savepoint.operators.map(({ uid }) => uid).filter((uid) => uid === 'totals'),
+        ['totals'],
+      )
+      const totals = await entriesOf(savepoint.readKeyedState<number, Total>('totals', TOTAL))
+      assert.deepEqual(
+        totals.map(({ key, value }) => [key, value.sum, value.mean]).sort(),
+        [0, 1, 2, 3, 4].map((key) => [key, 4 * key + 30, key + 7.5]),
+      )
+      const seen = await entriesOf(savepoint.readKeyedState<number, number>('totals', 'seen'))
+      assert.equal(seen.length, 10)
+      for (const { key, entry, value } of seen) assert.deepEqual([value % 5, value % 2], [key, entry])
+      await assert.rejects(entriesOf(savepoint.readKeyedState('other', 'total')), { code: 'OPERATOR_UNKNOWN' })
+      await assert.rejects(entriesOf(savepoint.readKeyedState('totals', 'other')), { code: 'STATE_UNKNOWN' })
+    })
+
+    test('a rewritten savepoint is a checkpoint that a job continues, at another parallelism too', async () => {
+      const target = join(folder, `${backend}-rewritten`)
+      const before = readFileSync(newest(directory), 'utf8')
+      const path = await SavepointWriter.fromExistingSavepoint(directory)
+        .changeOperatorUid('totals', 'sums')
+        .transformKeyedState<number, Total, Total>('sums', TOTAL, ({ key, value }) =>
+          key === 4 ? undefined : Object.assign(new Total(), { sum: value.sum * 100, count: value.count }),
+        )
+        .withKeyedState('sums', TOTAL, [[3, Object.assign(new Total(), { sum: 7_000, count: 1 })]])
+        .withKeyedState('sums', SEEN, [[3, 1, 33]])
+        .withKeyedState('limits', new ValueStateDescriptor<number>('limit'), new Map([['a', 1]]))
+        .write(target)
+      assert.equal(readFileSync(newest(directory), 'utf8'), before)
+      const { problems } = await verifyCheckpoints(nodeIo.disk, target)
+      assert.deepEqual(problems, [])
+      await using rewritten = await SavepointReader.read(path)
+      assert.deepEqual(await entriesOf(rewritten.readKeyedState('limits', 'limit')), [{ key: 'a', value: 1 }])
+      const seen = await entriesOf(rewritten.readKeyedState('sums', 'seen'))
+      assert.deepEqual(seen.find(({ key, entry }) => key === 3 && entry === 1)?.value, 33)
+      for (const parallelism of [2, 3]) {
+        const place = join(folder, `${backend}-continued-${parallelism}`)
+        const lines = await run({ directory: place, limit: 25, restore: path, parallelism, backend, uid: 'sums' })
+        assert.deepEqual(lines, [
+          `0 ${3_000 + 20} 5 ${3_020 / 5}`,
+          `1 ${3_400 + 21} 5 ${3_421 / 5}`,
+          `2 ${3_800 + 22} 5 ${3_822 / 5}`,
+          `3 ${7_000 + 23} 2 ${7_023 / 2}`,
+          '4 24 1 24',
+        ])
+      }
+    })
+
+    test('an operator that is removed leaves nothing behind', async () => {
+      const target = join(folder, `${backend}-removed`)
+      await SavepointWriter.fromExistingSavepoint(directory).removeOperator('totals').write(target)
+      await using savepoint = await SavepointReader.read(target)
+      assert.ok(!savepoint.operators.some(({ uid }) => uid === 'totals'))
+      const lines = await run({
+        directory: join(folder, `${backend}-anew`),
+        limit: 22,
+        restore: newest(target),
+        backend,
+      })
+      assert.deepEqual(lines, ['0 20 1 20', '1 21 1 21'])
+    })
+
+    test('state of other systems begins a job', async () => {
+      const target = join(folder, `${backend}-bootstrap`)
+      async function* totals(): AsyncGenerator<readonly [number, Total]> {
+        for (let key = 0; key < 3; key++) yield [key, Object.assign(new Total(), { sum: key, count: 9 })]
+      }
+      const path = await SavepointWriter.newSavepoint({ stateBackend: backend })
+        .withKeyedState('totals', TOTAL, totals())
+        .write(target)
+      const lines = await run({ directory: target, limit: 4, restore: 'latest', backend, parallelism: 2 })
+      assert.deepEqual(lines, ['0 0 10 0', '1 2 10 0.2', '2 4 10 0.4', '3 3 1 3'])
+      assert.ok(existsSync(path))
+      await assert.rejects(SavepointWriter.newSavepoint().write(target), { code: 'CHECKPOINT_DIRECTORY_NOT_EMPTY' })
+    })
+  })
+}
+
+test('the accumulators of open windows are read by their window', async () => {
+  const directory = join(folder, 'windows')
+  const env = StreamExecutionEnvironment.createEnvironment()
+  env.setStateBackend('memory').getCheckpointConfig().setCheckpointStorage(directory)
+  env
+    .fromSource(
+      ticker(100_000, 10),
+      WatermarkStrategy.forMonotonousTimestamps<Row>().withTimestampAssigner((row) => row.n * 60_000),
+    )
+    .keyBy(() => 'all')
+    .window(TumblingEventTimeWindows.of(minutes(4)))
+    .aggregate({
+      createAccumulator: () => ({ sum: 0 }),
+      add: (row: Row, acc) => ({ sum: acc.sum + row.n }),
+      getResult: (acc) => acc.sum,
+      merge: (a, b) => ({ sum: a.sum + b.sum }),
+    })
+    .uid('windows')
+    .addSink(() => {})
+  const job = await env.executeAsync('windows')
+  while (job.status().state !== 'running') await new Promise((resolve) => setTimeout(resolve, 5))
+  const path = await job.savepoint()
+  await job.cancel()
+  await using savepoint = await SavepointReader.read(path)
+  const open = await entriesOf(savepoint.readWindowState<string, { sum: number }>('windows'))
+  assert.ok(open.length >= 1, 'the newest window is open')
+  for (const { key, value, windowStart } of open) {
+    assert.equal(key, 'all')
+    const first = windowStart / 60_000
+    // The window has the first of its four rows, or more of them.
+    const sums = [1, 2, 3, 4].map((rows) => Array.from({ length: rows }, (_, i) => first + i).reduce((a, b) => a + b))
+    assert.ok(sums.includes(value.sum), `${value.sum} is no sum of a window that begins with ${first}`)
+  }
+})
