@@ -32,8 +32,11 @@ export interface MemoryResult extends MemoryOptions, JobCost {
   readonly passed: boolean
 }
 
-/** More growth than this between the second and the last quarter is no noise. */
-const GROWTH_MAX = 0.05
+/**
+ * More growth than this between the second and the last quarter is neither garbage that waits nor RocksDB's caches that
+ * fill: of some 300 MiB it is less than a byte for each event.
+ */
+const GROWTH_MAX = 0.1
 const SAMPLE_MS = 200
 const MIB = 1 << 20
 
@@ -81,7 +84,7 @@ const HELP = `millrace bench memory flat|keys: resident memory of the process
   --events N               (default flat 100000000, keys 20000000)
   --keys N                 flat: distinct keys a window (default 200000); keys: all (default 10000000)
   --parallelism N          worker threads and subtasks (default 1)
-  --checkpoint-interval MS (default 10000)
+  --checkpoint-interval MS (default 2000, so that the store's caches fill early)
   --budget MIB             the most that the process may take (default 1024)
   --json                   one JSON object on stdout
 `
@@ -111,7 +114,7 @@ export async function runMemory(args: readonly string[]): Promise<number> {
     events: wholeFlag(values.events, shape === 'flat' ? 100_000_000 : 20_000_000, 'events'),
     keys: wholeFlag(values.keys, shape === 'flat' ? 200_000 : 10_000_000, 'keys'),
     parallelism: wholeFlag(values.parallelism, 1, 'parallelism'),
-    checkpointIntervalMs: wholeFlag(values['checkpoint-interval'], 10_000, 'checkpoint-interval'),
+    checkpointIntervalMs: wholeFlag(values['checkpoint-interval'], 2_000, 'checkpoint-interval'),
     budgetMiB: wholeFlag(values.budget, 1_024, 'budget'),
   })
   process.stdout.write(values.json === true ? `${JSON.stringify(result)}\n` : textOf(result))

@@ -109,7 +109,10 @@ export async function comparePairs(
   const ratioOf = (pair: Pair): number => figure(pair.b) / figure(pair.a)
   const pairs = await runPairs(withLoad(a), withLoad(b), options.pairs, (pair) => {
     const shown = (result: ThroughputResult): string => (figure(result) / 1e6).toFixed(2)
-    onPair(`${a.name} ${shown(pair.a)}   ${b.name} ${shown(pair.b)}   ratio ${ratioOf(pair).toFixed(3)}`)
+    const byCpu = (pair.b.eventsPerCpuSecond / pair.a.eventsPerCpuSecond).toFixed(3)
+    onPair(
+      `${a.name} ${shown(pair.a)}   ${b.name} ${shown(pair.b)}   ratio ${ratioOf(pair).toFixed(3)}, per CPU-second ${byCpu}`,
+    )
   })
   const ratios = pairs.map(ratioOf)
   return {
