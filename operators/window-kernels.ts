@@ -152,6 +152,7 @@ class FunctionKernel implements WindowKernel {
       const key = decodeKey(keys.bytes, keys.starts[keyRow], keys.ends[keyRow])
       const context = this.contextOf(key, window, watermark, output)
       const returned: unknown = this.process(context, elements, (result) => {
+        if (isPromise(result)) throw asyncFunctionError(this.name)
         this.collector.add(result, window.maxTimestamp, output)
       })
       if (isPromise(returned)) throw asyncFunctionError(this.name)

@@ -42,6 +42,7 @@ import {
   type Upstream,
 } from './graph-builder.ts'
 import { IntervalJoin } from './interval-join.ts'
+import { CoGroupedStreams, JoinedStreams } from './joined-streams.ts'
 import { type KeyField, keysFactory } from './key-selectors.ts'
 import { makeOperator, type OperatorFactory } from './operators.ts'
 import {
@@ -141,6 +142,22 @@ export class DataStream<T> {
   process<R>(fn: ProcessFunctionOrFactory<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
     return this.step('Process', output, makeOperator.process(processFunctionFactory(fn), output))
+  }
+
+  /**
+   * Meets the elements of another stream that have the same key in the same window: name the keys by `where` and
+   * `equalTo`. Throws `STREAMS_UNRELATED` for streams of different environments.
+   */
+  join<B>(other: DataStream<B>): JoinedStreams<T, B> {
+    return new JoinedStreams<T, B>(this, other)
+  }
+
+  /**
+   * As `join`, for a function that sees the elements of a key and window of both streams at once, also where one has
+   * none.
+   */
+  coGroup<B>(other: DataStream<B>): CoGroupedStreams<T, B> {
+    return new CoGroupedStreams<T, B>(this, other)
   }
 
   /** Brings elements with the same value of a field together. */

@@ -49,8 +49,11 @@ export type {
   BroadcastReadOnlyContext,
   BroadcastState,
   CoFlatMapFunction,
+  CoGroupFunction,
   CoMapFunction,
   CoProcessFunction,
+  FlatJoinFunction,
+  JoinFunction,
   KeyedBroadcastContext,
   KeyedBroadcastOnTimerContext,
   KeyedBroadcastProcessFunction,
@@ -59,6 +62,7 @@ export type {
   ProcessJoinContext,
   ProcessJoinFunction,
   ReadOnlyBroadcastState,
+  TaggedUnion,
 } from '../contract/joint-functions.ts'
 export type { Sink } from '../contract/sink.ts'
 export type { Source } from '../contract/source.ts'
@@ -110,6 +114,14 @@ export type { ExecuteOptions } from './execution.ts'
 export type { SinkFunction } from './function-sink.ts'
 export { IntervalJoin, IntervalJoined } from './interval-join.ts'
 export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
+export {
+  CoGroupedStreams,
+  type EqualTo,
+  type InWindow,
+  JoinedStreams,
+  WindowedCoGroup,
+  WindowedJoin,
+} from './joined-streams.ts'
 export { outputTag } from './output-tag.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
 export { RichFilterFunction, RichFlatMapFunction, RichMapFunction } from './rich-functions.ts'

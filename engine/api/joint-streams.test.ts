@@ -4,6 +4,10 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import {
+  CountTrigger,
+  EventTimeSessionWindows,
+  type Evictor,
+  GlobalWindows,
   type KeyedCoProcessFunction,
   type ListState,
   ListStateDescriptor,
@@ -11,11 +15,15 @@ import {
   minutes,
   outputTag,
   type ProcessContext,
+  PurgingTrigger,
   type RuntimeContext,
+  SlidingEventTimeWindows,
   StateTtlConfig,
   StreamExecutionEnvironment,
   schema,
   seconds,
+  type TaggedUnion,
+  TumblingEventTimeWindows,
   t,
   type ValueState,
   ValueStateDescriptor,
@@ -256,5 +264,125 @@ describe('broadcast streams', () => {
     )
     throwsCode('TTL_INVALID', () => stream.broadcast(forgetting))
     throwsCode('STATE_DECLARED_TWICE', () => stream.broadcast(PRICES, PRICES))
+  })
+})
+
+describe('window joins', () => {
+  /** Rows by user and window, of both streams. */
+  function groups(sizeMs: number, slideMs: number) {
+    const made = new Map<string, { orders: (typeof orders)[number][]; clicks: Click[]; end: number }>()
+    const add = (user: string, at: number, put: (group: { orders: unknown[]; clicks: unknown[] }) => void) => {
+      for (let end = (Math.floor(at / slideMs) + 1) * slideMs; end <= at + sizeMs; end += slideMs) {
+        const group = made.get(`${user} ${end}`) ?? { orders: [], clicks: [], end }
+        made.set(`${user} ${end}`, group)
+        put(group)
+      }
+    }
+    for (const order of orders) add(order.user, order.at, (group) => group.orders.push(order))
+    for (const click of clicks) add(click.user, click.at, (group) => group.clicks.push(click))
+    return [...made.values()]
+  }
+
+  test('pairs of a key in tumbling windows', async () => {
+    const { orders: left, clicks: right } = streams()
+    const rows = await left
+      .join(right)
+      .where('user')
+      .equalTo((click) => click.user)
+      .window(TumblingEventTimeWindows.of(seconds(10)))
+      .apply((order, click) => `${order.item} ${click.page}`)
+      .executeAndCollect()
+    const expected = groups(10_000, 10_000).flatMap((group) =>
+      group.orders.flatMap((order) => group.clicks.map((click) => `${order.item} ${click.page}`)),
+    )
+    assert.ok(expected.length > 500)
+    assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('groups in sliding windows, also where one stream has nothing', async () => {
+    const { orders: left, clicks: right } = streams()
+    const rows = await left
+      .coGroup(right)
+      .where('user')
+      .equalTo('user')
+      .window(SlidingEventTimeWindows.of(seconds(4), seconds(2)))
+      .apply<string>((some, others, collect) =>
+        collect(`${[...some].map(({ item }) => item).sort()} ${[...others].map(({ page }) => page).sort()}`),
+      )
+      .executeAndCollect()
+    const expected = groups(4_000, 2_000).map(
+      (group) => `${group.orders.map(({ item }) => item).sort()} ${group.clicks.map(({ page }) => page).sort()}`,
+    )
+    assert.ok(expected.some((row) => row.startsWith(' ')) && expected.some((row) => row.endsWith(' ')))
+    assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('sessions of both streams, with columns', async () => {
+    const { orders: left, clicks: right } = streams()
+    const COUNTS = schema({ orders: t.int32(), clicks: t.int32() })
+    const rows = await left
+      .coGroup(right)
+      .where((order) => order.user)
+      .equalTo((click) => click.user)
+      .window(EventTimeSessionWindows.withGap(seconds(1)))
+      .apply((some, others, collect) => collect({ orders: [...some].length, clicks: [...others].length }), {
+        schema: COUNTS,
+      })
+      .executeAndCollect()
+    const expected = [...new Set([...orders, ...clicks].map(({ user }) => user))].flatMap((user) => {
+      const all = [...orders, ...clicks].filter((row) => row.user === user).sort((a, b) => a.at - b.at)
+      const sessions: { orders: number; clicks: number }[] = []
+      all.forEach((row, i) => {
+        if (i === 0 || row.at > all[i - 1]!.at + 1_000) sessions.push({ orders: 0, clicks: 0 })
+        sessions.at(-1)!['item' in row ? 'orders' : 'clicks']++
+      })
+      return sessions
+    })
+    const shown = (counts: readonly object[]) => counts.map((row) => JSON.stringify(row)).sort()
+    assert.deepEqual(shown(rows), shown(expected))
+  })
+
+  test('triggers and evictors see which stream an element is of', async () => {
+    const { orders: left, clicks: right } = streams()
+    const keepsClicks: Evictor<TaggedUnion<(typeof orders)[number], Click>> = {
+      evictBefore(elements) {
+        const kept = elements.filter(({ value }) => !value.isOne)
+        elements.splice(0, elements.length, ...kept)
+      },
+      evictAfter() {},
+    }
+    const rows = await left
+      .coGroup(right)
+      .where('user')
+      .equalTo('user')
+      .window(TumblingEventTimeWindows.of(seconds(10)))
+      .evictor(keepsClicks)
+      .apply<[number, number]>((some, others, collect) => collect([[...some].length, [...others].length]))
+      .executeAndCollect()
+    assert.ok(rows.length > 0 && rows.every(([some]) => some === 0))
+    assert.equal(
+      rows.reduce((sum, [, others]) => sum + others, 0),
+      clicks.length,
+    )
+    const again = streams()
+    const counted = await again.orders
+      .join(again.clicks)
+      .where('user')
+      .equalTo('user')
+      .window(GlobalWindows.create())
+      .trigger(PurgingTrigger.of(CountTrigger.of(5)))
+      .apply<number>({ join: (_order, _click, collect) => collect(1) })
+      .executeAndCollect()
+    assert.ok(counted.length > 0)
+  })
+
+  test('a promise is refused', async () => {
+    const { orders: left, clicks: right } = streams()
+    const joined = left
+      .join(right)
+      .where('user')
+      .equalTo('user')
+      .window(TumblingEventTimeWindows.of(seconds(10)))
+    await assert.rejects(joined.apply(async () => 1).executeAndCollect(), { code: 'ASYNC_FUNCTION' })
   })
 })

@@ -445,3 +445,27 @@ test('broadcast state is written by broadcast elements only', () => {
       },
     })
 })
+
+test('window joins infer both elements', () => {
+  const stream = flights()
+  const tails = stream.map((f) => ({ from: f.origin, tail: f.distance }))
+  const joined = stream
+    .join(tails)
+    .where('origin')
+    .equalTo((row) => row.from)
+    .window(TumblingEventTimeWindows.of(seconds(1)))
+    .apply((f, row) => ({ big: f.big, tail: row.tail }))
+  check<Equal<Element<typeof joined>, { big: bigint; tail: number }>>()
+  const grouped = stream
+    .coGroup(tails)
+    .where((f) => f.distance)
+    .equalTo('tail')
+    .window(TumblingEventTimeWindows.of(seconds(1)))
+    .apply((some, others, collect: (row: number) => void) => {
+      for (const f of some) for (const row of others) collect(f.distance + row.tail)
+    })
+  check<Equal<Element<typeof grouped>, number>>()
+  const fromOrigin = stream.join(tails).where('origin')
+  // @ts-expect-error a string never equals a number
+  fromOrigin.equalTo((row) => row.tail)
+})

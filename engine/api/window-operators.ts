@@ -56,6 +56,8 @@ export interface WindowSettings {
   readonly lateTag: string | null
   /** Of the rows that come to the operator. */
   readonly inputSchema: Schema
+  /** For elements that are more than rows of that schema. */
+  readonly createElementCodec?: () => ValueCodec
 }
 
 /** What happens to the elements of a window. */
@@ -63,6 +65,8 @@ export type WindowWork =
   | {
       readonly kind: 'aggregate'
       readonly fn: AggregateFunction<unknown, unknown, unknown>
+      /** Of the accumulator, in place of the general one. */
+      readonly createCodec?: () => ValueCodec
       readonly process: AnyProcess | null
     }
   | { readonly kind: 'reduce'; readonly fn: ReduceFunction<unknown>; readonly process: AnyProcess | null }
@@ -124,7 +128,11 @@ type AnyCallback = ProcessWindowCallback<unknown, unknown, unknown>
 function kernelOf(work: WindowWork, process: AnyCallback | null, inputSchema: Schema, outputSchema: Schema) {
   switch (work.kind) {
     case 'aggregate':
-      return aggregateKernel(work.fn, { codec: accumulatorCodec(work.fn), outputSchema }, process)
+      return aggregateKernel(
+        work.fn,
+        { codec: work.createCodec?.() ?? accumulatorCodec(work.fn), outputSchema },
+        process,
+      )
     case 'reduce':
       return reduceKernel(work.fn, { codec: rowCodec(inputSchema), outputSchema }, process)
     case 'process':
@@ -140,7 +148,7 @@ function triggeredFactory(settings: WindowSettings, work: WindowWork, outputSche
   const process = work.kind === 'columnar' ? columnResults(work.aggregates) : work.process
   const createFunction = process === null ? null : processFactory(process)
   return () => {
-    const elementCodec = schemaCodec(settings.inputSchema, { what: 'An element' })
+    const elementCodec = settings.createElementCodec?.() ?? schemaCodec(settings.inputSchema, { what: 'An element' })
     const kept = contentsOf(work, settings.inputSchema, elementCodec)
     return triggeredWindowOperator({
       assigner,
@@ -165,7 +173,7 @@ function contentsOf(
 ): { contents: WindowContents; codec: ValueCodec } {
   switch (work.kind) {
     case 'aggregate':
-      return { contents: aggregateContents(work.fn), codec: accumulatorCodec(work.fn) }
+      return { contents: aggregateContents(work.fn), codec: work.createCodec?.() ?? accumulatorCodec(work.fn) }
     case 'reduce':
       return { contents: reduceContents(work.fn), codec: rowCodec(inputSchema) }
     case 'process':

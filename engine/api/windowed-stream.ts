@@ -65,13 +65,7 @@ export class WindowedStream<T, K extends Key> {
 
   /** Keeps an event-time window this long after it fired, and fires it again for each late element. */
   allowedLateness(lateness: Duration | number): this {
-    const latenessMs = toMs(lateness)
-    if (!(latenessMs >= 0 && latenessMs < Number.POSITIVE_INFINITY)) {
-      throw new MillraceError('WINDOW_INVALID', `An allowed lateness of ${latenessMs} ms is not possible.`, {
-        hint: 'Give a duration of 0 or more.',
-      })
-    }
-    this.latenessMs = latenessMs
+    this.latenessMs = checkLateness(lateness)
     return this
   }
 
@@ -228,4 +222,13 @@ function projectionOf(input: Schema, aggregates: Readonly<Record<string, BuiltIn
   const names = new Set(Object.values(aggregates).flatMap((made) => (made.kind === 'count' ? [] : [made.field])))
   const indices = [...names].map((name) => fieldIndex(input, name))
   return { indices, schema: { fields: indices.map((index) => input.fields[index]!), isOpaque: false } }
+}
+
+/** Milliseconds. Throws `WINDOW_INVALID`. */
+export function checkLateness(lateness: Duration | number): number {
+  const latenessMs = toMs(lateness)
+  if (latenessMs >= 0 && latenessMs < Number.POSITIVE_INFINITY) return latenessMs
+  throw new MillraceError('WINDOW_INVALID', `An allowed lateness of ${latenessMs} ms is not possible.`, {
+    hint: 'Give a duration of 0 or more.',
+  })
 }

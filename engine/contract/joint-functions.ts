@@ -134,3 +134,21 @@ export interface KeyedBroadcastProcessFunction<K, In, B, Out> extends RichFuncti
   processBroadcastElement(value: B, context: KeyedBroadcastContext<K>, collect: (result: Out) => void): void
   onTimer?(timeMs: number, context: KeyedBroadcastOnTimerContext<K>, collect: (result: Out) => void): void
 }
+
+/** An element of two joined streams, as triggers, evictors and assigners see it. */
+export type TaggedUnion<A, B> = { readonly isOne: true; readonly one: A } | { readonly isOne: false; readonly two: B }
+
+/** Called once a key and window when it fires, with the elements of both streams; either may be empty. */
+export type CoGroupFunction<A, B, Out> = (
+  first: Iterable<A>,
+  second: Iterable<B>,
+  collect: (result: Out) => void,
+) => void
+
+/** One result for each pair of elements with the same key in the same window. */
+export type JoinFunction<A, B, Out> = (first: A, second: B) => Out
+
+/** Any number of results for each pair. */
+export interface FlatJoinFunction<A, B, Out> {
+  join(first: A, second: B, collect: (result: Out) => void): void
+}
