@@ -6,6 +6,7 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import {
   count,
+  days,
   type KeyedProcessFunction,
   milliseconds,
   RuntimeExecutionMode,
@@ -13,6 +14,7 @@ import {
   schema,
   sum,
   TumblingEventTimeWindows,
+  TumblingProcessingTimeWindows,
   t,
   WatermarkStrategy,
 } from './index.ts'
@@ -105,6 +107,16 @@ describe('batch mode', { timeout: 30_000 }, () => {
       }),
       { numRuns: 5 },
     )
+  })
+
+  test('windows of processing time fire at the end too', async () => {
+    const rows = await environment()
+      .fromCollection([1, 2, 3, 4, 5])
+      .keyBy((n) => n % 2)
+      .window(TumblingProcessingTimeWindows.of(days(400)))
+      .reduce((a, b) => a + b)
+      .executeAndCollect()
+    assert.deepEqual(rows.sort(), [6, 9])
   })
 
   test('timers of both kinds fire at the end, event time first; what fires sets no more', async () => {
