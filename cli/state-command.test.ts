@@ -206,7 +206,10 @@ async function checkText(directory: string): Promise<void> {
     state(directory, '--operator', 'minutes', '--limit', '3'),
     state(directory, '--operator', 'walking'),
   ])
-  assert.match(listed.stdout, /^running {2}"Reduce" {2}parallelism 2 {2}7 entries {2}reduced v1 object: 7$/m)
+  assert.match(
+    listed.stdout,
+    /^running {2}"Reduce" {2}parallelism 2 {2}7 entries {2}reduced v1 object\(sensor:string,value:number,at:number\): 7$/m,
+  )
   assert.match(listed.stdout, /^minutes .*35 entries {2}windows v1 doubles\(2\): 35$/m)
   assert.match(listed.stdout, /^seen .*8 entries /m)
   const counts = listedJson.stdout

@@ -2,7 +2,7 @@
  * Writes a new savepoint, out of an existing one or from nothing: Flink's State Processor API, in TypeScript's manner.
  *
  *     const path = await SavepointWriter.fromExistingSavepoint('old/manifests/000000000007.json')
- *       .removeOperator('no longer there')
+ *       .removeOperator('old')
  *       .changeOperatorUid('sums', 'totals')
  *       .transformKeyedState('totals', new ValueStateDescriptor<Total>('total', ...), ({ value }) => ({ ...value, n: 0 }))
  *       .withKeyedState('limits', new ValueStateDescriptor<number>('limit'), limits)
