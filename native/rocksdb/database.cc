@@ -120,7 +120,9 @@ void Database::Write(const Batch& batch) {
     return;
   }
   MergeOverlay();
-  WriteRows(batch, nullptr);
+  SortedBatch sorted(batch);
+  sorted.Sort();
+  WriteRows(sorted.batch(), &sorted.rows());
 }
 
 void Database::DeleteRange(const rocksdb::Slice& from, const rocksdb::Slice& to) {

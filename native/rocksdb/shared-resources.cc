@@ -4,6 +4,7 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/filter_policy.h>
+#include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
 
@@ -81,6 +82,11 @@ rocksdb::Options StoreOptions() {
   options.write_buffer_size = std::max<uint64_t>(1u << 20, std::min<uint64_t>(shared.write_buffer_bytes, 64u << 20));
   options.arena_block_size = 256 << 10;
   options.max_write_buffer_number = 3;
+  // Most look-ups are of keys that are not in the memtable: a filter spares them the walk through it.
+  options.memtable_whole_key_filtering = true;
+  options.memtable_prefix_bloom_size_ratio = 0.05;
+  // Batches come sorted (Database::WriteRows): each insert starts where the last one ended.
+  options.memtable_insert_with_hint_prefix_extractor.reset(rocksdb::NewFixedPrefixTransform(2));
   options.compression = BestCompression();
   options.level_compaction_dynamic_level_bytes = true;
   options.max_background_jobs = 2;
