@@ -55,7 +55,7 @@ export interface KeyedBackendOptions {
   readonly store: KeyedStore
   /** Bytes the working set may take before cold parts are evicted. */
   readonly memoryBudgetBytes: number
-  /** Objects of users kept decoded between batches; 100,000 by default. */
+  /** Objects of users kept decoded between batches; by default as many as the memory budget has room for. */
   readonly decodedObjectsMax?: number
   /** Bytes of changes kept for the next checkpoint before they are written early; 128 MiB by default. */
   readonly dirtyBytesMax?: number

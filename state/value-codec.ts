@@ -132,6 +132,18 @@ function hasInstance(value: unknown, depth = 0): boolean {
   return isInstance(value) || Object.values(value).some((part) => hasInstance(part, depth + 1))
 }
 
+/** True for values that node:v8 gives back as they were: data without instances of users' classes, functions or symbols. */
+export function isPlainData(value: unknown, depth = 0): boolean {
+  if (value === null || typeof value !== 'object') return typeof value !== 'function' && typeof value !== 'symbol'
+  if (isInstance(value) || depth > 32) return false
+  if (ArrayBuffer.isView(value)) return true
+  const isPlain = (part: unknown): boolean => isPlainData(part, depth + 1)
+  if (Array.isArray(value)) return value.every(isPlain)
+  if (value instanceof Map) return [...value].every((pair) => pair.every(isPlain))
+  if (value instanceof Set) return [...value].every(isPlain)
+  return Object.values(value).every(isPlain)
+}
+
 /** `decoded` with the prototypes that `fresh` has at the same places. */
 function onto(fresh: unknown, decoded: unknown, depth = 0): unknown {
   if (!isRecord(fresh) || !isRecord(decoded) || depth > 32) return decoded

@@ -67,11 +67,22 @@ export interface Disk {
   remove(path: string): Promise<void>
 }
 
+/** A nameless file for what does not fit memory; it is gone when it is closed or the process ends. */
+export interface SpillFile {
+  /** Appends; waits for the disk, but makes nothing durable. */
+  append(bytes: Uint8Array): void
+  /** Bytes [at, at + length) as memory of its own, 8-byte aligned. */
+  read(at: number, length: number): Uint8Array
+  close(): void
+}
+
 export interface Io {
   readonly clock: Clock
   readonly random: Random
   readonly timers: Timers
   readonly disk: Disk
+  /** Opens a spill file in a directory; absent where everything has to stay in memory. Synchronous: see overflow.ts. */
+  readonly openSpill?: (directory: string) => SpillFile
   /** Tests only: called at each step of the protocol; may never return, because it killed the process. */
   readonly failpoint?: (step: Failpoint) => void
 }

@@ -18,6 +18,7 @@ import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from 
 import type { KeyExtractor } from '../core/keys.ts'
 import { WATERMARK_MAX } from '../core/time.ts'
 import type { OutputRouter } from './output-router.ts'
+import { Overflow, type SpillSpace } from './overflow.ts'
 import { copyBatch } from './wire.ts'
 
 /** `yield`: more to do, but let others run; `blocked`: wait for room. */
@@ -45,19 +46,21 @@ class Link implements Output {
   private from = 0
   /** Which input of the operator `current` came from. */
   private input = 0
-  private readonly waiting: Batch[] = []
+  /** What came while `current` was not done. */
+  private readonly waiting: Overflow
   /** Last watermark that a watermarking operator gave. */
   ownWatermark = Number.NEGATIVE_INFINITY
   /** Processing time at which the operator wants a call, Infinity for never. */
   dueAtMs = Number.POSITIVE_INFINITY
 
-  constructor(options: ChainLinkOptions, next: Link | null, router: OutputRouter) {
+  constructor(options: ChainLinkOptions, next: Link | null, router: OutputRouter, space: SpillSpace | null) {
     this.operator = options.operator
     this.async = isAsync(options.operator) ? options.operator : null
     this.keys = options.keys
     this.projection = options.projection ?? null
     this.next = next
     this.router = router
+    this.waiting = new Overflow(space)
   }
 
   get hasWork(): boolean {
@@ -85,7 +88,7 @@ class Link implements Output {
     if (batch.length === 0) return
     if (this.current !== null) {
       assert(input === this.input, 'what waits is of one input')
-      this.waiting.push(copyBatch(batch))
+      this.waiting.pushBatch(batch)
       return
     }
     this.input = input
@@ -118,8 +121,10 @@ class Link implements Output {
       if (to < this.current.length) return moved
       moved = true
       this.current = null
-      const waiting = this.waiting.shift()
-      if (waiting !== undefined) this.begin(waiting)
+      const waiting = this.waiting.peek()
+      if (waiting?.kind !== 'batch') continue
+      this.waiting.shift()
+      this.begin(waiting.batch)
     }
     return moved
   }
@@ -128,6 +133,10 @@ class Link implements Output {
   run(): boolean {
     const movedBelow = this.next === null ? false : this.next.run()
     return this.consume() || movedBelow
+  }
+
+  close(): void {
+    this.waiting.close()
   }
 
   /** True when neither this link nor one after it holds a batch. */
@@ -158,15 +167,26 @@ export class Chain {
   /** In batch execution no watermark but the last one is sent on. */
   private readonly isBatch: boolean
 
-  constructor(operators: readonly ChainLinkOptions[], router: OutputRouter, isBatch = false) {
+  /** Batches that wait within the chain spill to `space`; without one they stay in memory. */
+  constructor(
+    operators: readonly ChainLinkOptions[],
+    router: OutputRouter,
+    isBatch = false,
+    space: SpillSpace | null = null,
+  ) {
     this.isBatch = isBatch
     const links: Link[] = []
     for (let i = operators.length - 1; i >= 0; i--) {
-      links.unshift(new Link(operators[i]!, links[0] ?? null, router))
+      links.unshift(new Link(operators[i]!, links[0] ?? null, router, space))
     }
     this.links = links
     this.asyncLinks = links.filter((link) => link.async !== null).reverse()
     this.router = router
+  }
+
+  /** Lets go of what waits. */
+  close(): void {
+    for (const link of this.links) link.close()
   }
 
   get operators(): readonly Operator[] {

@@ -2,14 +2,14 @@
  * The real world behind `Io`: Node's clock, random numbers, timers and file system, and object stores by URL.
  */
 import { createHash } from 'node:crypto'
-import { createReadStream } from 'node:fs'
+import { closeSync, createReadStream, openSync, readSync, unlinkSync, writeSync } from 'node:fs'
 import { copyFile, link, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { objectDisk } from '../checkpoint/object-disk.ts'
 import type { ObjectStore } from '../contract/object-store.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { Clock, Disk, DiskFile, Io, Random, Timers } from '../core/io.ts'
+import type { Clock, Disk, DiskFile, Io, Random, SpillFile, Timers } from '../core/io.ts'
 
 function codeOf(error: unknown): string | undefined {
   return (error as NodeJS.ErrnoException | null)?.code
@@ -117,6 +117,31 @@ const fileSystem: Disk = {
   },
 }
 
+function openSpill(directory: string): SpillFile {
+  const path = `${directory}/spill-${process.pid}-${process.hrtime.bigint()}`
+  const descriptor = openSync(path, 'wx+')
+  // Without a name it goes with the process, however that ends.
+  unlinkSync(path)
+  let end = 0
+  return {
+    append(bytes) {
+      for (let done = 0; done < bytes.length; )
+        done += writeSync(descriptor, bytes, done, bytes.length - done, end + done)
+      end += bytes.length
+    },
+    read(at, length) {
+      const bytes = new Uint8Array(length)
+      for (let done = 0; done < length; ) {
+        const step = readSync(descriptor, bytes, done, length - done, at + done)
+        if (step === 0) throw new Error(`a spill file ends at byte ${at + done}`)
+        done += step
+      }
+      return bytes
+    },
+    close: () => closeSync(descriptor),
+  }
+}
+
 const clock: Clock = { nowMs: () => Date.now(), monotonicMs: () => performance.now() }
 
 const random: Random = { next: () => Math.random() }
@@ -143,5 +168,6 @@ export const nodeIo: Io = {
   clock,
   random,
   timers,
+  openSpill,
   disk: objectDisk({ local: fileSystem, timers, random, open: openObjectStore }),
 }

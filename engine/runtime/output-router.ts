@@ -1,7 +1,8 @@
 /**
  * The end of a subtask: spreads batches over the channels of each outgoing edge.
  *
- * Operators never block, so what a channel refuses waits here, in order, in an overflow list a channel.
+ * Operators never block, so what a channel refuses waits here, in order, in an overflow queue a channel, most of
+ * it in a file where it is much (overflow.ts).
  * While any overflow exists the router is `blocked`, operators return early and the subtask takes no new
  * input; the excess of one call is all that can pile up.
  *
@@ -14,17 +15,17 @@ import { MillraceError } from '../core/errors.ts'
 import type { Partitioning, RowTargets } from '../core/graph.ts'
 import type { KeyExtractor } from '../core/keys.ts'
 import { keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
-import type { ChannelWriter, ControlMessage, Message } from './channel.ts'
-import { copyBatch } from './wire.ts'
+import type { ChannelWriter, ControlMessage } from './channel.ts'
+import { Overflow, type SpillSpace } from './overflow.ts'
 
 /** One channel with its overflow. */
 class Port {
   private readonly writer: ChannelWriter
-  private overflow: Message[] = []
-  private next = 0
+  private readonly overflow: Overflow
 
-  constructor(writer: ChannelWriter) {
+  constructor(writer: ChannelWriter, space: SpillSpace | null) {
     this.writer = writer
+    this.overflow = new Overflow(space)
   }
 
   /** True while anything waits. */
@@ -36,29 +37,30 @@ class Port {
     if (count === 0) return
     if (this.overflow.length === 0 && this.writer.writeBatch(batch, rows, count)) return
     // Copied, because the sender may reuse what the batch views once its call returns.
-    this.overflow.push({ kind: 'batch', batch: copyBatch(batch, rows, count) })
+    this.overflow.pushBatch(batch, rows, count)
   }
 
   control(message: ControlMessage): void {
     if (this.overflow.length === 0 && this.writer.writeControl(message)) return
-    this.overflow.push(message)
+    this.overflow.pushControl(message)
   }
 
   /** Returns true when nothing waits any more. */
   flush(): boolean {
     if (!this.writer.settle()) return false
-    while (this.next < this.overflow.length) {
-      const message = this.overflow[this.next]!
+    for (let message = this.overflow.peek(); message !== null; message = this.overflow.peek()) {
       const accepted =
         message.kind === 'batch'
           ? this.writer.writeBatch(message.batch, null, message.batch.length)
           : this.writer.writeControl(message)
       if (!accepted) return false
-      this.next++
+      this.overflow.shift()
     }
-    this.overflow = []
-    this.next = 0
     return this.writer.settle()
+  }
+
+  close(): void {
+    this.overflow.close()
   }
 }
 
@@ -94,7 +96,7 @@ class EdgeOutput {
   private readonly counts: Int32Array
   private turn: number
 
-  constructor(options: EdgeOutputOptions) {
+  constructor(options: EdgeOutputOptions, space: SpillSpace | null) {
     this.sideTag = options.sideTag
     this.partitioning = options.partitioning
     this.keys = options.keys
@@ -102,7 +104,7 @@ class EdgeOutput {
     this.targets = options.targets ?? null
     this.random = options.random ?? (() => 0)
     this.keyGroups = options.keyGroups
-    this.ports = options.writers.map((writer) => new Port(writer))
+    this.ports = options.writers.map((writer) => new Port(writer, space))
     const targets = options.writers.length
     this.targetOfGroup = new Uint16Array(options.keyGroups)
     for (let g = 0; g < options.keyGroups; g++) {
@@ -210,13 +212,19 @@ export class OutputRouter {
   private readonly ports: readonly Port[]
   private anyBlocked = false
 
-  constructor(edges: readonly EdgeOutputOptions[]) {
-    this.edges = edges.map((options) => new EdgeOutput(options))
+  /** What channels refuse spills to `space`; without one it stays in memory. */
+  constructor(edges: readonly EdgeOutputOptions[], space: SpillSpace | null = null) {
+    this.edges = edges.map((options) => new EdgeOutput(options, space))
     this.ports = this.edges.flatMap((edge) => edge.ports)
   }
 
   get blocked(): boolean {
     return this.anyBlocked
+  }
+
+  /** Lets go of what waits. */
+  close(): void {
+    for (const port of this.ports) port.close()
   }
 
   emit(batch: Batch): void {

@@ -18,6 +18,7 @@ import { MetricRegistry } from '../core/user-metrics.ts'
 import { Chain, type ChainLinkOptions } from './chain.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import { type EdgeOutputOptions, OutputRouter } from './output-router.ts'
+import type { SpillSpace } from './overflow.ts'
 import { type ExecutionPlan, type PlannedChannel, type PlannedEdge, type PlannedVertex, workerOf } from './planner.ts'
 import type { Deployment, FromWorker, OperatorCapture, SinkCommittable, SubtaskCapture } from './protocol.ts'
 import { SinkOperator } from './sink-operator.ts'
@@ -37,6 +38,8 @@ export interface BuildOptions {
   readonly hub: ChannelHub
   readonly state: WorkerState
   readonly worker: WorkerContext
+  /** Null: what finds no room stays in memory. */
+  readonly spillSpace: SpillSpace | null
   readonly wake: () => void
   readonly fail: (error: unknown, where: string) => void
   readonly send: (message: FromWorker) => void
@@ -169,6 +172,7 @@ export class HostedSubtask {
 
   async close(): Promise<void> {
     const closing: Promise<void>[] = []
+    this.subtask.close()
     // Started one by one within async functions: what throws must not keep the others open.
     for (const { operator } of this.operators) closing.push((async () => operator.close?.())())
     const { source } = this.subtask
@@ -200,7 +204,7 @@ async function buildSubtask(
   vertex: PlannedVertex,
   index: number,
 ): Promise<void> {
-  const router = new OutputRouter(outputsOf(options, vertex, index))
+  const router = new OutputRouter(outputsOf(options, vertex, index), options.spillSpace)
   const label = `${vertex.name} #${index}`
   const operators: HostedOperator[] = []
   const links: ChainLinkOptions[] = []
@@ -226,7 +230,7 @@ async function buildSubtask(
     operators.push({ ...own, operator, keyed })
     links.push({ operator, keys, projection })
   })
-  const chain = new Chain(links, router, options.deployment.runtimeMode === 'batch')
+  const chain = new Chain(links, router, options.deployment.runtimeMode === 'batch', options.spillSpace)
   const openedSink = sink as { id: string; operator: SinkOperator } | null
   const first = vertex.nodes[0]!
   const deadLetters =

@@ -122,6 +122,12 @@ export class Subtask {
     this.settledAttempt = Math.max(this.settledAttempt, attempt)
   }
 
+  /** Lets go of rows that wait for room. */
+  close(): void {
+    this.chain.close()
+    this.router.close()
+  }
+
   /** Earliest processing time at which an operator wants to be called. */
   get dueAtMs(): number {
     return this.chain.dueAtMs

@@ -24,6 +24,7 @@ import { openWorkerState, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
 import { buildSubtasks, type HostedSubtask } from './subtask-builder.ts'
 import { alignmentIntervalMs } from './watermark-alignment.ts'
+import { BatchEncoder } from './wire.ts'
 import { WorkerCheckpoints } from './worker-checkpoint.ts'
 
 const TURN_BUDGET_MS = 2
@@ -134,6 +135,7 @@ export class WorkerRuntime {
     this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
     io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
+    const { openSpill } = io
     await buildSubtasks(this.subtasks, {
       plan,
       channels: planChannels(plan),
@@ -141,6 +143,8 @@ export class WorkerRuntime {
       hub: this.hub,
       state: this.state,
       worker: this.context,
+      spillSpace:
+        openSpill === undefined ? null : { open: () => openSpill(liveDirectory), encoder: new BatchEncoder() },
       wake: () => this.wake(),
       fail: (error, where) => this.fail(error, where),
       send,

@@ -120,6 +120,7 @@ void Database::Write(const Batch& batch) {
     return;
   }
   MergeOverlay();
+  // In key order each insert into the memtable starts where the last one ended.
   SortedBatch sorted(batch);
   sorted.Sort();
   WriteRows(sorted.batch(), &sorted.rows());

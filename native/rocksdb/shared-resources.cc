@@ -4,7 +4,6 @@
 #include <rocksdb/cache.h>
 #include <rocksdb/convenience.h>
 #include <rocksdb/filter_policy.h>
-#include <rocksdb/slice_transform.h>
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
 
@@ -85,8 +84,6 @@ rocksdb::Options StoreOptions() {
   // Most look-ups are of keys that are not in the memtable: a filter spares them the walk through it.
   options.memtable_whole_key_filtering = true;
   options.memtable_prefix_bloom_size_ratio = 0.05;
-  // Batches come sorted (Database::WriteRows): each insert starts where the last one ended.
-  options.memtable_insert_with_hint_prefix_extractor.reset(rocksdb::NewFixedPrefixTransform(2));
   options.compression = BestCompression();
   options.level_compaction_dynamic_level_bytes = true;
   options.max_background_jobs = 2;
