@@ -2,9 +2,10 @@
  * Bytes for the objects that users keep in state: accumulators, rows, values.
  *
  * Called by whoever declares a table of objects. A record is a format byte and a body:
- *   0  node:v8's serialisation of the value's own enumerable data
+ *   0  node:v8's serialisation of the value's own enumerable data, where it is not plain
  *   1  the compact form: the template's fields in order, number f64 LE | boolean u8 | string u32 LE
  *      length and UTF-8
+ *   2  plain data, as plain-codec.ts writes it
  * Compact needs a template that is a flat object of numbers, booleans and strings; a value that does not
  * fit falls back to format 0, record by record.
  *
@@ -18,10 +19,12 @@ import { deserialize, serialize } from 'node:v8'
 import type { StateMigrations, ValueCodec, ValueEvolution } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { ByteArena } from '../engine/core/strings.ts'
+import { decodePlain, PlainEncoder } from './plain-codec.ts'
 import { checkRestorable } from './value-restorable.ts'
 
 const FORMAT_V8 = 0
 const FORMAT_COMPACT = 1
+const FORMAT_PLAIN = 2
 
 /** Names the value in errors, and keeps generated functions apart. */
 export interface ObjectCodecOptions {
@@ -99,11 +102,15 @@ export function withEvolution(
 function v8Codec(template: (() => unknown) | undefined, what: string): ValueCodec {
   const sample = template?.()
   const scratch = new ByteArena(256)
+  const plain = new PlainEncoder(scratch)
   const restores = hasInstance(sample)
   return {
     description: 'object',
     encode(value) {
       refuseUnknownInstances(value, sample, what, 0)
+      scratch.clear()
+      scratch.writeByte(FORMAT_PLAIN)
+      if (plain.encode(value)) return scratch.view()
       let body: Buffer
       try {
         body = serialize(value)
@@ -119,8 +126,11 @@ function v8Codec(template: (() => unknown) | undefined, what: string): ValueCode
       return scratch.view()
     },
     decode(bytes, start, end) {
-      // Typed arrays that v8 reads are views into its input, so it gets a copy; a Buffer's `slice` is none.
-      const value: unknown = deserialize(new Uint8Array(bytes.subarray(start + 1, end)))
+      const value: unknown =
+        bytes[start] === FORMAT_PLAIN
+          ? decodePlain(bytes, start + 1, end)
+          : // Typed arrays that v8 reads are views into its input, so it gets a copy; a Buffer's `slice` is none.
+            deserialize(new Uint8Array(bytes.subarray(start + 1, end)))
       return restores && template !== undefined ? onto(template(), value) : value
     },
   }
@@ -263,7 +273,7 @@ function compactCodec(fields: readonly CompactField[], sample: object, fallback:
       return compiled.write(value, arena) ? arena.view() : fallback.encode(value)
     },
     decode(bytes, start, end) {
-      if (bytes[start] === FORMAT_V8) return fallback.decode(bytes, start, end)
+      if (bytes[start] !== FORMAT_COMPACT) return fallback.decode(bytes, start, end)
       if (bytes !== lastBytes) {
         lastBytes = bytes
         view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
