@@ -17,7 +17,7 @@
  * - A slice lives until its last window is over, its lateness included. A row that is late for its first windows counts
  *   in the others; those that are over are never looked at again, so that sharing the slice with them is harmless.
  */
-import type { SegmentChunk, SegmentScan, StateTable } from '../engine/contract/keyed-state.ts'
+import type { SegmentChunk, SegmentScan, StateSegment, StateTable } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
@@ -74,6 +74,8 @@ interface Firing {
   at: number
   /** Segments that the task at hand still has to merge, as far as it merges; null before it began. */
   sources: number[] | null
+  /** The one slice of the window that fires, when there is nothing to merge. */
+  only: number | null
   scan: SegmentScan | null
   chunk: SegmentChunk | null
   row: number
@@ -97,6 +99,8 @@ class SlicedWindowOperator implements Operator {
   private readonly oneRow = new Int32Array(1)
   private readonly oneFound = new Int32Array(1)
   private readonly oneSlot = new Int32Array(1)
+  /** The slices that hold the key of a late row, while its windows fire. */
+  private readonly found: { slice: number; segment: StateSegment; slot: number }[] = []
   /** The value of one key and window, merged for a late row. */
   private readonly one: MutableWindowValues
   private readonly initial: readonly number[]
@@ -212,22 +216,37 @@ class SlicedWindowOperator implements Operator {
     const slice = scheme.sliceOf(batch.eventTime[row])
     oneRow[0] = row
     this.accumulate(batch, keys, this.segmentOf(slice), oneRow, 1)
+    const first = this.firstEndOf(slice)
     const last = Math.min(scheme.lastEnd(slice), this.firedEnd)
-    for (let end = this.firstEndOf(slice); end <= last; end += scheme.stepMs) this.fireKey(keys, row, end, output)
+    this.findKey(keys, scheme.startOf(first), last)
+    for (let end = first; end <= last; end += scheme.stepMs) this.fireKey(keys, row, end, output)
+    this.found.length = 0
   }
 
-  /** Fires a window for one key. */
-  private fireKey(keys: KeyColumn, row: number, end: number, output: Output): void {
-    const { scheme, kernel, one, oneRow, oneFound, oneSlot } = this
-    for (let k = 0; k < this.initial.length; k++) one.doubles[k][0] = this.initial[k]
-    one.objects[0] = undefined
-    for (let slice = scheme.startOf(end); slice < end; slice += scheme.sliceMs) {
+  /** Notes in which slices from `from` up to `to` the key of `oneRow` is, and where. */
+  private findKey(keys: KeyColumn, from: number, to: number): void {
+    const { oneRow, oneSlot, found } = this
+    for (let slice = from; slice < to; slice += this.scheme.sliceMs) {
       const segment = this.slices.existing(slice)
       if (segment === null) continue
-      segment.find(keys, oneRow, 1, oneFound)
-      if (oneFound[0] >= 0) kernel.merge(segment, oneFound, 1, oneSlot, one)
+      segment.find(keys, oneRow, 1, oneSlot)
+      if (oneSlot[0] >= 0) found.push({ slice, segment, slot: oneSlot[0] })
     }
-    kernel.fire(keys, row, one, 0, this.windowOf(end), this.watermark, output)
+  }
+
+  /** Fires a window for the key whose slices are in `found`. */
+  private fireKey(keys: KeyColumn, row: number, end: number, output: Output): void {
+    const { kernel, one, oneFound, oneSlot } = this
+    for (let k = 0; k < this.initial.length; k++) one.doubles[k][0] = this.initial[k]
+    one.objects[0] = undefined
+    oneSlot[0] = 0
+    const window = this.windowOf(end)
+    for (const { slice, segment, slot } of this.found) {
+      if (slice < window.start || slice >= end) continue
+      oneFound[0] = slot
+      kernel.merge(segment, oneFound, 1, oneSlot, one)
+    }
+    kernel.fire(keys, row, one, 0, window, this.watermark, output)
   }
 
   private windowOf(end: number): FiringWindow {
@@ -240,7 +259,15 @@ class SlicedWindowOperator implements Operator {
       const firedBefore = this.firedEnd
       this.watermark = watermark
       if (watermark < this.nextDue) return true
-      this.firing = { tasks: this.tasksSince(firedBefore), at: 0, sources: null, scan: null, chunk: null, row: 0 }
+      this.firing = {
+        tasks: this.tasksSince(firedBefore),
+        at: 0,
+        sources: null,
+        only: null,
+        scan: null,
+        chunk: null,
+        row: 0,
+      }
     }
     if (output.blocked) return false
     this.budget = FIRE_KEYS_MAX
@@ -296,12 +323,13 @@ class SlicedWindowOperator implements Operator {
   }
 
   private fire(end: number, firing: Firing, output: Output): boolean {
-    const start = this.scheme.startOf(end)
-    const present = this.slices.namespaces().filter((slice) => slice >= start && slice < end)
-    const [only] = present
     const window = this.windowOf(end)
-    if (present.length === 1) return this.emit(firing, this.slices, only, window, output)
-    firing.sources ??= present.reverse()
+    if (firing.sources === null) {
+      const present = this.slices.namespaces().filter((slice) => slice >= window.start && slice < end)
+      firing.only = present.length === 1 ? present[0] : null
+      firing.sources = present.reverse()
+    }
+    if (firing.only !== null) return this.emit(firing, this.slices, firing.only, window, output)
     if (!this.mergeSources(firing, this.merged, MERGED)) return false
     if (!this.emit(firing, this.merged, MERGED, window, output)) return false
     this.merged.drop(MERGED)
