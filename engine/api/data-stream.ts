@@ -171,7 +171,10 @@ export class DataStream<T> {
     return new KeyedStream<T, Key>(this.home, this.through('hash', createKeys), this.schema, keyKind)
   }
 
-  /** This stream and others of the same schema as one. Elements of different streams mix in any order. */
+  /**
+   * This stream and others of the same schema as one. Elements of different streams mix in any order; a stream that is
+   * named twice gives each element twice. Throws `UNION_INVALID`.
+   */
   union(...others: readonly DataStream<T>[]): DataStream<T> {
     const all: Upstream[] = [...this.upstreams]
     for (const other of others) {
@@ -186,11 +189,6 @@ export class DataStream<T> {
         )
       }
       all.push(...other.upstreams)
-    }
-    if (all.some((a, i) => all.findIndex((b) => b.from === a.from && b.sideTag === a.sideTag) !== i)) {
-      throw new MillraceError('UNION_INVALID', 'A stream cannot be united with itself.', {
-        hint: 'Use flatMap to repeat elements.',
-      })
     }
     return new DataStream<T>(this.home, all, this.schema)
   }

@@ -208,6 +208,8 @@ describe('execute on the calling thread', () => {
       .map((n) => n)
       .executeAndCollect()
     assert.deepEqual(broadcast.sort(), [1, 1, 2, 2, 3, 3])
+    const one = environment().fromElements(1, 2)
+    assert.deepEqual((await one.union(one).executeAndCollect()).sort(), [1, 1, 2, 2])
     const env2 = environment()
     const global = await env2
       .fromElements(1, 2, 3)
