@@ -82,7 +82,7 @@ export function splitDiscovery(io: Io, plan: ExecutionPlan, deployment: Deployme
   const discovery = new SplitDiscovery(enumeratorContext(io))
   for (const { nodes, parallelism } of plan.vertices) {
     const node = nodes[0]!
-    if (node.role === 'source') discovery.watch(node, parallelism, deployment.splits[node.uid]!, io.clock.nowMs())
+    if (node.role === 'source') discovery.watch(node, parallelism, deployment.splits[node.uid]!, io.clock.monotonicMs())
   }
   return discovery
 }

@@ -145,6 +145,11 @@ export class JobMaster implements RunningJob {
     this.tick()
   }
 
+  /** What waits and what is due goes by the clock that nobody sets; the other one is for display. */
+  private monotonicMs(): number {
+    return this.environment.io.clock.monotonicMs()
+  }
+
   private get workerCount(): number {
     return Math.max(1, this.options.workers)
   }
@@ -211,7 +216,7 @@ export class JobMaster implements RunningJob {
         minPauseMs: options.checkpointPolicy.minPauseMs,
         tolerableFailures: options.checkpointPolicy.tolerableFailures,
         lastAttempt: recovered.manifest.attempt,
-        nowMs: io.clock.nowMs(),
+        nowMs: this.monotonicMs(),
       }),
       commits,
       alignment: new AlignmentBoard(plan),
@@ -284,7 +289,6 @@ export class JobMaster implements RunningJob {
   // ---- messages of workers ----
 
   private receive(run: Run, message: FromWorker): void {
-    const now = this.environment.io.clock.nowMs()
     switch (message.type) {
       case 'ready':
         run.ready.add(message.worker)
@@ -303,7 +307,7 @@ export class JobMaster implements RunningJob {
         this.act(run, run.coordinator.declined(message.attempt, message.reason))
         return
       case 'abortDone':
-        this.act(run, run.coordinator.abortDone(message.worker, message.attempt, now))
+        this.act(run, run.coordinator.abortDone(message.worker, message.attempt, this.monotonicMs()))
         return
       case 'ended':
         run.ended.add(message.worker)
@@ -338,14 +342,14 @@ export class JobMaster implements RunningJob {
     this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
     const run = this.run
     if (run === null || run.over || run.collecting || run.ready.size < run.workers.length) return
-    this.act(run, run.coordinator.tick(this.environment.io.clock.nowMs()))
+    this.act(run, run.coordinator.tick(this.monotonicMs()))
     if (this.goal === 'run') this.discover(run)
   }
 
   /** Hands newly found splits to the workers that host their readers. */
   private discover(run: Run): void {
     run.discovery?.tick(
-      this.environment.io.clock.nowMs(),
+      this.monotonicMs(),
       ({ uid, subtask, splits }) => {
         if (run.over) return
         run.workers[workerOf(subtask, run.workers.length)]!.send({ type: 'splits', uid, subtask, splits })
@@ -363,7 +367,7 @@ export class JobMaster implements RunningJob {
   /** As soon as possible; while garbage is collected the next tick after it starts the attempt (I13). */
   private request(run: Run, kind: CheckpointKind): void {
     if (run.collecting) run.coordinator.want(kind)
-    else this.act(run, run.coordinator.request(kind, this.environment.io.clock.nowMs()))
+    else this.act(run, run.coordinator.request(kind, this.monotonicMs()))
   }
 
   private act(run: Run, decision: Decision): void {
@@ -445,7 +449,7 @@ export class JobMaster implements RunningJob {
       const path = layout.manifest(this.directory, manifestName(manifest.number))
       if ((await io.disk.size(path)) !== null) throw error
       if (run.over) return
-      run.coordinator.completionFailed(attempt, io.clock.nowMs())
+      run.coordinator.completionFailed(attempt, this.monotonicMs())
       this.checkpointFailed(run, attempt, messageOf(error))
       return
     }
@@ -453,7 +457,7 @@ export class JobMaster implements RunningJob {
     if (!created) throw await this.numberTaken(manifest)
     io.failpoint?.('manifest-created')
     run.manifest = manifest
-    run.coordinator.completed(attempt, commits.length > 0, io.clock.nowMs())
+    run.coordinator.completed(attempt, commits.length > 0, this.monotonicMs())
     for (const worker of run.workers) worker.send({ type: 'completed', attempt })
     this.reportCompleted(run, manifest)
     const applied = Promise.all(commits.map((commit) => run.commits.enqueue(commit)))
@@ -562,8 +566,8 @@ export class JobMaster implements RunningJob {
     this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
     const cause = new MillraceError(failure.code ?? 'TASK_FAILED', `${failure.where}: ${failure.message}`)
     if (failure.stack !== null) cause.stack = failure.stack
-    const { clock, random } = this.environment.io
-    const { delayMs, history } = decideRestart(this.options.restart, this.failures, clock.nowMs(), random.next())
+    const { random } = this.environment.io
+    const { delayMs, history } = decideRestart(this.options.restart, this.failures, this.monotonicMs(), random.next())
     this.failures = history
     const gives = !failure.restartable || delayMs === null || this.goal === 'cancel'
     this.state = 'restarting'

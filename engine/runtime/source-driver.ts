@@ -80,7 +80,7 @@ export class SourceDriver {
   }
 
   async open(splits: readonly AssignedSplit[]): Promise<void> {
-    const now = this.context.worker.io.clock.nowMs()
+    const now = this.monotonicMs()
     for (const split of splits) {
       const generator = this.plan?.createGenerator() ?? null
       generator?.restore(split.watermark)
@@ -92,7 +92,7 @@ export class SourceDriver {
 
   /** Takes splits that were found while the job runs. */
   addSplits(splits: readonly SplitState[]): void {
-    const now = this.context.worker.io.clock.nowMs()
+    const now = this.monotonicMs()
     for (const { id } of splits) {
       this.splits.set(id, { generator: this.plan?.createGenerator() ?? null, idle: false, lastRecordMs: now })
     }
@@ -113,7 +113,7 @@ export class SourceDriver {
     this.recordsIn += polled.batch.length
     const split = this.splits.get(polled.split)!
     split.idle = false
-    split.lastRecordMs = this.context.worker.nowMs()
+    split.lastRecordMs = this.monotonicMs()
     let batch = polled.batch
     if (this.assign !== null) {
       const times = this.assign(batch)
@@ -151,7 +151,8 @@ export class SourceDriver {
   }
 
   /** Marks splits idle that had no record for long; returns true when every split is idle. */
-  updateIdleness(nowMs: number): boolean {
+  updateIdleness(): boolean {
+    const nowMs = this.monotonicMs()
     const idleAfterMs = this.plan?.idleAfterMs ?? null
     let active = 0
     for (const [id, split] of this.splits) {
@@ -194,7 +195,7 @@ export class SourceDriver {
   get isAhead(): boolean {
     if (this.limit === Number.POSITIVE_INFINITY || this.minimum() <= this.limit) return false
     // It waits for others: that is not silence of its own.
-    const now = this.context.worker.nowMs()
+    const now = this.monotonicMs()
     for (const split of this.splits.values()) split.lastRecordMs = now
     return true
   }
@@ -207,9 +208,14 @@ export class SourceDriver {
     }
     if (paused.size === this.pausedSplits.size && [...paused].every((id) => this.pausedSplits.has(id))) return
     // What was paused was not silent by itself.
-    for (const id of this.pausedSplits) this.splits.get(id)!.lastRecordMs = this.context.worker.nowMs()
+    for (const id of this.pausedSplits) this.splits.get(id)!.lastRecordMs = this.monotonicMs()
     this.pausedSplits = paused
     this.reader.pauseSplits(paused)
+  }
+
+  /** Silence is measured by the clock that nobody sets: a jump of the other one says nothing about event time. */
+  private monotonicMs(): number {
+    return this.context.worker.io.clock.monotonicMs()
   }
 
   private minimum(): number {

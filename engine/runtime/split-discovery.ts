@@ -51,7 +51,7 @@ export class SplitDiscovery {
       source.node.source.splits({ worker: this.worker }).then(
         (splits) => {
           source.looking = false
-          source.dueMs = this.worker.nowMs() + source.intervalMs
+          source.dueMs = this.worker.io.clock.monotonicMs() + source.intervalMs
           for (const fresh of assignNew(source, splits)) found(fresh)
         },
         (error: unknown) => failed(error, source.node),

@@ -151,9 +151,9 @@ export class Subtask {
     }
     if (this.reachedEnd()) return true
     if (this.wantsIdle !== this.sentIdle) this.setIdle(this.wantsIdle)
-    if (this.pushDueWatermark(nowMs, false)) return true
+    if (this.pushDueWatermark(false)) return true
     if (this.cutDue()) return true
-    return this.source === null ? this.takeInput() : this.pollSource(this.source, nowMs)
+    return this.source === null ? this.takeInput() : this.pollSource(this.source)
   }
 
   private reachedEnd(): boolean {
@@ -163,12 +163,16 @@ export class Subtask {
     return true
   }
 
-  private pushDueWatermark(nowMs: number, now: boolean): boolean {
+  /** `atOnce`: without waiting for the interval. */
+  private pushDueWatermark(atOnce: boolean): boolean {
     const watermark = this.inputWatermark()
     if (watermark <= this.watermark || (this.isBatch && watermark !== WATERMARK_MAX)) return false
-    const throttled = this.source !== null && watermark !== WATERMARK_MAX && !now
-    if (throttled && nowMs - this.lastWatermarkMs < WATERMARK_INTERVAL_MS) return false
-    this.lastWatermarkMs = nowMs
+    const throttled = this.source !== null && watermark !== WATERMARK_MAX && !atOnce
+    if (this.source !== null) {
+      const nowMs = this.monotonicMs()
+      if (throttled && nowMs - this.lastWatermarkMs < WATERMARK_INTERVAL_MS) return false
+      this.lastWatermarkMs = nowMs
+    }
     this.watermark = watermark
     this.chain.pushWatermark(watermark)
     return true
@@ -220,7 +224,7 @@ export class Subtask {
     for (const input of this.inputs) input.aligned = false
   }
 
-  private pollSource(source: SourceDriver, nowMs: number): boolean {
+  private pollSource(source: SourceDriver): boolean {
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
     if (this.chain.isFull || source.isAhead) {
       this.isBlocked = true
@@ -236,10 +240,10 @@ export class Subtask {
       case 'end':
         this.sourceEnded = true
         this.setIdle(false)
-        return this.pushDueWatermark(nowMs, true)
+        return this.pushDueWatermark(true)
       case 'pending':
-        if (this.pushDueWatermark(nowMs, true)) return true
-        if (source.updateIdleness(nowMs)) this.setIdle(true)
+        if (this.pushDueWatermark(true)) return true
+        if (source.updateIdleness()) this.setIdle(true)
         return false
     }
   }

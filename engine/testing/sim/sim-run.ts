@@ -144,8 +144,9 @@ class Simulation {
     this.external = new SimExternal(this.scheduler, root.fork(), this.plant.external)
     this.externalErrorRate = root.pick([0, 0.1, 0.3])
     this.external.errorRate = this.externalErrorRate
-    // A quiet split must get its chance: nothing else disturbs the time then.
-    const faults = this.shape.hasQuietSplit ? [] : planFaults(root.fork())
+    // A quiet split must get its chance: then the job is left alone, save for what does not touch event time.
+    const { hasQuietSplit } = this.shape
+    const faults = planFaults(root.fork()).filter(({ kind }) => !hasQuietSplit || kind === 'clock-jump')
     this.faults = this.plant.faults?.(faults) ?? faults
     this.random = root.fork()
     this.invariants = new SimInvariants(this.files, this.external)
