@@ -29,6 +29,7 @@ import {
 } from './execution.ts'
 import { checkMaxParallelism, checkParallelism, GraphBuilder } from './graph-builder.ts'
 import type { JobSettings } from './job-settings.ts'
+import { parseMemorySize } from './run-flags.ts'
 import { RuntimeExecutionMode, runtimeModeOf } from './runtime-mode.ts'
 import type { WatermarkStrategy } from './watermark-strategy.ts'
 
@@ -47,6 +48,7 @@ export class StreamExecutionEnvironment {
   private runtimeMode: RuntimeExecutionMode = RuntimeExecutionMode.STREAMING
   private restart: RestartStrategy | null = null
   private stateBackend: StateBackendName | null = null
+  private stateMemoryBytes: number | null = null
 
   private constructor(config: Readonly<Record<string, string>>) {
     this.config = config
@@ -124,6 +126,21 @@ export class StreamExecutionEnvironment {
       })
     }
     this.stateBackend = backend
+    return this
+  }
+
+  /**
+   * Working memory of keyed state, a worker: a number of bytes or text as `512m`. What does not fit lies in the state
+   * backend and is read when it is needed. 512 MiB unless told. Throws `STATE_MEMORY_INVALID`.
+   */
+  setStateMemory(size: number | string): this {
+    const bytes = parseMemorySize(String(size))
+    if (bytes === null) {
+      throw new MillraceError('STATE_MEMORY_INVALID', `${JSON.stringify(size)} is no size of state memory.`, {
+        hint: 'Give a number of bytes, or text as "512m" or "2g", of at least 1 MiB.',
+      })
+    }
+    this.stateMemoryBytes = bytes
     return this
   }
 
@@ -226,6 +243,7 @@ export class StreamExecutionEnvironment {
       checkpointPolicy: this.checkpointConfig.checkpointPolicy,
       checkpointDirectory: this.checkpointConfig.checkpointStorage,
       stateBackend: this.stateBackend,
+      stateMemoryBytes: this.stateMemoryBytes,
       restart: this.restart,
     }
   }

@@ -20,6 +20,8 @@ export interface JobSettings {
   readonly checkpointPolicy: CheckpointPolicy
   readonly checkpointDirectory: string | null
   readonly stateBackend: StateBackendName | null
+  /** Working memory of keyed state, bytes a worker. */
+  readonly stateMemoryBytes: number | null
   readonly restart: RestartStrategy | null
 }
 
@@ -66,7 +68,7 @@ export function toJobOptions(
     acceptDuplicates: flags.acceptDuplicates,
     restart: settings.restart ?? (checkpointIntervalMs === null ? RESTART_NEVER : RESTART_DEFAULT),
     keyGroups: settings.maxParallelism ?? DEFAULT_KEY_GROUPS,
-    stateMemoryBytes: STATE_MEMORY_BYTES,
+    stateMemoryBytes: flags.stateMemoryBytes ?? settings.stateMemoryBytes ?? STATE_MEMORY_BYTES,
     config: flags.config,
     onEvent,
   }

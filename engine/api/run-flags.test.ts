@@ -31,6 +31,7 @@ describe('run flags', () => {
       checkpointDirectory: 'd',
       checkpointIntervalMs: 100,
       stateBackend: 'rocksdb',
+      stateMemoryBytes: null,
       restore: 'latest',
       allowNonRestoredState: true,
       acceptDuplicates: true,
@@ -87,6 +88,7 @@ describe('job options', () => {
     checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: 'program',
     stateBackend: 'rocksdb',
+    stateMemoryBytes: null,
     restart: null,
   } as const
   const unset = { ...settings, parallelism: null, checkpointIntervalMs: null, stateBackend: null } as const
@@ -117,4 +119,13 @@ describe('job options', () => {
     assert.equal(options([], unset).restart.kind, 'none')
     assert.deepEqual(options([]).restart, { kind: 'fixed-delay', attempts: 10, delayMs: 1_000 })
   })
+})
+
+test('state memory is a size', () => {
+  assert.equal(parseRunFlags(['--state-memory', '512m']).stateMemoryBytes, 512 * 2 ** 20)
+  assert.equal(parseRunFlags(['--state-memory=1.5GiB']).stateMemoryBytes, 1.5 * 2 ** 30)
+  assert.equal(parseRunFlags([]).stateMemoryBytes, null)
+  for (const text of ['', 'much', '12k', '-1g']) {
+    assert.throws(() => parseRunFlags([`--state-memory=${text}`]), { code: 'USAGE' })
+  }
 })

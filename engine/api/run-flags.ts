@@ -12,6 +12,8 @@ export interface RunFlags {
   readonly checkpointDirectory: string | null
   readonly checkpointIntervalMs: number | null
   readonly stateBackend: StateBackendName | null
+  /** Bytes a worker; null when not given. */
+  readonly stateMemoryBytes?: number | null
   /** `latest`, or the path of a savepoint's manifest. */
   readonly restore: string | null
   readonly allowNonRestoredState: boolean
@@ -44,6 +46,7 @@ export const RUN_FLAGS: FlagSpecs = {
     value: 'memory|rocksdb',
     help: 'where keyed state is kept (default: rocksdb where it is built)',
   },
+  'state-memory': { type: 'string', value: 'SIZE', help: 'working memory of keyed state a worker, as 512m or 2g' },
   restore: { type: 'string', value: 'latest|PATH', help: 'continue from the last checkpoint, or from a savepoint' },
   'allow-non-restored-state': { type: 'boolean', help: 'leave behind state of operators that the job no longer has' },
   'accept-duplicates': { type: 'boolean', help: 'start although an exactly-once sink is ahead of the checkpoint' },
@@ -156,6 +159,7 @@ export function runFlagsOf(flags: ParsedFlags): RunFlags {
     checkpointDirectory: nonEmpty(flags, 'checkpoint-dir'),
     checkpointIntervalMs: integerFlag(flags, 'checkpoint-interval', 1, any),
     stateBackend: backend,
+    stateMemoryBytes: sizeFlag(flags, 'state-memory'),
     restore: nonEmpty(flags, 'restore'),
     allowNonRestoredState: flags.has('allow-non-restored-state'),
     acceptDuplicates: flags.has('accept-duplicates'),
@@ -165,6 +169,24 @@ export function runFlagsOf(flags: ParsedFlags): RunFlags {
     check: flags.has('check'),
     help: flags.has('help'),
   }
+}
+
+/** A size as `512m`, in bytes. */
+function sizeFlag(flags: ParsedFlags, name: string): number | null {
+  const text = flags.text(name)
+  if (text === null) return null
+  const bytes = parseMemorySize(text)
+  if (bytes !== null) return bytes
+  throw usageError(`--${name} ${text} is no size.`, 'Write a number and a unit, as 512m or 2g, at least 1m.')
+}
+
+/** Bytes of a size as `512m`, `2g` or a number of bytes; null when it is none, or less than a MiB. */
+export function parseMemorySize(text: string): number | null {
+  const match = /^(\d+(?:\.\d+)?) ?([kmg])?i?b?$/i.exec(text)
+  if (match === null) return null
+  const shift = { k: 10, m: 20, g: 30 }[(match[2] ?? '').toLowerCase()] ?? 0
+  const bytes = Math.floor(Number(match[1]) * 2 ** shift)
+  return bytes >= 2 ** 20 && Number.isSafeInteger(bytes) ? bytes : null
 }
 
 function nonEmpty(flags: ParsedFlags, name: string): string | null {
