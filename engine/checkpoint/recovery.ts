@@ -244,6 +244,8 @@ export interface RestorePlan {
   readonly operatorIds: Record<string, number>
   readonly operatorStates: Record<string, readonly JsonValue[]>
   readonly tables: Record<string, readonly ManifestTable[]>
+  /** Of keyed operators by uid, when the stores were written. */
+  readonly oldParallelism: Record<string, number>
   /** Every store can be handed to the worker of its index as it is. */
   readonly storesMatchWorkers: boolean
 }
@@ -267,7 +269,13 @@ export function planRestore(
   }
   const old = new Map(manifest.operators.map((operator) => [operator.uid, operator]))
   let nextId = manifest.operators.reduce((max, operator) => Math.max(max, operator.operatorId + 1), 0)
-  const plan: RestorePlan = { operatorIds: {}, operatorStates: {}, tables: {}, storesMatchWorkers: true }
+  const plan: RestorePlan = {
+    operatorIds: {},
+    operatorStates: {},
+    tables: {},
+    oldParallelism: {},
+    storesMatchWorkers: true,
+  }
   let sameShape = manifest.workers === options.workers || manifest.stores.length === 0
   // Entries of an operator that is gone must not stay in a store: its id may be given to another later.
   if (manifest.operators.some((operator) => operator.isKeyed && !uids.has(operator.uid))) sameShape = false
@@ -277,6 +285,7 @@ export function planRestore(
     plan.operatorStates[node.uid] = known?.states ?? []
     plan.tables[node.uid] = known?.tables ?? []
     const isKeyed = node.role === 'operator' && node.isKeyed
+    if (isKeyed && known !== undefined) plan.oldParallelism[node.uid] = known.parallelism
     if (isKeyed && known !== undefined && known.parallelism !== parallelismOf(node)) sameShape = false
   }
   return { ...plan, storesMatchWorkers: sameShape }

@@ -60,6 +60,8 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     operatorIds: restore.operatorIds,
     tables: restore.tables,
     stores: manifest.stores,
+    oldWorkers: manifest.workers,
+    oldParallelism: restore.oldParallelism,
     storesDirectory: from.storesDirectory,
     storesMatchWorkers: restore.storesMatchWorkers,
   }))

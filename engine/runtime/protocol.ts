@@ -42,6 +42,9 @@ export interface Deployment {
   /** Declared tables by uid of keyed operators. */
   readonly tables: Readonly<Record<string, readonly ManifestTable[]>>
   readonly stores: readonly ManifestStore[]
+  /** How keyed state was spread over those stores: workers, and subtasks by operator uid. */
+  readonly oldWorkers: number
+  readonly oldParallelism: Readonly<Record<string, number>>
   /** Where the files of `stores` lie: a checkpoint directory. */
   readonly storesDirectory: string
   /** Every old store belongs to the worker of the same index, whole. */

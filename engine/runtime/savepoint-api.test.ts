@@ -152,6 +152,11 @@ for (const backend of ['memory', 'rocksdb'] as const) {
           `3 ${7_000 + 23} 2 ${7_023 / 2}`,
           '4 24 1 24',
         ])
+        // Each key group is in one store only, and the operator that the job lacks is in none.
+        await using continued = await SavepointReader.read(place)
+        const keys = (await entriesOf(continued.readKeyedState<number>('sums', 'total'))).map(({ key }) => key)
+        assert.deepEqual(keys.sort(), [0, 1, 2, 3, 4])
+        assert.ok(!continued.operators.some(({ uid }) => uid === 'limits'))
       }
     })
 

@@ -2,13 +2,15 @@
  * Opens a worker's keyed store, empty or from a checkpoint, and the keyed state of its subtasks on it.
  *
  * Live stores are never reopened after a crash: each deployment makes a new one from committed files. When
- * the plan is the checkpoint's own, a store is restored by hard links; after a rescale each worker reads
- * the old stores and keeps the key groups that are now its own.
+ * the plan is the checkpoint's own, a store is restored by hard links. After a rescale a worker begins with the old
+ * store that has most of its key groups, by hard links too, deletes from it what is not its own, and copies the
+ * rest from the other stores that have some.
  */
 import { KeyedBackend } from '../../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { ManifestStore } from '../checkpoint/manifest.ts'
+import type { KeyGroupRange } from '../contract/keyed-state.ts'
 import type { KeyedStore, KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { OperatorCounters } from '../contract/operator.ts'
 import { mapBounded } from '../core/bounded.ts'
@@ -120,14 +122,24 @@ async function openStore(
       return store
     }
   }
-  const store = factory.create(directory)
-  if (deployment.storesMatchWorkers) return store
+  if (deployment.storesMatchWorkers) return factory.create(directory)
+  const ranges = shares.flatMap((share) => ownRanges(share, deployment)).sort(byFirstKey)
+  const base = largestOverlap(shares, deployment)
+  let store: KeyedStore
+  if (base === null) store = factory.create(directory)
+  else {
+    const image = await assembleImage(io, deployment, base, `${liveDirectory}/restored`)
+    store = factory.restore(image, directory)
+    await io.disk.remove(image)
+    deleteOutside(store, ranges)
+  }
   for (const old of deployment.stores) {
+    if (old === base || overlapOf(old, shares, deployment) === 0) continue
     const image = await assembleImage(io, deployment, old, `${liveDirectory}/restored-${old.worker}`)
     const oldDirectory = `${liveDirectory}/old-${old.worker}`
     const source = factory.restore(image, oldDirectory)
     try {
-      for (const share of shares) copyShare(source, store, share, deployment)
+      for (const range of ranges) copyRange(source, store, range)
     } finally {
       source.close()
     }
@@ -135,6 +147,77 @@ async function openStore(
     await io.disk.remove(oldDirectory)
   }
   return store
+}
+
+/** Keys [from, to) of the store. */
+interface KeyRange {
+  readonly from: Uint8Array
+  readonly to: Uint8Array
+}
+
+const byFirstKey = (a: KeyRange, b: KeyRange): number => Buffer.compare(a.from, b.from)
+
+/** What an operator keeps in key groups that belong to this worker. */
+function ownRanges(share: KeyedShare, deployment: Deployment): KeyRange[] {
+  const operatorId = deployment.operatorIds[share.uid]!
+  return ownGroups(share, deployment)
+    .filter(({ from, to }) => from < to)
+    .map(({ from, to }) => ({ from: groupStart(operatorId, from), to: groupStart(operatorId, to) }))
+}
+
+function ownGroups(share: KeyedShare, deployment: Deployment): KeyGroupRange[] {
+  const own: KeyGroupRange[] = []
+  for (let subtask = 0; subtask < share.parallelism; subtask++) {
+    if (workerOf(subtask, deployment.workers) !== deployment.workerIndex) continue
+    own.push(keyGroupRange(subtask, share.parallelism, deployment.keyGroups))
+  }
+  return own
+}
+
+/** The store that has most of what this worker needs, to begin with; null when none has anything. */
+function largestOverlap(shares: readonly KeyedShare[], deployment: Deployment): ManifestStore | null {
+  let best: ManifestStore | null = null
+  let bestBytes = 0
+  for (const store of deployment.stores) {
+    const bytes = overlapOf(store, shares, deployment)
+    if (bytes > bestBytes) {
+      best = store
+      bestBytes = bytes
+    }
+  }
+  return best
+}
+
+/** About how many bytes of an old store belong to this worker now, by the number of key groups; 0 for none. */
+function overlapOf(store: ManifestStore, shares: readonly KeyedShare[], deployment: Deployment): number {
+  const { keyGroups, oldWorkers, oldParallelism } = deployment
+  let all = 0
+  let own = 0
+  for (const share of shares) {
+    const parallelism = oldParallelism[share.uid]
+    if (parallelism === undefined) continue
+    const mine = ownGroups(share, deployment)
+    for (let subtask = store.worker; subtask < parallelism; subtask += oldWorkers) {
+      const old = keyGroupRange(subtask, parallelism, keyGroups)
+      all += old.to - old.from
+      for (const { from, to } of mine) own += Math.max(0, Math.min(to, old.to) - Math.max(from, old.from))
+    }
+  }
+  const bytes = store.files.reduce((sum, file) => sum + file.size, 0)
+  return all === 0 ? 0 : (bytes * own) / all
+}
+
+/** Above every key: operator ids and key groups do not reach it. */
+const KEYS_END = new Uint8Array(16).fill(0xff)
+
+/** Deletes whatever is in no range, of operators that are gone too. `ranges` ascend and do not overlap. */
+function deleteOutside(store: KeyedStore, ranges: readonly KeyRange[]): void {
+  let from = new Uint8Array(0)
+  for (const range of ranges) {
+    if (Buffer.compare(from, range.from) < 0) store.deleteRange(from, range.from)
+    from = new Uint8Array(range.to)
+  }
+  store.deleteRange(from, KEYS_END)
 }
 
 /** The files of one store under the names that the store knows. */
@@ -146,21 +229,14 @@ async function assembleImage(io: Io, deployment: Deployment, store: ManifestStor
   return directory
 }
 
-/** Copies what an operator keeps in key groups that now belong to this worker. */
-function copyShare(from: KeyedStore, to: KeyedStore, share: KeyedShare, deployment: Deployment): void {
-  const operatorId = deployment.operatorIds[share.uid]!
-  for (let subtask = 0; subtask < share.parallelism; subtask++) {
-    if (workerOf(subtask, deployment.workers) !== deployment.workerIndex) continue
-    const range = keyGroupRange(subtask, share.parallelism, deployment.keyGroups)
-    if (range.from === range.to) continue
-    const scan = from.scan(groupStart(operatorId, range.from), groupStart(operatorId, range.to))
-    try {
-      for (let chunk = scan.next(COPY_BYTES); chunk !== null; chunk = scan.next(COPY_BYTES)) {
-        to.write({ keys: chunk.keys, values: chunk.values, deletes: null })
-      }
-    } finally {
-      scan.close()
+function copyRange(from: KeyedStore, to: KeyedStore, range: KeyRange): void {
+  const scan = from.scan(range.from, range.to)
+  try {
+    for (let chunk = scan.next(COPY_BYTES); chunk !== null; chunk = scan.next(COPY_BYTES)) {
+      to.write({ keys: chunk.keys, values: chunk.values, deletes: null })
     }
+  } finally {
+    scan.close()
   }
 }
 
