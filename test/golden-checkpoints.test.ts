@@ -4,7 +4,7 @@
  * a run that was never interrupted.
  */
 import assert from 'node:assert/strict'
-import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, test } from 'node:test'
@@ -51,4 +51,30 @@ for (const name of checkpoints) {
       assert.deepEqual([...before, ...lines].sort(), await whole)
     })
   }
+}
+
+for (const name of checkpoints) {
+  const stateBackend = name.endsWith('memory') ? 'memory' : 'rocksdb'
+  const skip = stateBackend === 'rocksdb' && tryLoadRocksdbAddon() === null
+  test(`${name} with a flipped bit in its state ends the job before it reads a record`, { skip }, async () => {
+    const directory = join(folder, `${name}-flipped`)
+    cpSync(join(GOLDEN, name), directory, { recursive: true })
+    const [manifest] = readdirSync(join(directory, 'manifests'))
+    const text = readFileSync(join(directory, 'manifests', manifest!), 'utf8')
+    const files = [...text.matchAll(/"name": "([^"]+)",\s+"sha256": "([0-9a-f]{64})"/g)]
+    const state = files.find(([, file]) => stateBackend === 'memory' || file!.endsWith('.sst'))!
+    const path = join(directory, 'shared', state[2]!)
+    const bytes = readFileSync(path)
+    bytes[bytes.length >> 2]! ^= 0x10
+    writeFileSync(path, bytes)
+    const run = { directory, stateBackend, limit: LIMIT, hold: false, restore: 'latest' } as const
+    const { job, lines } = await startGolden(run)
+    await assert.rejects(job.done, { message: /damaged|[Cc]orrupt/ })
+    assert.deepEqual(lines, [])
+    const { problems } = await verifyCheckpoints(nodeIo.disk, directory)
+    assert.ok(
+      problems.some((problem) => problem.includes(state[2]!)),
+      problems.join(),
+    )
+  })
 }
