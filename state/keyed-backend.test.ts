@@ -383,6 +383,41 @@ describe('keyed backend', () => {
     assert.equal(readSegment(objects.segment(0), true).get('a'), 9)
   })
 
+  test('knows the size of each table, and what the last checkpoint that held took from it', () => {
+    const { backend, doubles, objects } = rig(newStore(), 0, 1, undefined, WIDE)
+    const batch = new WriteBatchBuilder()
+    const sizes = () => new Map(backend.tableSizes().map((size) => [size.name, size]))
+    const cut = (holds: boolean): void => {
+      batch.clear()
+      backend.captureDirty(batch)
+      if (holds) backend.checkpointSettled()
+      else backend.checkpointFailed()
+    }
+    touch(doubles, false, 0, keyColumn(['a', 'b', 'c']), 3)
+    touch(doubles, false, 1, keyColumn(['a']), 1)
+    assert.equal(sizes().get('doubles')!.entries, 4)
+    assert.equal(sizes().get('doubles')!.checkpointBytes, null)
+    assert.equal(sizes().get('objects')!.entries, 0)
+    assert.equal(sizes().get('objects')!.storedBytes, 0)
+    const sum = [...sizes().values()].reduce((bytes, size) => bytes + size.memoryBytes, 0)
+    assert.equal(sum, backend.memoryBytes())
+    cut(false)
+    assert.equal(sizes().get('doubles')!.checkpointBytes, null, 'it did not hold')
+    cut(true)
+    assert.equal(sizes().get('doubles')!.checkpointBytes, batch.byteLength, 'all of it is of this table')
+    // Keys are stored in pieces of whole words, so the estimate may be a few bytes an entry too large.
+    const stored = sizes().get('doubles')!.storedBytes!
+    assert.ok(stored >= batch.byteLength && stored < batch.byteLength * 1.3, `${stored} for ${batch.byteLength}`)
+    touch(objects, true, 0, keyColumn(['a']), 1)
+    backend.beginCut(batch)
+    // Encoded by the look-up, not by the sweep.
+    touch(objects, true, 0, keyColumn(['a']), 1)
+    while (!backend.captureMore(1));
+    backend.checkpointSettled()
+    assert.equal(sizes().get('doubles')!.checkpointBytes, 0)
+    assert.ok(sizes().get('objects')!.checkpointBytes! > 0)
+  })
+
   test('a namespace dropped twice around a failed checkpoint deletes each key once', () => {
     const store = newStore()
     const { backend, doubles } = rig(store, 0, 1)

@@ -21,6 +21,7 @@ import type {
   KeyedState,
   KeyGroupRange,
   StateTable,
+  StateTableSize,
   TableDeclaration,
   ValueLayout,
 } from '../engine/contract/keyed-state.ts'
@@ -144,6 +145,7 @@ export class KeyedBackend implements KeyedState {
       coldKeysBytesMax: memoryBudgetBytes * COLD_KEYS_SHARE,
       composite: declaration.composite ?? false,
       isExpired: declaration.isExpired ?? null,
+      cut: { bytes: 0 },
     }
     assert(declaration.layout.kind === 'object' || (!shared.composite && shared.isExpired === null), 'objects only')
     const table = new Table(declaration, shared)
@@ -246,6 +248,11 @@ export class KeyedBackend implements KeyedState {
   /** Bytes of the working set; decoded objects are estimated from the size of their encoding. */
   memoryBytes(): number {
     return this.relief.memoryBytes()
+  }
+
+  /** Sizes of the tables, in the order of their declaration. */
+  tableSizes(): StateTableSize[] {
+    return Array.from(this.tables.values(), (table) => table.size())
   }
 
   /** Called between batches: bounded pieces of removing what has expired and of keeping memory within its bounds. */

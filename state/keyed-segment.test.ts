@@ -29,6 +29,7 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
     operatorId: 0,
     stateId: 0,
     composite: false,
+    cut: { bytes: 0 },
     isExpired: null,
     tableName: 'test',
     layout: { kind: 'doubles', initial: [0] },

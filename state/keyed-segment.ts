@@ -80,6 +80,8 @@ export interface SegmentShared {
   readonly coldKeysBytesMax: number
   readonly composite: boolean
   readonly isExpired: ((value: unknown) => boolean) | null
+  /** Bytes that the open cut, or the last one, took from this table so far. */
+  readonly cut: { bytes: number }
 }
 
 export class Segment implements StateSegment {
@@ -312,7 +314,10 @@ export class Segment implements StateSegment {
   /** Encodes an entry of the open cut before it changes. */
   captureForCut(slot: number): void {
     const { memory } = this.shared
-    this.appendChange(slot, memory.cutInto!)
+    const into = memory.cutInto!
+    const before = into.byteLength
+    this.appendChange(slot, into)
+    this.shared.cut.bytes += into.byteLength - before
     const at = slot * META + 3
     this.meta[at] = (this.meta[at] & ~memory.cutBit) | PERSISTED | CAPTURED
     this.cutCount--

@@ -8,7 +8,7 @@
  *   segment that succeeded the dropped one.
  * - A segment dropped while entries of it wait to be encoded for a cut is kept whole until they are.
  */
-import type { StateSegment, StateTable, TableDeclaration } from '../engine/contract/keyed-state.ts'
+import type { StateSegment, StateTable, StateTableSize, TableDeclaration } from '../engine/contract/keyed-state.ts'
 import { assert } from '../engine/core/assert.ts'
 import { keyPrefix, prefixEnd, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { Segment, type SegmentShared } from './keyed-segment.ts'
@@ -33,6 +33,8 @@ export class Table implements StateTable {
   private ranges: number[] = []
   /** The segment used last: most tables are asked for one namespace again and again. */
   private recent: Segment | null = null
+  /** Bytes that the last settled checkpoint took; null before the first. */
+  private checkpointBytes: number | null = null
 
   constructor(declaration: TableDeclaration, shared: SegmentShared) {
     this.declaration = declaration
@@ -54,6 +56,31 @@ export class Table implements StateTable {
     }
     this.recent = segment
     return segment
+  }
+
+  /** How large it is now. Walks over its segments, not over entries. */
+  size(): StateTableSize {
+    let memoryBytes = 0
+    let live = 0
+    let cold = 0
+    let liveBytes = 0
+    let isKnown = true
+    for (const segment of this.segments.values()) {
+      memoryBytes += segment.memoryBytes()
+      live += segment.liveCount
+      cold += segment.coldCount
+      liveBytes += segment.liveCount * segment.rowBytesMean()
+      if (segment.isUnknown) isKnown = false
+    }
+    // Entries that are in the store alone are taken to be as large as the others.
+    const storedBytes = live > 0 ? liveBytes * ((live + cold) / live) : cold > 0 ? null : 0
+    return {
+      name: this.declaration.name,
+      memoryBytes,
+      entries: isKnown ? live + cold : null,
+      storedBytes: isKnown && storedBytes !== null ? Math.round(storedBytes) : null,
+      checkpointBytes: this.checkpointBytes,
+    }
   }
 
   existing(namespace: number): StateSegment | null {
@@ -91,6 +118,7 @@ export class Table implements StateTable {
 
   /** All that is dirty becomes part of the open cut. */
   beginCut(into: WriteBatchBuilder): void {
+    this.shared.cut.bytes = 0
     this.deleteRanges()
     while (!this.captureDeletions(into, Number.POSITIVE_INFINITY, true)) {
       // Each call takes one dropped segment.
@@ -140,7 +168,9 @@ export class Table implements StateTable {
     const current = this.segments.get(segment.namespace)
     if (current !== undefined) successors.push(current)
     const to = Math.min(segment.slotCount, this.droppedAt + slotsMax)
+    const before = into.byteLength
     segment.captureDeletes(into, successors, this.droppedAt, to)
+    if (isCut) this.shared.cut.bytes += into.byteLength - before
     this.droppedAt = to
     if (to < segment.slotCount) return false
     this.droppedAt = 0
@@ -182,6 +212,7 @@ export class Table implements StateTable {
   /** The checkpoint's fate is known. Marks of a successful one are cleared by later sweeps. */
   settle(succeeded: boolean): void {
     if (succeeded) {
+      this.checkpointBytes = this.shared.cut.bytes
       for (const segment of this.droppedCaptured) segment.dispose()
     } else {
       this.dropped = [...this.droppedCaptured, ...this.dropped]

@@ -135,6 +135,19 @@ export interface StateTable {
   drop(namespace: number): void
 }
 
+/** How large a table is in one subtask. */
+export interface StateTableSize {
+  readonly name: string
+  /** Bytes of the working set; decoded objects are estimated. */
+  readonly memoryBytes: number
+  /** Entries in memory and in the store; null when what was restored is too large to have been counted. */
+  readonly entries: number | null
+  /** What all entries take as they are stored, estimated from those in memory; null without any, or as `entries`. */
+  readonly storedBytes: number | null
+  /** Bytes of changes that the last checkpoint took from it; null before the first. */
+  readonly checkpointBytes: number | null
+}
+
 export interface KeyedState {
   readonly keyGroups: KeyGroupRange
   /** Declares a table; twice the same name is an error. */

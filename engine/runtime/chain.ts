@@ -19,6 +19,7 @@ import type { KeyExtractor } from '../core/keys.ts'
 import { WATERMARK_MAX } from '../core/time.ts'
 import type { OutputRouter } from './output-router.ts'
 import { Overflow, type SpillSpace } from './overflow.ts'
+import { TaskTimes } from './task-times.ts'
 import { copyBatch } from './wire.ts'
 
 /** `yield`: more to do, but let others run; `blocked`: wait for room. */
@@ -38,6 +39,11 @@ class Link implements Output {
   readonly async: AsyncOperator | null
   /** It asked for a call of `resume`. */
   isWoken = false
+  /** Rows that came and went. */
+  recordsIn = 0
+  recordsOut = 0
+  private readonly times: TaskTimes
+  private readonly at: number
   private readonly keys: KeyExtractor | null
   private readonly projection: Projection | null
   private readonly next: Link | null
@@ -53,7 +59,17 @@ class Link implements Output {
   /** Processing time at which the operator wants a call, Infinity for never. */
   dueAtMs = Number.POSITIVE_INFINITY
 
-  constructor(options: ChainLinkOptions, next: Link | null, router: OutputRouter, space: SpillSpace | null) {
+  /** `at`: the operator's place in `times`. */
+  constructor(
+    options: ChainLinkOptions,
+    next: Link | null,
+    router: OutputRouter,
+    space: SpillSpace | null,
+    times: TaskTimes,
+    at: number,
+  ) {
+    this.times = times
+    this.at = at
     this.operator = options.operator
     this.async = isAsync(options.operator) ? options.operator : null
     this.keys = options.keys
@@ -74,6 +90,7 @@ class Link implements Output {
   }
 
   emit(batch: Batch): void {
+    this.recordsOut += batch.length
     if (this.next === null) this.router.emit(batch)
     else this.next.accept(batch, 0)
   }
@@ -86,14 +103,17 @@ class Link implements Output {
   /** Only the first link has several inputs: an operator that has them is never chained to one of them. */
   accept(batch: Batch, input: number): void {
     if (batch.length === 0) return
+    this.recordsIn += batch.length
     if (this.current !== null) {
       assert(input === this.input, 'what waits is of one input')
       this.waiting.pushBatch(batch)
       return
     }
     this.input = input
+    const caller = this.enter()
     this.begin(batch)
     this.consume()
+    this.leave(caller)
     // What the caller emitted may live in memory that it reuses after this call.
     if (this.current !== null) this.retain()
   }
@@ -132,7 +152,20 @@ class Link implements Output {
   /** Empties this link and those after it; true when it moved. */
   run(): boolean {
     const movedBelow = this.next === null ? false : this.next.run()
-    return this.consume() || movedBelow
+    if (this.current === null) return movedBelow
+    const caller = this.enter()
+    const moved = this.consume()
+    this.leave(caller)
+    return moved || movedBelow
+  }
+
+  /** From here to `leave` time is this operator's, but for what it calls. */
+  enter(): number {
+    return this.times.enter(this.at)
+  }
+
+  leave(caller: number): void {
+    this.times.leave(caller)
   }
 
   close(): void {
@@ -167,17 +200,22 @@ export class Chain {
   /** In batch execution no watermark but the last one is sent on. */
   private readonly isBatch: boolean
 
-  /** Batches that wait within the chain spill to `space`; without one they stay in memory. */
+  /**
+   * Batches that wait within the chain spill to `space`; without one they stay in memory. The last of the operators
+   * in `times` are those of this chain; a source comes before them.
+   */
   constructor(
     operators: readonly ChainLinkOptions[],
     router: OutputRouter,
     isBatch = false,
     space: SpillSpace | null = null,
+    times = new TaskTimes(operators.length, () => 0),
   ) {
     this.isBatch = isBatch
+    const first = times.operators - operators.length
     const links: Link[] = []
     for (let i = operators.length - 1; i >= 0; i--) {
-      links.unshift(new Link(operators[i]!, links[0] ?? null, router, space))
+      links.unshift(new Link(operators[i]!, links[0] ?? null, router, space, times, first + i))
     }
     this.links = links
     this.asyncLinks = links.filter((link) => link.async !== null).reverse()
@@ -226,6 +264,19 @@ export class Chain {
     return this.asyncLinks.some((link) => link.async!.isFull)
   }
 
+  /** Place in the chain of the operator that waits for the world outside, when it is blocked with room downstream. */
+  get waitingAt(): number {
+    return Math.max(
+      0,
+      this.links.findLastIndex((link) => link.hasWork || link.async?.isFull === true),
+    )
+  }
+
+  /** Rows that went into and out of each operator. */
+  get records(): readonly { readonly recordsIn: number; readonly recordsOut: number }[] {
+    return this.links
+  }
+
   /** True while an async operator holds rows or watermarks. */
   get isPending(): boolean {
     return this.asyncLinks.some((link) => link.async!.isPending)
@@ -263,7 +314,9 @@ export class Chain {
     for (const link of this.asyncLinks) {
       if (!link.isWoken || link.blocked) continue
       link.isWoken = false
+      const caller = link.enter()
       if (!link.async!.resume(link)) link.isWoken = true
+      link.leave(caller)
     }
   }
 
@@ -275,7 +328,10 @@ export class Chain {
       this.watermarkAt = -1
       return true
     }
-    if (!link.operator.advanceWatermark(this.watermark, link)) return false
+    const caller = link.enter()
+    const isDone = link.operator.advanceWatermark(this.watermark, link)
+    link.leave(caller)
+    if (!isDone) return false
     const isLast = this.watermark === WATERMARK_MAX
     const endsHere = link.async !== null || (makesWatermarks(link.operator) && !isLast)
     // The last one goes on from here: the operator's own must neither repeat it nor fall behind it.
@@ -307,8 +363,10 @@ export class Chain {
 
   private moveTime(nowMs: number): boolean {
     const link = this.links[this.timeAt]!
-    if (link.operator.onProcessingTime !== undefined && !link.operator.onProcessingTime(nowMs, link)) return false
-    this.timeAt = -1
-    return true
+    const caller = link.enter()
+    const isDone = link.operator.onProcessingTime?.(nowMs, link) ?? true
+    link.leave(caller)
+    if (isDone) this.timeAt = -1
+    return isDone
   }
 }

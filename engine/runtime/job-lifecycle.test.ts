@@ -61,6 +61,31 @@ function changed(
 }
 
 describe('a job', { timeout: 30_000 }, () => {
+  test('says of each checkpoint where its time went, and of each state how large it is', async () => {
+    const options = optionsOf({ parallelism: 2, stateBackend: 'rocksdb', checkpointIntervalMs: 20 })
+    const job = await launchJob(fixtureGraph(SLOW, { rows: [], marker: 0 }), options)
+    await until(() => job.status().checkpointsCompleted >= 2)
+    const { checkpoints } = job.status()
+    const last = checkpoints.findLast((checkpoint) => checkpoint.status === 'completed')!
+    for (const part of ['barrierMsMax', 'syncMsMax', 'asyncMsMax', 'commitMs', 'alignmentMsMax'] as const) {
+      assert.ok(last[part]! >= 0 && last[part]! <= last.durationMs! + 5, `${part} ${last[part]} of ${last.durationMs}`)
+    }
+    assert.ok(last.asyncMsMax! > 0 && last.commitMs! > 0, 'neither of these comes for free')
+    assert.ok(last.barrierMsMax! >= last.alignmentMsMax!, 'alignment is part of it')
+    const table = () => job.status().subtasks.flatMap(({ operators }) => operators.flatMap(({ tables }) => tables))
+    await until(() => table().every(({ checkpointBytes }) => checkpointBytes !== null) && table().length === 2)
+    for (const { name, entries, memoryBytes } of table()) {
+      assert.equal(name, 'totals')
+      assert.ok(entries! > 0 && entries! < SLOW.keys && memoryBytes > 0, `${entries} entries in ${memoryBytes} bytes`)
+    }
+    const [numbers] = job.status().subtasks
+    assert.deepEqual(
+      numbers!.operators.map(({ name }) => name),
+      ['numbers'],
+    )
+    await job.cancel()
+  })
+
   test('with more workers than subtasks checkpoints and ends', async () => {
     const delivered: Delivered = { rows: [], marker: 0 }
     const job = await launchJob(

@@ -26,7 +26,7 @@ import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { accumulatorResults } from './accumulator-results.ts'
 import { planDeployments, splitDiscovery } from './deployment.ts'
-import { type JobCounts, StatusBoard } from './job-status.ts'
+import { checkpointParts, type JobCounts, StatusBoard } from './job-status.ts'
 import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
 import { type ExecutionPlan, planJob, workerOf } from './planner.ts'
@@ -376,19 +376,7 @@ export class JobMaster implements RunningJob {
         return
       case 'trigger':
         run.acks = new Map()
-        this.board.checkpointStarted({
-          id: decision.attempt,
-          kind: decision.kind,
-          status: 'in-progress',
-          epoch: null,
-          manifest: null,
-          triggeredAtMs: this.environment.io.clock.nowMs(),
-          durationMs: null,
-          alignmentMsMax: null,
-          stateBytes: null,
-          newBytes: null,
-          failure: null,
-        })
+        this.board.checkpointStarted(decision.attempt, decision.kind, this.environment.io.clock.nowMs())
         for (const worker of run.workers) {
           worker.send({ type: 'trigger', attempt: decision.attempt, last: decision.kind === 'final' })
         }
@@ -418,6 +406,7 @@ export class JobMaster implements RunningJob {
   /** All acks are in: writes the manifest, the only commit point, then has the sinks apply the output. */
   private async complete(run: Run, attempt: number, kind: CheckpointKind): Promise<void> {
     const { io } = this.environment
+    const beganMs = io.clock.monotonicMs()
     // The cut at which a job stops serves those who wait for a savepoint as well.
     const isSavepoint = kind === 'savepoint' || (kind === 'final' && this.savepointWaiters.length > 0)
     const { manifest, commits } = buildManifest({
@@ -459,7 +448,7 @@ export class JobMaster implements RunningJob {
     run.manifest = manifest
     run.coordinator.completed(attempt, commits.length > 0, this.monotonicMs())
     for (const worker of run.workers) worker.send({ type: 'completed', attempt })
-    this.reportCompleted(run, manifest)
+    this.reportCompleted(run, manifest, io.clock.monotonicMs() - beganMs)
     const applied = Promise.all(commits.map((commit) => run.commits.enqueue(commit)))
     await applied
     if (run.over) return
@@ -487,8 +476,7 @@ export class JobMaster implements RunningJob {
     })
   }
 
-  private reportCompleted(run: Run, manifest: Manifest): void {
-    const acks = [...run.acks.values()]
+  private reportCompleted(run: Run, manifest: Manifest, commitMs: number): void {
     const started = this.board.checkpoints.find((entry) => entry.id === manifest.attempt)
     const durationMs = this.environment.io.clock.nowMs() - (started?.triggeredAtMs ?? manifest.createdAtMs)
     const stateBytes = manifest.stores.reduce((sum, store) => sum + store.files.reduce((s, f) => s + f.size, 0), 0)
@@ -497,9 +485,9 @@ export class JobMaster implements RunningJob {
       epoch: manifest.epoch,
       manifest: manifest.number,
       durationMs,
-      alignmentMsMax: acks.reduce((max, ack) => ack.captures.reduce((m, c) => Math.max(m, c.alignmentMs), max), 0),
+      ...checkpointParts([...run.acks.values()]),
+      commitMs,
       stateBytes,
-      newBytes: acks.reduce((sum, ack) => sum + ack.newBytes, 0),
     })
     this.options.onEvent({ type: 'checkpoint', id: manifest.attempt, epoch: manifest.epoch, durationMs, stateBytes })
   }
@@ -635,6 +623,7 @@ export class JobMaster implements RunningJob {
       edges: board.edges,
       subtasks: board.subtasks,
       splitWatermarks: board.splits,
+      alignment: this.run?.alignment.status() ?? [],
       checkpoints: board.checkpoints,
       checkpointsCompleted: board.completed,
       checkpointsFailed: board.failed,

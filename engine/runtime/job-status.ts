@@ -3,6 +3,7 @@
  */
 import type { AccumulatorValue } from '../core/accumulators.ts'
 import type { ExecutionPlan } from './planner.ts'
+import type { WorkerAck } from './protocol.ts'
 import type {
   CheckpointStatus,
   EdgeStatus,
@@ -74,8 +75,25 @@ export class StatusBoard {
     return byName
   }
 
-  checkpointStarted(checkpoint: CheckpointStatus): void {
-    this.checkpoints.push(checkpoint)
+  checkpointStarted(id: number, kind: CheckpointStatus['kind'], triggeredAtMs: number): void {
+    this.checkpoints.push({
+      id,
+      kind,
+      status: 'in-progress',
+      epoch: null,
+      manifest: null,
+      triggeredAtMs,
+      durationMs: null,
+      alignmentMsMax: null,
+      alignmentAt: null,
+      barrierMsMax: null,
+      syncMsMax: null,
+      asyncMsMax: null,
+      commitMs: null,
+      stateBytes: null,
+      newBytes: null,
+      failure: null,
+    })
     if (this.checkpoints.length > CHECKPOINTS_KEPT) this.checkpoints.shift()
   }
 
@@ -105,5 +123,21 @@ export class StatusBoard {
       deadLettered += subtask.deadLettered
     }
     return { recordsIn, recordsOut, late, deadLettered }
+  }
+}
+
+/** Where a checkpoint's time went, and what it wrote. */
+export function checkpointParts(acks: readonly WorkerAck[]) {
+  const captures = acks.flatMap((ack) => ack.captures)
+  const max = (values: readonly number[]): number => values.reduce((most, value) => Math.max(most, value), 0)
+  const alignmentMsMax = max(captures.map((capture) => capture.alignmentMs))
+  const slowest = captures.find((capture) => capture.alignmentMs === alignmentMsMax && alignmentMsMax > 0)
+  return {
+    alignmentMsMax,
+    alignmentAt: slowest === undefined ? null : { vertex: slowest.vertex, subtask: slowest.subtask },
+    barrierMsMax: max(acks.map((ack) => ack.barrierMs)),
+    syncMsMax: max(captures.map((capture) => capture.syncMs)),
+    asyncMsMax: max(acks.map((ack) => ack.asyncMs)),
+    newBytes: acks.reduce((sum, ack) => sum + ack.newBytes, 0),
   }
 }

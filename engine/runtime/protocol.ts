@@ -62,6 +62,8 @@ export interface SubtaskCapture {
   readonly vertex: number
   readonly subtask: number
   readonly alignmentMs: number
+  /** Time that the cut itself took. */
+  readonly syncMs: number
   readonly operators: readonly OperatorCapture[]
   /** For sources. */
   readonly splits: readonly SplitCheckpoint[] | null
@@ -80,6 +82,9 @@ export interface WorkerAck {
   readonly store: ManifestStore | null
   /** Bytes of files that no earlier checkpoint of this worker had. */
   readonly newBytes: number
+  /** From the trigger to the last cut of the worker, and from there to durable files. */
+  readonly barrierMs: number
+  readonly asyncMs: number
   /** Sealed output of this attempt and of earlier ones that never completed. */
   readonly committables: readonly SinkCommittable[]
 }

@@ -40,6 +40,7 @@ interface SplitProgress {
   readonly generator: WatermarkGenerator | null
   idle: boolean
   lastRecordMs: number
+  records: number
 }
 
 export type SourceStep =
@@ -84,7 +85,7 @@ export class SourceDriver {
     for (const split of splits) {
       const generator = this.plan?.createGenerator() ?? null
       generator?.restore(split.watermark)
-      this.splits.set(split.id, { generator, idle: split.idle, lastRecordMs: now })
+      this.splits.set(split.id, { generator, idle: split.idle, lastRecordMs: now, records: 0 })
     }
     await this.reader.open(splits)
     this.watermark = this.minimum()
@@ -94,7 +95,8 @@ export class SourceDriver {
   addSplits(splits: readonly SplitState[]): void {
     const now = this.monotonicMs()
     for (const { id } of splits) {
-      this.splits.set(id, { generator: this.plan?.createGenerator() ?? null, idle: false, lastRecordMs: now })
+      const generator = this.plan?.createGenerator() ?? null
+      this.splits.set(id, { generator, idle: false, lastRecordMs: now, records: 0 })
     }
     this.reader.addSplits?.(splits)
   }
@@ -114,6 +116,7 @@ export class SourceDriver {
     const split = this.splits.get(polled.split)!
     split.idle = false
     split.lastRecordMs = this.monotonicMs()
+    split.records += polled.batch.length
     let batch = polled.batch
     if (this.assign !== null) {
       const times = this.assign(batch)
@@ -193,11 +196,16 @@ export class SourceDriver {
 
   /** True while it is not to be polled, because it is too far ahead of its group. */
   get isAhead(): boolean {
-    if (this.limit === Number.POSITIVE_INFINITY || this.minimum() <= this.limit) return false
+    if (!this.isBeyondLimit) return false
     // It waits for others: that is not silence of its own.
     const now = this.monotonicMs()
     for (const split of this.splits.values()) split.lastRecordMs = now
     return true
+  }
+
+  /** As `isAhead`, and changes nothing. */
+  get isBeyondLimit(): boolean {
+    return !this.ended && this.limit !== Number.POSITIVE_INFINITY && this.minimum() > this.limit
   }
 
   private pauseSplits(): void {
@@ -244,6 +252,8 @@ export class SourceDriver {
   }
 
   splitWatermarks(vertex: number, subtask: number): SplitWatermark[] {
+    const now = this.monotonicMs()
+    const isAhead = this.isBeyondLimit
     return [...this.splits].map(([id, split]) => {
       const watermark = split.generator?.current() ?? Number.NEGATIVE_INFINITY
       return {
@@ -252,6 +262,10 @@ export class SourceDriver {
         split: id,
         watermarkMs: Number.isFinite(watermark) ? watermark : null,
         idle: split.idle,
+        paused: this.pausedSplits.has(id) || (isAhead && !split.idle),
+        records: split.records,
+        silentMs: Math.max(0, now - split.lastRecordMs),
+        idleAfterMs: this.plan?.idleAfterMs ?? null,
       }
     })
   }

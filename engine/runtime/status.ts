@@ -3,6 +3,7 @@
  * from. The runtime fills them; the server only reads them.
  */
 
+import type { StateTableSize } from '../contract/keyed-state.ts'
 import type { AccumulatorValue } from '../core/accumulators.ts'
 import type { MetricSample } from '../core/user-metrics.ts'
 
@@ -39,14 +40,40 @@ export interface SubtaskStatus {
   /** Milliseconds since 1970 UTC; null before the first watermark or after the end (+Infinity). */
   readonly watermarkMs: number | null
   readonly ended: boolean
-  /** Shares of time since the last report, 0 to 1. */
+  /** Shares of time since the last report, 0 to 1, that sum to 1 (task-times.ts says what each means). */
   readonly busy: number
   readonly backPressured: number
+  readonly idle: number
+  /** The part of `busy` in which it had the thread of its worker, which it shares with other subtasks. */
+  readonly running: number
+  /** A source that may not read on, because its alignment group has to catch up. */
+  readonly paused: boolean
+  /** Key groups [from, to) of its keyed operators; null when it has none. */
+  readonly keyGroups: { readonly from: number; readonly to: number } | null
   readonly stateBytes: number
+  /** Operators chained into it, in order. */
+  readonly operators: readonly OperatorStatus[]
   /** What user functions registered. */
   readonly userMetrics: readonly UserMetricStatus[]
   /** Local values by name; several operators of the subtask may have the same names. */
   readonly accumulators: readonly (readonly [string, AccumulatorValue])[]
+}
+
+/** One operator in one subtask. */
+export interface OperatorStatus {
+  readonly uid: string
+  readonly name: string
+  readonly recordsIn: number
+  readonly recordsOut: number
+  /** Shares of time since the last report, 0 to 1, that sum to 1. */
+  readonly busy: number
+  readonly backPressured: number
+  readonly idle: number
+  /** Bytes of its keyed state in memory. */
+  readonly stateBytes: number
+  /** State look-ups that had to read the store. */
+  readonly coldReads: number
+  readonly tables: readonly StateTableSize[]
 }
 
 /** A metric of a user function in one subtask. */
@@ -63,6 +90,35 @@ export interface SplitWatermark {
   /** Milliseconds since 1970 UTC, or null. */
   readonly watermarkMs: number | null
   readonly idle: boolean
+  /** Not read at present, because alignment holds it back. */
+  readonly paused: boolean
+  /** Records read since the job was started or restarted. */
+  readonly records: number
+  /** Time since its last record, or since the start when there was none. */
+  readonly silentMs: number
+  /** After how long a silence it is idle; null for never. */
+  readonly idleAfterMs: number | null
+}
+
+/** One source subtask of an alignment group. */
+export interface AlignedSubtask {
+  readonly vertex: number
+  readonly subtask: number
+  /** Null when it holds nobody back (idle, or at its end) or has not reported yet. */
+  readonly watermarkMs: number | null
+  /** How far it is ahead of the slowest; null as `watermarkMs`. */
+  readonly driftMs: number | null
+  /** `free`: it holds nobody back and waits for nobody. */
+  readonly state: 'reading' | 'paused' | 'free' | 'unknown'
+}
+
+/** Sources that wait for the slowest of them. */
+export interface AlignmentStatus {
+  readonly group: string
+  readonly maxDriftMs: number
+  /** Up to here its sources may read; null before all have reported, and when none holds the others back. */
+  readonly limitMs: number | null
+  readonly subtasks: readonly AlignedSubtask[]
 }
 
 export interface CheckpointStatus {
@@ -77,6 +133,16 @@ export interface CheckpointStatus {
   readonly durationMs: number | null
   /** Longest time from first to last barrier in one subtask. */
   readonly alignmentMsMax: number | null
+  /** The subtask with that alignment. */
+  readonly alignmentAt: { readonly vertex: number; readonly subtask: number } | null
+  /** Longest, over workers, from the trigger until the barrier had reached every subtask and each had cut. */
+  readonly barrierMsMax: number | null
+  /** Longest synchronous cut of one subtask: until its end the subtask processes nothing. */
+  readonly syncMsMax: number | null
+  /** Longest, over workers, from the last cut to durable files, which goes on beside processing. */
+  readonly asyncMsMax: number | null
+  /** From the last worker's files to the committed manifest. */
+  readonly commitMs: number | null
   /** Bytes of state referenced, and of files written new by this checkpoint. */
   readonly stateBytes: number | null
   readonly newBytes: number | null
@@ -108,6 +174,7 @@ export interface JobStatus {
   readonly edges: readonly EdgeStatus[]
   readonly subtasks: readonly SubtaskStatus[]
   readonly splitWatermarks: readonly SplitWatermark[]
+  readonly alignment: readonly AlignmentStatus[]
   /** Newest last, bounded. */
   readonly checkpoints: readonly CheckpointStatus[]
   readonly checkpointsCompleted: number

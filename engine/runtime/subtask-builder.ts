@@ -24,8 +24,9 @@ import type { Deployment, FromWorker, OperatorCapture, SinkCommittable, SubtaskC
 import { SinkOperator } from './sink-operator.ts'
 import { SourceDriver } from './source-driver.ts'
 import type { WorkerState } from './state-restore.ts'
-import type { SplitWatermark, SubtaskStatus } from './status.ts'
+import type { OperatorStatus, SplitWatermark, SubtaskStatus } from './status.ts'
 import { type InputChannel, Subtask } from './subtask.ts'
+import { TaskTimes, type TimeShares } from './task-times.ts'
 import type { AlignmentReport } from './watermark-alignment.ts'
 
 /** Entries encoded within the cut itself. */
@@ -69,8 +70,7 @@ export class HostedSubtask {
   private readonly sink: { readonly id: string; readonly operator: SinkOperator } | null
   private readonly deadLetters: DeadLetterWriter | null
   private readonly router: OutputRouter
-  private busyMs = 0
-  private blockedSinceLast = false
+  private readonly times: TaskTimes
 
   constructor(parts: {
     vertex: PlannedVertex
@@ -80,6 +80,7 @@ export class HostedSubtask {
     sink: { readonly id: string; readonly operator: SinkOperator } | null
     deadLetters: DeadLetterWriter | null
     router: OutputRouter
+    times: TaskTimes
   }) {
     this.label = `${parts.vertex.name} #${parts.index}`
     this.vertex = parts.vertex
@@ -90,6 +91,7 @@ export class HostedSubtask {
     this.sink = parts.sink
     this.deadLetters = parts.deadLetters
     this.router = parts.router
+    this.times = parts.times
   }
 
   /** Whether this is a subtask of the source with that uid. */
@@ -103,7 +105,7 @@ export class HostedSubtask {
     alignmentMs: number,
     builder: WriteBatchBuilder | null,
     sealing: Promise<SinkCommittable | null>[],
-  ): SubtaskCapture {
+  ): Omit<SubtaskCapture, 'syncMs'> {
     const operators: OperatorCapture[] = this.operators.map(({ uid, operator, keyed }) => {
       const state: JsonValue = operator.snapshot?.() ?? null
       if (keyed === null || builder === null) return { uid, state, tables: [] }
@@ -124,17 +126,27 @@ export class HostedSubtask {
     return { vertex: this.vertex.id, subtask: this.index, alignmentMs, operators, splits }
   }
 
-  /** Adds time spent in `run`. */
-  account(ms: number): void {
-    this.busyMs += ms
-    if (this.subtask.isBlocked) this.blockedSinceLast = true
+  /** Runs the subtask from `beforeMs` until about `untilMs` and accounts for its time; returns whether it progressed. */
+  run(nowMs: number, beforeMs: number, untilMs: number): boolean {
+    this.times.begin(beforeMs)
+    return this.subtask.run(nowMs, untilMs)
   }
 
-  status(elapsedMs: number): SubtaskStatus {
-    const busy = Math.min(1, this.busyMs / elapsedMs)
-    const backPressured = this.blockedSinceLast ? 1 - busy : 0
-    this.busyMs = 0
-    this.blockedSinceLast = this.subtask.isBlocked
+  /** The run is over. */
+  ran(afterMs: number, progressed: boolean): void {
+    const { rest } = this.subtask
+    const waitingAt = rest === 'waiting' ? this.firstOperator + this.subtask.waitingAt : 0
+    this.times.end(afterMs, progressed, rest, waitingAt)
+  }
+
+  /** 1 when a source comes before the operators of the chain. */
+  private get firstOperator(): number {
+    return this.vertex.nodes[0]!.role === 'source' ? 1 : 0
+  }
+
+  status(monotonicMs: number): SubtaskStatus {
+    const { operators, ...shares } = this.times.take(monotonicMs)
+    const { source } = this.subtask
     const sum = (of: (counters: OperatorCounters) => number) =>
       this.operators.reduce((total, hosted) => total + of(hosted.counters), 0)
     return {
@@ -148,14 +160,45 @@ export class HostedSubtask {
       deadLettered: this.subtask.source?.deadLettered ?? 0,
       watermarkMs: Number.isFinite(this.subtask.watermark) ? this.subtask.watermark : null,
       ended: this.subtask.isEnded,
-      busy,
-      backPressured,
+      ...shares,
+      paused: source?.isBeyondLimit ?? false,
+      keyGroups: this.keyGroups,
+      operators: this.operatorStatus(operators),
       stateBytes: this.keyed.reduce((total, keyed) => total + keyed.memoryBytes(), 0),
       userMetrics: this.operators.flatMap(({ uid, name, metrics }) =>
         metrics.snapshot().map((sample) => ({ operator: uid, operatorName: name, ...sample })),
       ),
       accumulators: this.operators.flatMap(({ accumulators }) => Object.entries(accumulators.snapshot())),
     }
+  }
+
+  private get keyGroups(): SubtaskStatus['keyGroups'] {
+    const range = this.keyed[0]?.keyGroups
+    return range === undefined ? null : { from: range.from, to: range.to }
+  }
+
+  private operatorStatus(shares: readonly TimeShares[]): OperatorStatus[] {
+    const first = this.firstOperator
+    const { records, recordsIn } = this.subtask
+    const node = this.vertex.nodes[0]!
+    const source: OperatorStatus = {
+      ...{ uid: node.uid, name: node.name, recordsIn, recordsOut: recordsIn, ...shares[0]! },
+      ...{ stateBytes: 0, coldReads: 0, tables: [] },
+    }
+    const chained = this.operators.map(({ uid, name, keyed, counters }, k): OperatorStatus => {
+      const isSink = this.sink !== null && k === this.operators.length - 1
+      return {
+        uid,
+        name,
+        recordsIn: records[k]!.recordsIn,
+        recordsOut: isSink ? this.sink!.operator.recordsOut : records[k]!.recordsOut,
+        ...shares[first + k]!,
+        stateBytes: keyed?.memoryBytes() ?? 0,
+        coldReads: counters.coldReads,
+        tables: keyed?.tableSizes() ?? [],
+      }
+    })
+    return first === 1 ? [source, ...chained] : chained
   }
 
   /** What its alignment group has to know of it, when it has one. */
@@ -230,7 +273,9 @@ async function buildSubtask(
     operators.push({ ...own, operator, keyed })
     links.push({ operator, keys, projection })
   })
-  const chain = new Chain(links, router, options.deployment.runtimeMode === 'batch', options.spillSpace)
+  const times = new TaskTimes(vertex.nodes.length, () => options.worker.io.clock.monotonicMs())
+  const { runtimeMode } = options.deployment
+  const chain = new Chain(links, router, runtimeMode === 'batch', options.spillSpace, times)
   const openedSink = sink as { id: string; operator: SinkOperator } | null
   const first = vertex.nodes[0]!
   const deadLetters =
@@ -246,6 +291,7 @@ async function buildSubtask(
     sink: openedSink,
     deadLetters,
     router,
+    times,
   })
   hosted.subtask = new Subtask({
     chain,

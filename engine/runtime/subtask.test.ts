@@ -171,7 +171,7 @@ describe('an async operator', () => {
     inputs[1]!.writeControl({ kind: 'barrier', attempt: 1 })
     runAll(subtask)
     assert.deepEqual(log, ['cut 1'], 'with row 1 under way')
-    assert.ok(subtask.isBlocked, 'row 2 waits')
+    assert.equal(subtask.rest, 'waiting', 'row 2 waits')
     holding.release()
     runAll(subtask)
     assert.deepEqual(log, ['cut 1', 1])

@@ -21,6 +21,7 @@ import type { Chain } from './chain.ts'
 import type { ChannelReader } from './channel.ts'
 import type { OutputRouter } from './output-router.ts'
 import type { SourceDriver } from './source-driver.ts'
+import type { Rest } from './task-times.ts'
 
 /** Watermarks follow records at most this far behind; a message per batch and channel would cost more. */
 const WATERMARK_INTERVAL_MS = 5
@@ -64,8 +65,8 @@ export class Subtask {
   /** Watermark that the chain has seen. */
   watermark = WATERMARK_MIN
   isEnded = false
-  /** Set by the last `step`: it could not go on for want of room downstream. */
-  isBlocked = false
+  /** How the last `run` left it: what it needs to go on. */
+  rest: Rest = 'idle'
   private readonly chain: Chain
   private readonly router: OutputRouter
   readonly source: SourceDriver | null
@@ -133,17 +134,28 @@ export class Subtask {
     return this.chain.dueAtMs
   }
 
+  /** Rows into and out of each operator of the chain. */
+  get records(): Chain['records'] {
+    return this.chain.records
+  }
+
+  /** Place in the chain of the operator that keeps the subtask waiting, when `rest` says so. */
+  get waitingAt(): number {
+    return this.chain.waitingAt
+  }
+
   /** Works for a while; false when there is nothing to do until woken. */
   run(nowMs: number, untilMs: number): boolean {
     if (!this.step(nowMs)) return false
-    while (this.monotonicMs() < untilMs) if (!this.step(nowMs)) break
+    while (this.monotonicMs() < untilMs) if (!this.step(nowMs)) return true
+    this.rest = 'ready'
     return true
   }
 
   /** One piece of work; false when there was none to do. */
   step(nowMs: number): boolean {
     const progress = this.chain.advance(nowMs)
-    this.isBlocked = progress === 'blocked'
+    this.rest = progress === 'blocked' ? (this.router.blocked ? 'blocked' : 'waiting') : 'idle'
     if (progress !== 'drained') return progress === 'yield'
     if (this.held !== null) {
       this.held.pop()
@@ -226,10 +238,11 @@ export class Subtask {
 
   private pollSource(source: SourceDriver): boolean {
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
-    if (this.chain.isFull || source.isAhead) {
-      this.isBlocked = true
+    if (this.chain.isFull) {
+      this.rest = 'waiting'
       return false
     }
+    if (source.isAhead) return false
     const polled = source.poll(BATCH_ROWS_MAX)
     switch (polled.kind) {
       case 'batch':
@@ -274,7 +287,7 @@ export class Subtask {
       const message = input.reader.peek()
       if (message === null) continue
       if (isFull && message.kind === 'batch') {
-        this.isBlocked = true
+        this.rest = 'waiting'
         continue
       }
       this.nextInput = (at + 1) % count

@@ -10,7 +10,8 @@ import { AlignmentBoard } from './watermark-alignment.ts'
 /** A plan with sources of these groups and parallelisms. */
 const planOf = (sources: readonly (readonly [group: string | null, parallelism: number, driftMs: number])[]) =>
   ({
-    vertices: sources.map(([group, parallelism, maxDriftMs]) => ({
+    vertices: sources.map(([group, parallelism, maxDriftMs], id) => ({
+      id,
       parallelism,
       nodes: [
         {
@@ -40,6 +41,31 @@ test('a group is limited once all its subtasks have reported, to the slowest plu
   assert.deepEqual(board.report([last]), [], 'only what changed')
   const ended = ['0 0', '0 1'].map((subtask) => ({ group: 'g', subtask, watermark: Number.POSITIVE_INFINITY }))
   assert.deepEqual(board.report(ended), [{ group: 'g', watermark: Number.POSITIVE_INFINITY }])
+})
+
+test('says who waits, for whom, and how far each is ahead', () => {
+  const board = new AlignmentBoard(
+    planOf([
+      ['g', 2, 10],
+      [null, 1, 0],
+      ['g', 2, 10],
+    ]),
+  )
+  const tell = (subtask: string, watermark: number) => board.report([{ group: 'g', subtask, watermark }])
+  tell('0 0', 100)
+  const of = () => board.status()[0]!.subtasks.map(({ state, driftMs }) => `${state} ${driftMs}`)
+  assert.equal(board.status()[0]!.limitMs, null, 'not all have reported')
+  assert.deepEqual(of(), ['reading 0', 'unknown null', 'unknown null', 'unknown null'])
+  tell('0 1', 111)
+  tell('2 0', 110)
+  tell('2 1', Number.POSITIVE_INFINITY)
+  assert.deepEqual(of(), ['reading 0', 'paused 11', 'reading 10', 'free null'])
+  const [group] = board.status()
+  assert.deepEqual([group!.group, group!.maxDriftMs, group!.limitMs], ['g', 10, 110])
+  assert.deepEqual(
+    group!.subtasks.map(({ vertex, subtask }) => `${vertex} ${subtask}`),
+    ['0 0', '0 1', '2 0', '2 1'],
+  )
 })
 
 test('however reports come, somebody of a group may always go on', () => {

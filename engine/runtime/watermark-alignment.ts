@@ -14,6 +14,7 @@
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { WatermarkAlignment } from '../core/graph.ts'
 import type { ExecutionPlan } from './planner.ts'
+import type { AlignedSubtask, AlignmentStatus } from './status.ts'
 
 /** Watermark of one source subtask; +Infinity when it holds nobody back. */
 export interface AlignmentReport {
@@ -31,8 +32,8 @@ export interface AlignmentLimit {
 
 interface Group {
   readonly maxDriftMs: number
-  /** Subtasks that are to report. */
-  readonly expected: number
+  /** Vertex and parallelism of its sources: the subtasks that are to report. */
+  readonly sources: readonly { readonly vertex: number; readonly parallelism: number }[]
   readonly watermarks: Map<string, number>
   limit: number
 }
@@ -41,13 +42,13 @@ export class AlignmentBoard {
   private readonly groups = new Map<string, Group>()
 
   constructor(plan: ExecutionPlan) {
-    for (const { nodes, parallelism } of plan.vertices) {
+    for (const { id, nodes, parallelism } of plan.vertices) {
       const alignment = nodes[0]!.role === 'source' ? nodes[0]!.watermarks?.alignment : undefined
       if (alignment === undefined || alignment === null) continue
       const known = this.groups.get(alignment.group)
       this.groups.set(alignment.group, {
         maxDriftMs: Math.min(known?.maxDriftMs ?? Number.POSITIVE_INFINITY, alignment.maxDriftMs),
-        expected: (known?.expected ?? 0) + parallelism,
+        sources: [...(known?.sources ?? []), { vertex: id, parallelism }],
         watermarks: new Map(),
         limit: Number.POSITIVE_INFINITY,
       })
@@ -59,7 +60,7 @@ export class AlignmentBoard {
     for (const { group, subtask, watermark } of reports) this.groups.get(group)?.watermarks.set(subtask, watermark)
     const changed: AlignmentLimit[] = []
     for (const [group, state] of this.groups) {
-      if (state.watermarks.size < state.expected) continue
+      if (state.watermarks.size < expectedOf(state)) continue
       const limit = Math.min(...state.watermarks.values()) + state.maxDriftMs
       if (limit === state.limit) continue
       state.limit = limit
@@ -67,6 +68,31 @@ export class AlignmentBoard {
     }
     return changed
   }
+
+  /** Who waits for whom, for people to see. */
+  status(): AlignmentStatus[] {
+    return [...this.groups].map(([group, state]) => {
+      const slowest = Math.min(...state.watermarks.values())
+      const hasLimit = state.watermarks.size === expectedOf(state) && Number.isFinite(state.limit)
+      const subtasks = state.sources.flatMap(({ vertex, parallelism }) =>
+        Array.from({ length: parallelism }, (_, subtask): AlignedSubtask => {
+          const watermark = state.watermarks.get(`${vertex} ${subtask}`)
+          if (watermark === undefined || !Number.isFinite(watermark)) {
+            const isFree = watermark === Number.POSITIVE_INFINITY
+            return { vertex, subtask, watermarkMs: null, driftMs: null, state: isFree ? 'free' : 'unknown' }
+          }
+          const driftMs = Number.isFinite(slowest) ? watermark - slowest : null
+          const isPaused = hasLimit && watermark > state.limit
+          return { vertex, subtask, watermarkMs: watermark, driftMs, state: isPaused ? 'paused' : 'reading' }
+        }),
+      )
+      return { group, maxDriftMs: state.maxDriftMs, limitMs: hasLimit ? state.limit : null, subtasks }
+    })
+  }
+}
+
+function expectedOf(group: Group): number {
+  return group.sources.reduce((sum, { parallelism }) => sum + parallelism, 0)
 }
 
 /** How often workers report, or null when no source is aligned. */

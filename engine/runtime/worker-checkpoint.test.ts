@@ -16,7 +16,7 @@ import { nodeIo } from './node-io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture, WorkerAck } from './protocol.ts'
 import { WorkerCheckpoints } from './worker-checkpoint.ts'
 
-const CAPTURE: SubtaskCapture = { vertex: 0, subtask: 0, alignmentMs: 0, operators: [], splits: null }
+const CAPTURE: SubtaskCapture = { vertex: 0, subtask: 0, alignmentMs: 0, syncMs: 0, operators: [], splits: null }
 const sealed = (name: string): SinkCommittable => ({ sink: 's', committable: { name } })
 
 /** A store whose image always has the same one finished file. */

@@ -72,6 +72,8 @@ interface Cut {
 
 export class WorkerCheckpoints {
   private readonly options: WorkerCheckpointOptions
+  /** The newest attempt that is known of, and since when. */
+  private started = { attempt: 0, atMs: 0 }
   private cut: Cut | null = null
   /** The end of the newest cut that all subtasks took; it outlasts `cut`, which ends with the imaging. */
   private finishing: Promise<void> = Promise.resolve()
@@ -95,6 +97,11 @@ export class WorkerCheckpoints {
     return this.cut !== null
   }
 
+  /** The attempt was triggered; its barriers may have come before that was known. */
+  triggered(attempt: number): void {
+    if (attempt > this.started.attempt) this.started = { attempt, atMs: this.options.io.clock.monotonicMs() }
+  }
+
   /** Takes one subtask's cut; what it captured of keyed state is in the builder already. */
   add(
     attempt: number,
@@ -102,6 +109,7 @@ export class WorkerCheckpoints {
     states: readonly CheckpointedState[],
     sealing: readonly Promise<SinkCommittable | null>[],
   ): void {
+    this.triggered(attempt)
     this.cut ??= { attempt, captures: [], states: [], sealing: [], isWhole: false }
     assert(this.cut.attempt === attempt, 'one attempt at a time in a worker')
     this.cut.captures.push(capture)
@@ -119,11 +127,14 @@ export class WorkerCheckpoints {
 
   /** A worker without subtasks has nothing to cut: acks at once. */
   acknowledgeEmpty(attempt: number): void {
+    this.triggered(attempt)
     this.finishing = this.finish({ attempt, captures: [], states: [], sealing: [], isWhole: true })
   }
 
   private async finish(cut: Cut): Promise<void> {
     const { worker, generation, send, io } = this.options
+    const wholeAtMs = io.clock.monotonicMs()
+    const startedAtMs = this.started.atMs
     // Whatever becomes of the image: output is sealed once, and a later attempt has to list it.
     const keeping = this.keepSealed(cut)
     keeping.catch(() => {})
@@ -141,6 +152,8 @@ export class WorkerCheckpoints {
           captures: cut.captures,
           store: image === null ? null : { worker, files: image.files },
           newBytes: image?.newBytes ?? 0,
+          barrierMs: Math.max(0, wholeAtMs - startedAtMs),
+          asyncMs: io.clock.monotonicMs() - wholeAtMs,
           committables: this.sealed.map((entry) => entry.committable),
         },
       })

@@ -89,6 +89,7 @@ export class WorkerRuntime {
         this.wake()
         return
       case 'trigger':
+        this.checkpoints?.triggered(message.attempt)
         for (const hosted of this.subtasks)
           if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt, message.last)
         if (this.subtasks.length === 0) this.checkpoints?.acknowledgeEmpty(message.attempt)
@@ -178,8 +179,11 @@ export class WorkerRuntime {
   private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {
     const sealing: Promise<SinkCommittable | null>[] = []
     this.environment.io.failpoint?.(hosted.subtask.source === null ? 'subtask-cut' : 'source-cut')
+    const { clock } = this.environment.io
+    const before = clock.monotonicMs()
     const capture = hosted.capture(attempt, alignmentMs, this.state?.builder ?? null, sealing)
-    this.checkpoints!.add(attempt, capture, hosted.keyed, sealing)
+    const syncMs = clock.monotonicMs() - before
+    this.checkpoints!.add(attempt, { ...capture, syncMs }, hosted.keyed, sealing)
   }
 
   private subtaskEnded(): void {
@@ -219,14 +223,14 @@ export class WorkerRuntime {
     for (const hosted of this.subtasks) {
       if (this.phase !== 'running') return false
       try {
-        if (hosted.subtask.run(this.turnNowMs, before + share)) progressed = true
+        const moved = hosted.run(this.turnNowMs, before, before + share)
+        before = clock.monotonicMs()
+        hosted.ran(before, moved)
+        if (moved) progressed = true
       } catch (error) {
         this.fail(error, hosted.label)
         return false
       }
-      const after = clock.monotonicMs()
-      hosted.account(after - before)
-      before = after
     }
     this.evict()
     return progressed
@@ -258,9 +262,8 @@ export class WorkerRuntime {
 
   private sendStatus(): void {
     const now = this.environment.io.clock.monotonicMs()
-    const elapsedMs = Math.max(1, now - this.lastStatusMs)
     this.lastStatusMs = now
-    const subtasks: SubtaskStatus[] = this.subtasks.map((hosted) => hosted.status(elapsedMs))
+    const subtasks: SubtaskStatus[] = this.subtasks.map((hosted) => hosted.status(now))
     const splits = this.subtasks.flatMap((hosted) => hosted.splitWatermarks())
     this.environment.send({ type: 'status', worker: this.context.workerIndex, subtasks, splits })
   }

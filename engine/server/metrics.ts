@@ -3,11 +3,22 @@
  *
  * Invariants: names and label names are stable, because alerts are built on them; times are seconds
  * and sizes bytes; a value that is not known (no watermark yet, no checkpoint yet) has no sample.
- * `operator` is the vertex's uid, which survives a rescale; workers are no label for that reason.
+ * `operator` is the vertex's uid, which survives a rescale; workers are no label for that reason. Metrics of single
+ * operators of a chain have the operator's own uid there, and the vertex's as `task`. Where Flink has a name for a
+ * figure, as busyTimeMsPerSecond, it is there under that name and in that unit.
  */
-import type { CheckpointStatus, JobState, JobStatus, SubtaskStatus, UserMetricStatus } from '../runtime/status.ts'
+import type {
+  CheckpointStatus,
+  JobState,
+  JobStatus,
+  OperatorStatus,
+  SubtaskStatus,
+  UserMetricStatus,
+} from '../runtime/status.ts'
 import { Exposition, type Labels, type MetricFamily, type MetricType } from './exposition.ts'
-import { heldBackBy, jobTotals, jobWatermarkMs } from './views.ts'
+import { heldBackBy } from './held-back.ts'
+import { skewOf } from './skew.ts'
+import { jobTotals, jobWatermarkMs } from './views.ts'
 
 const jobStates: readonly JobState[] = [
   'starting',
@@ -46,8 +57,51 @@ const subtaskMetrics: readonly SubtaskMetric[] = [
   ['dead_lettered_total', 'counter', 'Records written to dead letters.', (subtask) => subtask.deadLettered],
   ['busy_ratio', 'gauge', 'Share of time spent on records, 0 to 1.', (subtask) => subtask.busy],
   ['back_pressured_ratio', 'gauge', 'Share of time blocked by output, 0 to 1.', (subtask) => subtask.backPressured],
+  ['idle_ratio', 'gauge', 'Share of time with nothing to do, 0 to 1.', (subtask) => subtask.idle],
+  ['running_ratio', 'gauge', 'Share of time on the worker thread, 0 to 1; part of busy.', (subtask) => subtask.running],
+  ['busyTimeMsPerSecond', 'gauge', 'Milliseconds a second spent on records.', (subtask) => subtask.busy * 1000],
+  [
+    'backPressuredTimeMsPerSecond',
+    'gauge',
+    'Milliseconds a second without room downstream.',
+    (subtask) => subtask.backPressured * 1000,
+  ],
+  ['idleTimeMsPerSecond', 'gauge', 'Milliseconds a second with nothing to do.', (subtask) => subtask.idle * 1000],
+  ['paused', 'gauge', '1 while alignment keeps a source from reading.', (subtask) => (subtask.paused ? 1 : 0)],
   ['state_bytes', 'gauge', 'Size of the state of the subtask.', (subtask) => subtask.stateBytes],
   ['ended', 'gauge', '1 after the end of input.', (subtask) => (subtask.ended ? 1 : 0)],
+]
+
+type OperatorMetric = readonly [
+  name: string,
+  type: MetricType,
+  help: string,
+  value: (operator: OperatorStatus) => number,
+]
+
+const operatorMetrics: readonly OperatorMetric[] = [
+  ['records_in_total', 'counter', 'Records that entered the operator.', (operator) => operator.recordsIn],
+  ['records_out_total', 'counter', 'Records that left the operator.', (operator) => operator.recordsOut],
+  ['busyTimeMsPerSecond', 'gauge', 'Milliseconds a second in the operator.', (operator) => operator.busy * 1000],
+  [
+    'backPressuredTimeMsPerSecond',
+    'gauge',
+    'Milliseconds a second without room after it.',
+    (operator) => operator.backPressured * 1000,
+  ],
+  ['idleTimeMsPerSecond', 'gauge', 'Milliseconds a second with nothing for it.', (operator) => operator.idle * 1000],
+  ['state_bytes', 'gauge', 'Keyed state in memory.', (operator) => operator.stateBytes],
+  ['cold_reads_total', 'counter', 'State look-ups that had to read the store.', (operator) => operator.coldReads],
+]
+
+type TableMetric = readonly [name: string, help: string, value: (table: Table) => number | null]
+type Table = OperatorStatus['tables'][number]
+
+const tableMetrics: readonly TableMetric[] = [
+  ['memory_bytes', 'Bytes of a state in memory.', (table) => table.memoryBytes],
+  ['entries', 'Entries of a state, in memory and in the store.', (table) => table.entries],
+  ['stored_bytes', 'Estimate of what all entries take as they are stored.', (table) => table.storedBytes],
+  ['checkpoint_bytes', 'Changes that the last checkpoint took from a state.', (table) => table.checkpointBytes],
 ]
 
 type CheckpointMetric = readonly [name: string, help: string, value: (checkpoint: CheckpointStatus) => number | null]
@@ -55,6 +109,10 @@ type CheckpointMetric = readonly [name: string, help: string, value: (checkpoint
 const lastCheckpointMetrics: readonly CheckpointMetric[] = [
   ['duration_seconds', 'Trigger to commit of the last completed checkpoint.', (last) => seconds(last.durationMs)],
   ['alignment_seconds', 'Longest barrier alignment in one subtask.', (last) => seconds(last.alignmentMsMax)],
+  ['barrier_seconds', 'Trigger to the last cut of the slowest worker.', (last) => seconds(last.barrierMsMax)],
+  ['sync_seconds', 'Longest synchronous cut of one subtask.', (last) => seconds(last.syncMsMax)],
+  ['async_seconds', 'Longest from the last cut of a worker to its durable files.', (last) => seconds(last.asyncMsMax)],
+  ['commit_seconds', 'Writing the manifest that makes it valid.', (last) => seconds(last.commitMs)],
   ['state_bytes', 'State that the last completed checkpoint references.', (last) => last.stateBytes],
   ['new_bytes', 'Bytes that the last completed checkpoint wrote.', (last) => last.newBytes],
   ['epoch', 'Epoch of the last completed checkpoint.', (last) => last.epoch],
@@ -109,6 +167,76 @@ function writeSubtasks(exposition: Exposition, jobs: readonly JobStatus[], nowMs
   for (const { labels, subtask } of rows) lag.add(labels, lagSeconds(subtask.watermarkMs, nowMs))
 }
 
+function writeOperators(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const rows = jobs.flatMap((job) => {
+    const tasks = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))
+    return job.subtasks.flatMap(({ vertex, subtask, operators }) =>
+      operators.map((operator) => ({
+        operator,
+        labels: {
+          job_id: job.id,
+          task: tasks.get(vertex) ?? String(vertex),
+          operator: operator.uid,
+          operator_name: operator.name,
+          subtask,
+        },
+      })),
+    )
+  })
+  for (const [name, type, help, value] of operatorMetrics) {
+    const family = exposition.family(`millrace_operator_${name}`, type, help)
+    for (const { labels, operator } of rows) family.add(labels, value(operator))
+  }
+  for (const [name, help, value] of tableMetrics) {
+    const family = exposition.family(`millrace_state_${name}`, 'gauge', help)
+    for (const { labels, operator } of rows) {
+      for (const table of operator.tables) family.add({ ...labels, state: table.name }, value(table))
+    }
+  }
+}
+
+function writeSkew(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const records = exposition.family(
+    'millrace_vertex_records_skew_ratio',
+    'gauge',
+    'Records of the most loaded subtask over the mean; 1 is even.',
+  )
+  const state = exposition.family(
+    'millrace_vertex_state_skew_ratio',
+    'gauge',
+    'State of the largest subtask over the mean; 1 is even.',
+  )
+  for (const job of jobs) {
+    const uids = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))
+    for (const skew of skewOf(job)) {
+      const labels = { job_id: job.id, operator: uids.get(skew.vertex) ?? String(skew.vertex) }
+      records.add(labels, skew.records?.ratio ?? null)
+      state.add(labels, skew.state?.ratio ?? null)
+    }
+  }
+}
+
+function writeAlignment(exposition: Exposition, jobs: readonly JobStatus[]): void {
+  const drift = exposition.family(
+    'millrace_alignment_drift_seconds',
+    'gauge',
+    'How far a source subtask is ahead of the slowest of its alignment group.',
+  )
+  const allowed = exposition.family('millrace_alignment_drift_max_seconds', 'gauge', 'Drift that a group allows.')
+  const paused = exposition.family('millrace_alignment_paused', 'gauge', '1 while it waits for its group.')
+  for (const job of jobs) {
+    const uids = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))
+    for (const { group, maxDriftMs, subtasks } of job.alignment) {
+      allowed.add({ job_id: job.id, group }, seconds(maxDriftMs))
+      for (const { vertex, subtask, driftMs, state } of subtasks) {
+        const labels = { job_id: job.id, group, operator: uids.get(vertex) ?? String(vertex), subtask }
+        drift.add(labels, seconds(driftMs))
+        paused.add(labels, state === 'paused' ? 1 : 0)
+      }
+    }
+  }
+}
+
 interface UserRow {
   readonly labels: Labels
   readonly metric: UserMetricStatus
@@ -160,6 +288,11 @@ function writeSplits(exposition: Exposition, jobs: readonly JobStatus[]): void {
     'gauge',
     '1 for the split with the lowest watermark.',
   )
+  const behind = exposition.family(
+    'millrace_split_behind_seconds',
+    'gauge',
+    'How far the split that holds time back is behind the furthest one; its reason is a label.',
+  )
   for (const job of jobs) {
     const held = heldBackBy(job)
     const uids = new Map(job.vertices.map((vertex) => [vertex.id, vertex.uid]))
@@ -170,6 +303,7 @@ function writeSplits(exposition: Exposition, jobs: readonly JobStatus[]): void {
       watermark.add(labels, seconds(split.watermarkMs))
       idle.add(labels, split.idle ? 1 : 0)
       holds.add(labels, isHeld ? 1 : 0)
+      if (isHeld) behind.add({ ...labels, reason: held.reason }, seconds(held.behindMs))
     }
   }
 }
@@ -206,8 +340,11 @@ export function renderMetrics(
   writeProcess(exposition)
   writeJobs(exposition, jobs, nowMs)
   writeSubtasks(exposition, jobs, nowMs)
+  writeOperators(exposition, jobs)
+  writeSkew(exposition, jobs)
   writeUserMetrics(exposition, jobs)
   writeSplits(exposition, jobs)
+  writeAlignment(exposition, jobs)
   writeCheckpoints(exposition, jobs)
   return exposition.toString()
 }

@@ -5,12 +5,13 @@
  * of them slow and one idle, and writes windows to Postgres.
  */
 import { MillraceError } from '../core/errors.ts'
-import type { JobControl, JobStatus, SubtaskStatus } from '../runtime/status.ts'
+import type { JobControl, JobStatus, OperatorStatus, SubtaskStatus } from '../runtime/status.ts'
 
 export const fixtureNowMs = Date.UTC(2026, 0, 15, 12, 0, 0)
 const watermarkMs = fixtureNowMs - 5000
 
 function subtask(vertex: number, index: number, over: Partial<SubtaskStatus>): SubtaskStatus {
+  const { busy = 0.25, backPressured = 0 } = over
   return {
     vertex,
     subtask: index,
@@ -22,12 +23,58 @@ function subtask(vertex: number, index: number, over: Partial<SubtaskStatus>): S
     deadLettered: 0,
     watermarkMs,
     ended: false,
-    busy: 0.25,
-    backPressured: 0,
+    busy,
+    backPressured,
+    idle: 1 - busy - backPressured,
+    running: busy / 2,
+    paused: false,
+    keyGroups: null,
     stateBytes: 0,
+    operators: [],
     userMetrics: [],
     accumulators: [],
     ...over,
+  }
+}
+
+function aggregate(over: Partial<OperatorStatus>, entries: number): OperatorStatus {
+  const { recordsIn = 0, stateBytes = 0 } = over
+  return {
+    uid: 'windows',
+    name: 'aggregate',
+    recordsIn,
+    recordsOut: recordsIn / 10,
+    busy: 0.25,
+    backPressured: 0,
+    idle: 0.75,
+    stateBytes,
+    coldReads: 2,
+    tables: [
+      { name: 'windows', memoryBytes: stateBytes, entries, storedBytes: entries * 40, checkpointBytes: entries * 20 },
+    ],
+    ...over,
+  }
+}
+
+/** Half of the key groups, and the one operator. */
+function keyed(index: number, recordsIn: number, stateBytes: number): Partial<SubtaskStatus> {
+  return {
+    keyGroups: { from: index * 64, to: index * 64 + 64 },
+    operators: [aggregate({ recordsIn, stateBytes }, 50 - index * 20)],
+  }
+}
+
+function split(index: number, behindMs: number, idle = false): JobStatus['splitWatermarks'][number] {
+  return {
+    vertex: 0,
+    subtask: index >> 1,
+    split: `learning-events-${index}`,
+    watermarkMs: watermarkMs - behindMs,
+    idle,
+    paused: false,
+    records: 100,
+    silentMs: idle ? 60_000 : 100,
+    idleAfterMs: 30_000,
   }
 }
 
@@ -55,15 +102,28 @@ export function fixtureStatus(over: Partial<JobStatus> = {}): JobStatus {
     subtasks: [
       subtask(0, 0, { recordsIn: 1000, recordsOut: 990, deadLettered: 7, filtered: 3 }),
       subtask(0, 1, { recordsIn: 500, recordsOut: 500 }),
-      subtask(1, 0, { recordsIn: 890, recordsOut: 90, lateDropped: 4, stateBytes: 2048, busy: 0.95 }),
-      subtask(1, 1, { recordsIn: 600, recordsOut: 60, stateBytes: 1024, backPressured: 0.5 }),
+      subtask(1, 0, {
+        recordsIn: 890,
+        recordsOut: 90,
+        lateDropped: 4,
+        stateBytes: 2048,
+        busy: 0.95,
+        ...keyed(0, 890, 2048),
+      }),
+      subtask(1, 1, { recordsIn: 600, recordsOut: 60, stateBytes: 1024, backPressured: 0.5, ...keyed(1, 600, 1024) }),
       subtask(2, 0, { recordsIn: 150, recordsOut: 148, watermarkMs: watermarkMs - 1000 }),
     ],
-    splitWatermarks: [
-      { vertex: 0, subtask: 0, split: 'learning-events-0', watermarkMs: watermarkMs + 4000, idle: false },
-      { vertex: 0, subtask: 0, split: 'learning-events-1', watermarkMs, idle: false },
-      { vertex: 0, subtask: 1, split: 'learning-events-2', watermarkMs: watermarkMs + 3000, idle: false },
-      { vertex: 0, subtask: 1, split: 'learning-events-3', watermarkMs: watermarkMs - 9000, idle: true },
+    splitWatermarks: [split(0, -4000), split(1, 0), split(2, -3000), split(3, 9000, true)],
+    alignment: [
+      {
+        group: 'events',
+        maxDriftMs: 2000,
+        limitMs: watermarkMs + 2000,
+        subtasks: [
+          { vertex: 0, subtask: 0, watermarkMs, driftMs: 0, state: 'reading' },
+          { vertex: 0, subtask: 1, watermarkMs: watermarkMs + 3000, driftMs: 3000, state: 'paused' },
+        ],
+      },
     ],
     checkpoints: [
       {
@@ -75,6 +135,11 @@ export function fixtureStatus(over: Partial<JobStatus> = {}): JobStatus {
         triggeredAtMs: fixtureNowMs - 12_000,
         durationMs: 34,
         alignmentMsMax: 6.5,
+        alignmentAt: { vertex: 1, subtask: 0 },
+        barrierMsMax: 9,
+        syncMsMax: 1.5,
+        asyncMsMax: 20,
+        commitMs: 3,
         stateBytes: 3072,
         newBytes: 512,
         failure: null,
@@ -88,6 +153,11 @@ export function fixtureStatus(over: Partial<JobStatus> = {}): JobStatus {
         triggeredAtMs: fixtureNowMs - 100,
         durationMs: null,
         alignmentMsMax: null,
+        alignmentAt: null,
+        barrierMsMax: null,
+        syncMsMax: null,
+        asyncMsMax: null,
+        commitMs: null,
         stateBytes: null,
         newBytes: null,
         failure: null,

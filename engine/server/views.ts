@@ -4,7 +4,9 @@
  * Called by routes.ts, events.ts and metrics.ts. Invariants: nothing here changes a status; stack
  * traces leave only through `exceptionsView`.
  */
-import type { JobStatus, SplitWatermark, SubtaskStatus } from '../runtime/status.ts'
+import type { JobStatus, SubtaskStatus } from '../runtime/status.ts'
+import { heldBackBy } from './held-back.ts'
+import { operatorTotals, skewOf } from './skew.ts'
 
 export interface JobTotals {
   /** Records read by the sources. */
@@ -15,18 +17,6 @@ export interface JobTotals {
   readonly filtered: number
   readonly deadLettered: number
   readonly stateBytes: number
-}
-
-/** The split that keeps the job's event time from moving on. */
-export interface HeldBackBy {
-  readonly vertex: number
-  readonly vertexName: string
-  readonly subtask: number
-  readonly split: string
-  /** Null when the split has not given a watermark yet, which holds back everything. */
-  readonly watermarkMs: number | null
-  /** How far the furthest active split is ahead, event-time milliseconds; null while not known. */
-  readonly behindMs: number | null
 }
 
 function sum(subtasks: readonly SubtaskStatus[], value: (subtask: SubtaskStatus) => number): number {
@@ -92,41 +82,6 @@ function isTime(watermarkMs: number | null): watermarkMs is number {
   return watermarkMs !== null && Number.isFinite(watermarkMs)
 }
 
-/** Splits that count for the watermark: not idle, of a running subtask, not at their end. */
-function activeSplits(status: JobStatus): readonly SplitWatermark[] {
-  const ended = new Set(status.subtasks.filter((subtask) => subtask.ended).map((subtask) => subtaskKey(subtask)))
-  return status.splitWatermarks.filter(
-    (split) => !split.idle && split.watermarkMs !== Number.POSITIVE_INFINITY && !ended.has(subtaskKey(split)),
-  )
-}
-
-function subtaskKey(of: { readonly vertex: number; readonly subtask: number }): string {
-  return `${of.vertex}/${of.subtask}`
-}
-
-/** Names the active split with the lowest watermark; null when none is active. */
-export function heldBackBy(status: JobStatus): HeldBackBy | null {
-  let lowest: SplitWatermark | null = null
-  let highestMs: number | null = null
-  for (const split of activeSplits(status)) {
-    const atMs = isTime(split.watermarkMs) ? split.watermarkMs : Number.NEGATIVE_INFINITY
-    const lowestMs = lowest !== null && isTime(lowest.watermarkMs) ? lowest.watermarkMs : Number.NEGATIVE_INFINITY
-    if (lowest === null || atMs < lowestMs) lowest = split
-    if (Number.isFinite(atMs) && (highestMs === null || atMs > highestMs)) highestMs = atMs
-  }
-  if (lowest === null) return null
-  const { vertex, subtask, split } = lowest
-  const watermarkMs = isTime(lowest.watermarkMs) ? lowest.watermarkMs : null
-  return {
-    vertex,
-    vertexName: vertexName(status, vertex),
-    subtask,
-    split,
-    watermarkMs,
-    behindMs: watermarkMs === null || highestMs === null ? null : highestMs - watermarkMs,
-  }
-}
-
 export function vertexName(status: JobStatus, id: number): string {
   return status.vertices.find((vertex) => vertex.id === id)?.name ?? `vertex ${id}`
 }
@@ -155,18 +110,39 @@ export function jobDetail(status: JobStatus, nowMs: number) {
     totals: jobTotals(status),
     watermarkMs: jobWatermarkMs(status),
     heldBackBy: heldBackBy(status),
+    skew: skewOf(status),
   }
 }
 
-/** `GET /api/jobs/:id/graph`. */
+/** Means over the subtasks of a vertex; null before one has reported. */
+function vertexLoad(status: JobStatus, vertex: number) {
+  const subtasks = status.subtasks.filter((subtask) => subtask.vertex === vertex)
+  if (subtasks.length === 0) return null
+  const mean = (value: (subtask: SubtaskStatus) => number) => sum(subtasks, value) / subtasks.length
+  return {
+    busy: mean((subtask) => subtask.busy),
+    backPressured: mean((subtask) => subtask.backPressured),
+    idle: mean((subtask) => subtask.idle),
+    busyMax: Math.max(...subtasks.map((subtask) => subtask.busy)),
+    backPressuredMax: Math.max(...subtasks.map((subtask) => subtask.backPressured)),
+  }
+}
+
+/** `GET /api/jobs/:id/graph`: each vertex with its load and what each of its operators does. */
 export function graphView(status: JobStatus) {
-  return { vertices: status.vertices, edges: status.edges }
+  const vertices = status.vertices.map((vertex) => ({
+    ...vertex,
+    load: vertexLoad(status, vertex.id),
+    operatorTotals: operatorTotals(status, vertex.id),
+  }))
+  return { vertices, edges: status.edges }
 }
 
 /** `GET /api/jobs/:id/subtasks`. */
 export function subtasksView(status: JobStatus) {
   return {
     subtasks: status.subtasks.map((subtask) => ({ ...subtask, vertexName: vertexName(status, subtask.vertex) })),
+    skew: skewOf(status),
   }
 }
 
@@ -196,6 +172,7 @@ export function watermarksView(status: JobStatus, nowMs: number) {
     watermarkMs,
     lagMs: watermarkMs === null ? null : nowMs - watermarkMs,
     heldBackBy: held,
+    alignment: status.alignment,
     vertices: status.vertices.map((vertex) => ({
       vertex: vertex.id,
       name: vertex.name,
