@@ -161,10 +161,26 @@ describe('the live page', { timeout: 180_000 }, () => {
   test('lists checkpoints, subtasks, watermarks and sinks', async () => {
     const { page } = wide
     await page.getByRole('region', { name: 'Checkpoints' }).locator('.pill.checkpoint-completed').first().waitFor()
-    for (const name of ['Subtasks', 'Watermark per split', 'Sinks']) {
+    for (const name of ['Subtasks', 'Watermark per split', 'Operators and state', 'Sinks']) {
       assert.ok((await page.getByRole('region', { name, exact: true }).locator('tbody tr').count()) > 0, name)
     }
     assert.equal(await page.getByRole('region', { name: 'Watermark per split' }).locator('tbody tr').count(), 4)
+  })
+
+  test('says where time goes, how large each state is, and what a checkpoint consists of', async () => {
+    const { page } = wide
+    const table = (name: string) => page.getByRole('region', { name, exact: true }).locator('table').first()
+    const heads = async (name: string) => (await table(name).locator('thead th').allTextContents()).join(' ')
+    assert.match(await heads('Operators and state'), /Busy Blocked Idle Entries Memory Stored Last checkpoint/)
+    assert.match(await heads('Checkpoints'), /Alignment Barriers Sync Async Commit Size New/)
+    assert.match(await heads('Subtasks'), /Busy Blocked Idle Skew Key groups State/)
+    const state = table('Operators and state').locator('tr.state-row').first()
+    await state.waitFor()
+    assert.match((await state.textContent()) ?? '', /\d+.*\d\s(B|kB|MB)/, 'a state has entries and a size')
+    const done = table('Checkpoints')
+      .locator('tr', { has: page.locator('.checkpoint-completed') })
+      .first()
+    assert.match((await done.textContent()) ?? '', /\dms|\d\sms/, 'parts have durations')
   })
 
   test('fits a wide window and a phone, light and dark', async () => {

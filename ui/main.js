@@ -9,7 +9,7 @@ import { fetchJson, follow, jobPath, storeToken } from './feed.js'
 import { createGraphView } from './graph.js'
 import { connectionNotice, emptyPage, exceptionsCard, header, throughput, tiles } from './panels.js'
 import { History, RateTracker } from './rates.js'
-import { checkpointsCard, sinksCard, subtasksCard, watermarksCard } from './tables.js'
+import { checkpointsCard, operatorsCard, sinksCard, subtasksCard, watermarksCard } from './tables.js'
 
 const root = document.getElementById('app')
 const drawGraph = createGraphView()
@@ -110,6 +110,7 @@ function page() {
       throughput(status, state.history, rates),
       watermarksCard(status),
       subtasksCard(status, rates, subtaskView),
+      operatorsCard(status),
       checkpointsCard(status),
       sinksCard(status),
       exceptionsCard(status, state.exceptions),

@@ -94,8 +94,21 @@ export function subtasksCard(status, rates, view) {
     ['Records out', 'number', (row) => formatCount(row.recordsOut), (row) => formatExact(row.recordsOut)],
     ['Late', 'number', (row) => formatCount(row.lateDropped)],
     ['Dead', 'number', (row) => formatCount(row.deadLettered), () => 'dead-lettered'],
-    ['Busy', 'load', (row) => meter(row.busy, row.busy >= 0.9 ? 'hot' : 'busy')],
-    ['Blocked', 'load', (row) => meter(row.backPressured, 'blocked')],
+    [
+      'Busy',
+      'load',
+      (row) => meter(row.busy, row.busy >= 0.9 ? 'hot' : 'busy'),
+      (row) => `on the worker's thread ${formatPercent(row.running)} of the time`,
+    ],
+    ['Blocked', 'load', (row) => meter(row.backPressured, 'blocked'), () => 'no room downstream'],
+    ['Idle', 'number', (row) => formatPercent(row.idle), () => 'nothing to do'],
+    ['Skew', '', (row) => skewMark(row, status.skew)],
+    [
+      'Key groups',
+      'number',
+      (row) => (row.keyGroups === null ? unknown : `${row.keyGroups.from}–${row.keyGroups.to - 1}`),
+      () => 'those that this subtask owns',
+    ],
     ['State', 'number', (row) => formatBytes(row.stateBytes)],
     ['Watermark', 'time', (row) => (row.ended ? 'end of input' : formatTime(row.watermarkMs))],
   ]
@@ -116,6 +129,19 @@ export function subtasksCard(status, rates, view) {
   return card('subtasks', 'Subtasks', note, body, 'wide')
 }
 
+/** Marks the subtask with more than its share of records or of state. */
+function skewMark(row, skews) {
+  const skew = skews.find((one) => one.vertex === row.vertex)
+  if (skew === undefined || !skew.isSkewed) return ''
+  const parts = [
+    [skew.records, 'records'],
+    [skew.state, 'state'],
+  ]
+  return parts
+    .filter(([hottest]) => hottest !== null && hottest.subtask === row.subtask && hottest.ratio >= 1.5)
+    .map(([hottest, what]) => pill('skewed', `${hottest.ratio.toFixed(1)}× ${what}`))
+}
+
 function rateText(rate) {
   return rate === null ? unknown : formatRate(rate)
 }
@@ -131,7 +157,17 @@ export function checkpointsCard(status) {
     ['Kind', '', (row) => row.kind],
     ['Triggered', 'time', (row) => formatClock(row.triggeredAtMs), (row) => `${formatTime(row.triggeredAtMs)} UTC`],
     ['Duration', 'number', (row) => formatDuration(row.durationMs)],
-    ['Alignment', 'number', (row) => formatDuration(row.alignmentMsMax)],
+    [
+      'Alignment',
+      'number',
+      (row) => formatDuration(row.alignmentMsMax),
+      (row) =>
+        row.alignmentAt === null ? 'first to last barrier' : `longest in ${subtaskName(status, row.alignmentAt)}`,
+    ],
+    ['Barriers', 'number', (row) => formatDuration(row.barrierMsMax), () => 'trigger to the last cut; holds alignment'],
+    ['Sync', 'number', (row) => formatDuration(row.syncMsMax), () => 'longest cut: the subtask stands still'],
+    ['Async', 'number', (row) => formatDuration(row.asyncMsMax), () => 'writing files, beside processing'],
+    ['Commit', 'number', (row) => formatDuration(row.commitMs), () => 'writing the manifest'],
     ['Size', 'number', (row) => formatBytes(row.stateBytes)],
     ['New', 'number', (row) => formatBytes(row.newBytes)],
     ['Failure', 'failure', (row) => row.failure ?? '', (row) => row.failure ?? undefined],
@@ -149,6 +185,43 @@ export function checkpointsCard(status) {
   return card('checkpoints', 'Checkpoints', h('span', { class: 'note' }, every + counts), body, 'wide')
 }
 
+function subtaskName(status, { vertex, subtask }) {
+  return `${status.vertices.find((one) => one.id === vertex)?.name ?? vertex} #${subtask}`
+}
+
+/** Which split holds time back, by how much and why; above the table. */
+function heldNotice(held) {
+  if (held === null || held.reason === 'level') return null
+  const by = held.behindMs === null ? 'everything' : `the others by ${formatDuration(held.behindMs)}`
+  return h(
+    'p',
+    { class: 'held-notice' },
+    h('strong', null, held.split),
+    ` of ${held.vertexName} holds ${by} back. ${held.why}`,
+  )
+}
+
+/** One line an alignment group: what it allows, and who waits. */
+function alignmentNotes(status) {
+  if (status.alignment.length === 0) return null
+  return h(
+    'ul',
+    { class: 'alignment' },
+    status.alignment.map((group) => {
+      const paused = group.subtasks.filter((one) => one.state === 'paused')
+      const drift = Math.max(0, ...group.subtasks.map((one) => one.driftMs ?? 0))
+      const waiting = paused.map((one) => subtaskName(status, one)).join(', ')
+      return h(
+        'li',
+        { key: group.group },
+        h('strong', null, `Alignment ${group.group}`),
+        ` drift ${formatDuration(drift)} of ${formatDuration(group.maxDriftMs)} allowed; `,
+        paused.length === 0 ? 'nobody waits' : `paused: ${waiting}`,
+      )
+    }),
+  )
+}
+
 export function watermarksCard(status) {
   const held = status.heldBackBy
   const isHeld = (row) =>
@@ -160,6 +233,7 @@ export function watermarksCard(status) {
   const columns = [
     ['Split', 'name', (row) => row.split, (row) => row.split],
     ['Mark', '', (row) => splitMark(row, isHeld(row), held)],
+    ['Last record', 'number', (row) => (row.records === 0 ? 'none yet' : `${formatDuration(row.silentMs)} ago`)],
     ['Watermark', 'time', (row) => formatTime(row.watermarkMs)],
     ['Source', 'name short', (row) => names.get(row.vertex) ?? row.vertex, (row) => names.get(row.vertex)],
     ['#', 'number', (row) => row.subtask],
@@ -175,13 +249,51 @@ export function watermarksCard(status) {
           key: `${row.vertex}/${row.subtask}/${row.split}`,
           class: isHeld(row) ? 'held' : row.idle ? 'idle' : null,
         }))
-  return card('watermarks', 'Watermark per split', note, body)
+  return card('watermarks', 'Watermark per split', note, [heldNotice(held), alignmentNotes(status), body])
 }
 
 function splitMark(row, isHeld, held) {
   if (row.idle) return pill('idle', 'idle')
+  if (row.paused) return pill('paused', 'paused by alignment')
   if (!isHeld) return ''
   return held.behindMs === 0 ? pill('sets', 'sets the time') : pill('holds', 'holds time back')
+}
+
+/** Operators of all tasks with their time, and a line for each of their states. */
+export function operatorsCard(status) {
+  const rows = status.vertices.flatMap((vertex) =>
+    vertex.operatorTotals.flatMap((operator) => [
+      { key: `${vertex.id}/${operator.uid}`, operator, table: null },
+      ...operator.tables.map((table) => ({ key: `${vertex.id}/${operator.uid}/${table.name}`, operator, table })),
+    ]),
+  )
+  const own = (show) => (row) => (row.table === null ? show(row.operator) : '')
+  const state = (show) => (row) => (row.table === null ? '' : show(row.table))
+  const columns = [
+    [
+      'Operator',
+      'name',
+      (row) => (row.table === null ? row.operator.name : `↳ ${row.table.name}`),
+      (row) => row.operator.uid,
+    ],
+    ['In', 'number', own((one) => formatCount(one.recordsIn))],
+    ['Out', 'number', own((one) => formatCount(one.recordsOut))],
+    ['Busy', 'load', own((one) => meter(one.busy, one.busy >= 0.9 ? 'hot' : 'busy'))],
+    ['Blocked', 'load', own((one) => meter(one.backPressured, 'blocked'))],
+    ['Idle', 'number', own((one) => formatPercent(one.idle))],
+    ['Entries', 'number', state((one) => formatCount(one.entries)), () => 'in memory and in the store'],
+    ['Memory', 'number', (row) => formatBytes(row.table === null ? row.operator.stateBytes : row.table.memoryBytes)],
+    ['Stored', 'number', state((one) => formatBytes(one.storedBytes)), () => 'estimate for all entries'],
+    ['Last checkpoint', 'number', state((one) => formatBytes(one.checkpointBytes)), () => 'changes that it took'],
+  ]
+  const body =
+    rows.length === 0
+      ? h('p', { class: 'empty' }, 'No operator has reported yet.')
+      : table('Operators and state', columns, rows.slice(0, rowsMax * 2), (row) => ({
+          key: row.key,
+          class: row.table === null ? null : 'state-row',
+        }))
+  return card('operators', 'Operators and state', h('span', { class: 'note' }, 'all subtasks together'), body, 'wide')
 }
 
 export function sinksCard(status) {

@@ -240,12 +240,12 @@ describe('a job', () => {
       while (performance.now() < endMs);
       return rows
     })
-    assert.ok(slow.busy > 0.9, `the sink's task is busy: ${slow.busy}`)
-    assert.ok(numbers.backPressured > 0.8, `the source is back-pressured: ${numbers.backPressured}`)
+    assert.ok(slow.busy > 0.8, `the sink's task is busy: ${slow.busy}`)
+    assert.ok(numbers.backPressured > 0.5, `the source is back-pressured: ${numbers.backPressured}`)
     const [passes, writes] = slow.operators
     assert.equal(passes!.name, 'pass on')
     assert.ok(
-      writes!.busy > 0.85 && passes!.busy < 0.1,
+      writes!.busy > 0.7 && passes!.busy < 0.2,
       `within the chain it is the sink: ${JSON.stringify(slow.operators)}`,
     )
     assert.ok(writes!.recordsIn > 0 && passes!.recordsOut === writes!.recordsIn)
@@ -268,7 +268,7 @@ describe('a job', () => {
     })
     assert.ok(slow.busy > 0.8, `the sink's task is busy: ${slow.busy}`)
     assert.ok(slow.running < 0.3, `though it does not run: ${slow.running}`)
-    assert.ok(numbers.backPressured > 0.8, `the source is back-pressured: ${numbers.backPressured}`)
+    assert.ok(numbers.backPressured > 0.5, `the source is back-pressured: ${numbers.backPressured}`)
     const [passes, writes] = slow.operators
     assert.ok(writes!.busy > 0.7, `it is the sink that waits: ${writes!.busy}`)
     assert.ok(passes!.backPressured > 0.7, `the operator before it has no room: ${passes!.backPressured}`)

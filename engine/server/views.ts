@@ -105,6 +105,9 @@ export function jobSummary(status: JobStatus) {
 export function jobDetail(status: JobStatus, nowMs: number) {
   return {
     ...status,
+    // Operators of single subtasks are in `/subtasks`: twice a second their sums are enough.
+    ...graphView(status),
+    subtasks: status.subtasks.map((subtask) => ({ ...subtask, operators: [] })),
     exceptions: status.exceptions.map((exception) => ({ ...exception, stack: null })),
     nowMs,
     totals: jobTotals(status),
