@@ -65,12 +65,15 @@ export class Table implements StateTable {
     let cold = 0
     let liveBytes = 0
     let isKnown = true
+    let isEncoded = true
     for (const segment of this.segments.values()) {
       memoryBytes += segment.memoryBytes()
       live += segment.liveCount
       cold += segment.coldCount
       liveBytes += segment.liveCount * segment.rowBytesMean()
       if (segment.isUnknown) isKnown = false
+      // Decoded objects may never have been encoded: the bytes at hand say nothing of them.
+      if (segment.decodedCount > 0) isEncoded = false
     }
     // Entries that are in the store alone are taken to be as large as the others.
     const storedBytes = live > 0 ? liveBytes * ((live + cold) / live) : cold > 0 ? null : 0
@@ -78,7 +81,7 @@ export class Table implements StateTable {
       name: this.declaration.name,
       memoryBytes,
       entries: isKnown ? live + cold : null,
-      storedBytes: isKnown && storedBytes !== null ? Math.round(storedBytes) : null,
+      storedBytes: isKnown && isEncoded && storedBytes !== null ? Math.round(storedBytes) : null,
       checkpointBytes: this.checkpointBytes,
     }
   }

@@ -91,7 +91,6 @@ export function subtasksCard(status, rates, view) {
     ['In/s', 'number', rateOf('in'), (row) => `${formatExact(row.recordsIn)} in total`],
     ['Out/s', 'number', rateOf('out'), (row) => `${formatExact(row.recordsOut)} in total`],
     ['Records in', 'number', (row) => formatCount(row.recordsIn), (row) => formatExact(row.recordsIn)],
-    ['Records out', 'number', (row) => formatCount(row.recordsOut), (row) => formatExact(row.recordsOut)],
     ['Late', 'number', (row) => formatCount(row.lateDropped)],
     ['Dead', 'number', (row) => formatCount(row.deadLettered), () => 'dead-lettered'],
     [
@@ -110,7 +109,12 @@ export function subtasksCard(status, rates, view) {
       () => 'those that this subtask owns',
     ],
     ['State', 'number', (row) => formatBytes(row.stateBytes)],
-    ['Watermark', 'time', (row) => (row.ended ? 'end of input' : formatTime(row.watermarkMs))],
+    [
+      'Watermark',
+      'time',
+      (row) => (row.ended ? 'end of input' : formatClock(row.watermarkMs)),
+      (row) => `${formatTime(row.watermarkMs)} UTC`,
+    ],
   ]
   const selectedName = vertices.get(view.selected)?.name
   const note =
@@ -189,16 +193,15 @@ function subtaskName(status, { vertex, subtask }) {
   return `${status.vertices.find((one) => one.id === vertex)?.name ?? vertex} #${subtask}`
 }
 
+/** Splits are always a little apart; less than this is not worth a notice. */
+const noticeMs = 1000
+
 /** Which split holds time back, by how much and why; above the table. */
 function heldNotice(held) {
-  if (held === null || held.reason === 'level') return null
-  const by = held.behindMs === null ? 'everything' : `the others by ${formatDuration(held.behindMs)}`
-  return h(
-    'p',
-    { class: 'held-notice' },
-    h('strong', null, held.split),
-    ` of ${held.vertexName} holds ${by} back. ${held.why}`,
-  )
+  if (held === null || held.reason === 'level' || (held.behindMs !== null && held.behindMs < noticeMs)) return null
+  const by =
+    held.behindMs === null ? 'holds all time back.' : `is ${formatDuration(held.behindMs)} behind and holds time back.`
+  return h('p', { class: 'held-notice' }, h('strong', null, held.split), ` of ${held.vertexName} ${by} ${held.why}`)
 }
 
 /** One line an alignment group: what it allows, and who waits. */

@@ -142,7 +142,7 @@ export interface StateTableSize {
   readonly memoryBytes: number
   /** Entries in memory and in the store; null when what was restored is too large to have been counted. */
   readonly entries: number | null
-  /** What all entries take as they are stored, estimated from those in memory; null without any, or as `entries`. */
+  /** What all entries take as they are stored, estimated from those in memory; null without any, while objects are decoded, or as `entries`. */
   readonly storedBytes: number | null
   /** Bytes of changes that the last checkpoint took from it; null before the first. */
   readonly checkpointBytes: number | null
