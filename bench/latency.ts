@@ -3,6 +3,7 @@
  * changed, at a steady rate, with checkpoints.
  */
 import { parseArgs } from 'node:util'
+import { LatencyHistogram } from './latency-histogram.ts'
 import { buildLatencyBench } from './latency-job.ts'
 import { type JobCost, measureJob } from './measure-job.ts'
 import { wholeFlag } from './throughput.ts'
@@ -17,6 +18,9 @@ export interface LatencyOptions {
   readonly checkpointIntervalMs: number | null
 }
 
+/** Period of the timer that shows how busy the machine is. */
+const TIMER_MS = 5
+
 const QUANTILES = { p50: 0.5, p99: 0.99, p999: 0.999, p9999: 0.9999, max: 1 } as const
 
 export type Quantiles = Readonly<Record<keyof typeof QUANTILES, number>>
@@ -28,6 +32,8 @@ export interface LatencyResult extends LatencyOptions, JobCost {
   readonly sinceReadMs: Quantiles
   /** Milliseconds since the record was due to arrive: time in which nothing was read counts too. */
   readonly sinceDueMs: Quantiles
+  /** Milliseconds by which a timer was late on the coordinator's thread, which rests: what the machine adds by itself. */
+  readonly timerLateMs: Quantiles
 }
 
 /** Throws when results are missing. */
@@ -41,7 +47,18 @@ export async function measureLatency(options: LatencyOptions): Promise<LatencyRe
     parallelism: String(parallelism),
   }
   const { graph, tally } = buildLatencyBench(config)
+  const startedMs = performance.now()
+  const timer = new LatencyHistogram()
+  let beforeMs = Number.NaN
   const cost = await measureJob({
+    sample: {
+      everyMs: TIMER_MS,
+      take() {
+        const now = performance.now()
+        if (now - startedMs > warmUpSeconds * 1_000) timer.add(now - beforeMs - TIMER_MS)
+        beforeMs = now
+      },
+    },
     name: 'bench-latency',
     graph,
     module: './latency-job',
@@ -62,6 +79,7 @@ export async function measureLatency(options: LatencyOptions): Promise<LatencyRe
     measured,
     sinceReadMs: quantiles((share) => tally.read.quantileMs(share)),
     sinceDueMs: quantiles((share) => tally.due.quantileMs(share)),
+    timerLateMs: quantiles((share) => timer.quantileMs(share)),
   }
 }
 
@@ -116,6 +134,7 @@ function textOf(result: LatencyResult): string {
     `latency    ${result.rate} records a second, ${result.keys} keys, parallelism ${result.parallelism}, ${result.stateBackend}, ${result.checkpoints} checkpoints`,
     line('since read', result.sinceReadMs),
     line('since due', result.sinceDueMs),
+    line('timer late', result.timerLateMs),
     `measured   ${result.measured} results, ${(result.cpuSeconds / result.seconds).toFixed(2)} CPU-seconds a second`,
     '',
   ].join('\n')
