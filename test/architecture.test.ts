@@ -174,10 +174,10 @@ describe('import directions', () => {
     )
   })
 
-  test('jobs use public exports only', () => {
+  test('jobs and examples use public exports only', () => {
     none(
       imports
-        .filter(({ from }) => from.startsWith('jobs/'))
+        .filter(({ from }) => /^(jobs|docs)\//.test(from))
         .filter(({ specifier }) => !/^(\.\/|node:|millrace(\/|$))/.test(specifier))
         .map(({ from, specifier }) => `${from}: '${specifier}' - a job imports 'millrace' and 'millrace/...'`),
     )

@@ -82,3 +82,18 @@ test('a row that does not fit, and a position past the end, are named', async ()
     await assert.rejects(read(source, [{ id: 'rows', position }], 10), { code: 'POSITION_INVALID' })
   }
 })
+
+test('batches of a size come with a rest after each, in which it asks to be called again', async () => {
+  let wakes = 0
+  const context = { wake: () => wakes++ } as unknown as SourceReaderContext
+  const reader = collectionSource([1, 2, 3], { batchRows: 2 }).createReader(context)
+  await reader.open(START)
+  const kinds: string[] = []
+  for (let polled = reader.poll(10); ; polled = reader.poll(10)) {
+    kinds.push(polled.kind === 'batch' ? `${polled.batch.length} rows` : `${polled.kind}, ${wakes} wakes`)
+    await Promise.resolve()
+    if (polled.kind === 'end') break
+  }
+  assert.deepEqual(kinds, ['2 rows', 'pending, 0 wakes', '1 rows', 'end, 1 wakes'])
+  assert.throws(() => collectionSource([1], { batchRows: 0 }), { code: 'OPTION_INVALID' })
+})

@@ -1,2 +1,2 @@
 /** Collection connector: a bounded source over rows in memory. */
-export { collectionSource } from './collection-source.ts'
+export { type CollectionOptions, collectionSource } from './collection-source.ts'

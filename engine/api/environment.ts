@@ -5,7 +5,7 @@
  */
 import { collectSink } from '../../connectors/collect/collect-sink.ts'
 import { streamSink } from '../../connectors/collect/stream-sink.ts'
-import { collectionSource } from '../../connectors/collection/collection-source.ts'
+import { type CollectionOptions, collectionSource } from '../../connectors/collection/collection-source.ts'
 import { type DataGenOptions, dataGenSource } from '../../connectors/datagen/datagen-source.ts'
 import { sequenceSource } from '../../connectors/datagen/sequence-source.ts'
 import { printSink } from '../../connectors/print/print-sink.ts'
@@ -13,7 +13,6 @@ import { type SocketSourceOptions, socketSource } from '../../connectors/socket/
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { Schema } from '../core/schema.ts'
 import type { Duration } from '../core/time.ts'
 import type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
@@ -169,12 +168,15 @@ export class StreamExecutionEnvironment {
     return this.fromCollection(elements)
   }
 
-  /** A bounded stream of these elements, in order, read by one subtask. `schema` gives them columns. */
+  /**
+   * A bounded stream of these elements, in order, read by one subtask. `schema` gives them columns; with `batchRows: 1`
+   * a watermark comes after each of them, so that some can be late. Throws `OPTION_INVALID`.
+   */
   fromCollection<T>(
     elements: readonly T[],
-    options?: { readonly schema: Schema<NoInfer<T>> },
+    options: CollectionOptions<NoInfer<T>> = {},
   ): SingleOutputStreamOperator<T> {
-    const source = collectionSource<T>(elements, options as { readonly schema: Schema<T> } | undefined)
+    const source = collectionSource<T>(elements, options as CollectionOptions<T>)
     return this.fromSource(source, undefined, 'Source: Collection').setParallelism(1)
   }
 

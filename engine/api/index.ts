@@ -65,7 +65,14 @@ export type {
   TaggedUnion,
 } from '../contract/joint-functions.ts'
 export type { Sink } from '../contract/sink.ts'
-export type { Source } from '../contract/source.ts'
+export type {
+  DeadLetter,
+  Source,
+  SourcePoll,
+  SourceReader,
+  SourceReaderContext,
+  SplitState,
+} from '../contract/source.ts'
 export {
   type Evictor,
   type EvictorContext,
@@ -91,6 +98,7 @@ export {
 } from '../core/accumulators.ts'
 export { MillraceError } from '../core/errors.ts'
 export type { Key } from '../core/keys.ts'
+export { batchOfRows } from '../core/rows.ts'
 export { type RowOf, type Schema, schema, t } from '../core/schema.ts'
 export { type Duration, days, hours, milliseconds, minutes, seconds, Time } from '../core/time.ts'
 export type { Counter, Histogram, Meter, MetricGroup } from '../core/user-metrics.ts'

@@ -23,7 +23,10 @@ export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F)
 
 /** As `processFunctionFactory`, for the objects that `map`, `flatMap` and `filter` take besides functions. */
 export function richFunctionFactory<F extends RichFunction>(fn: F): () => F {
-  return copies(fn, 'Make it a class, for example one that extends RichMapFunction, and keep what open gets in `this`.')
+  return copies(
+    fn,
+    'Make it a class, for example one that extends RichMapFunction, whose functions are methods; keep what open gets in `this`.',
+  )
 }
 
 function copies<F extends RichFunction>(fn: F, hint: string): () => F {

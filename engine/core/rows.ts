@@ -108,8 +108,16 @@ export class BatchBuilder {
   }
 }
 
-/** A batch from row objects; more than `BATCH_ROWS_MAX` rows are refused by the builder's capacity. */
+/**
+ * A batch from row objects, for sources of your own: up to 2,048 rows, each with its event time in milliseconds where
+ * `eventTimes` has one. Throws `BATCH_TOO_LARGE`, and `ROW_INVALID` for a row that does not fit the schema.
+ */
 export function batchOfRows(schema: Schema, rows: readonly unknown[], eventTimes?: readonly number[]): Batch {
+  if (rows.length > BATCH_ROWS_MAX) {
+    throw new MillraceError('BATCH_TOO_LARGE', `${rows.length} rows are too many for a batch.`, {
+      hint: `Hand on up to ${BATCH_ROWS_MAX} at once, as \`poll\` is asked for.`,
+    })
+  }
   const builder = new BatchBuilder(schema)
   for (let i = 0; i < rows.length; i++) builder.append(rows[i], eventTimes === undefined ? Number.NaN : eventTimes[i]!)
   return builder.build()
