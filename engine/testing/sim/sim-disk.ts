@@ -7,7 +7,8 @@
  * Invariants:
  * - Bytes appended since the last `sync` are cut at a random byte by `crash`.
  * - Entries created, linked or removed since the last `syncDirectory` may each be lost by `crash`, new
- *   directories included; `rename` and `createExclusive` are durable once they resolve.
+ *   directories included; `rename` and `createExclusive` are durable once they resolve. A file that was
+ *   renamed is there after a crash under one of its two names.
  * - After `crash` no operation of an earlier scope has an effect.
  */
 import { createHash } from 'node:crypto'
@@ -55,6 +56,8 @@ export class SimDisk {
   private durable = new Map<string, Node>()
   /** What operations under way may leave behind when a crash cuts them off. */
   private readonly underWay = new Set<() => void>()
+  /** Renames that no directory sync has made durable yet. */
+  private renames: { readonly from: string; readonly to: string; readonly node: Node }[] = []
   private readonly options: SimDiskOptions
   private readonly random: SeededRandom
 
@@ -77,6 +80,11 @@ export class SimDisk {
       if (path !== this.options.root && !survivors.has(parentOf(path))) continue
       survivors.set(path, node)
     }
+    for (const { from, to, node } of this.renames) {
+      if (survivors.get(to) === node) survivors.delete(from)
+      else if (survivors.has(parentOf(from))) survivors.set(from, node)
+    }
+    this.renames = []
     for (const node of new Set(survivors.values())) {
       if (node.kind !== 'file' || node.synced === node.bytes.length) continue
       const kept = this.random.between(node.synced, node.bytes.length)
@@ -136,7 +144,9 @@ export class SimDisk {
         }
         // Cut off between the renaming and the sync of the directory.
         const undurably = (): void => {
-          if (this.live.has(from)) move()
+          if (!this.live.has(from)) return
+          this.renames.push({ from, to, node: this.file(from) })
+          move()
         }
         return run('write', `rename ${from}`, moveDurably, undurably)
       },
@@ -310,6 +320,7 @@ export class SimDisk {
 
   /** Makes the entries of one directory durable as they are now. */
   private syncEntries(directory: string): void {
+    this.renames = this.renames.filter(({ to }) => parentOf(to) !== directory)
     for (const path of this.durable.keys()) {
       if (parentOf(path) === directory && !this.live.has(path)) this.durable.delete(path)
     }

@@ -18,7 +18,6 @@ const QUICK: readonly MutantName[] = [
   'stale-ack',
   'sync-does-nothing',
   'watermark-forgotten',
-  'zombie-commits',
 ]
 
 for (const name of QUICK) {

@@ -101,6 +101,8 @@ class Simulation {
   /** Where a branch began to see rows, and whether it was taken out since. */
   /** State of operators that the program lacks may be dropped. */
   private allowsNonRestored = false
+  /** Number of the last manifest before an upgrade in the current directory. */
+  private upgradedAfter = 0
   private readonly branches = new Map<BranchName, { since: Since; isPartial: boolean }>()
   private next: NextStart
   private actives: Active[] = []
@@ -388,6 +390,7 @@ class Simulation {
       (name) => !this.branches.has(name) && BRANCHES[name].sources <= this.shape.splits.length,
     )
     const manifest = this.invariants.newest(this.directory) ?? this.invariants.manifestAt(this.next.restore)
+    this.upgradedAfter = this.invariants.newest(this.directory)?.number ?? 0
     if (addable.length > 0 && (branches.length === 1 || this.random.chance(0.5))) {
       const name = this.random.pick(addable)
       const since = new Map<string, number>()
@@ -532,7 +535,9 @@ class Simulation {
   /** One bit of the newest manifest flips, or its end is gone. */
   private damageManifest(): void {
     const manifest = this.invariants.newest(this.directory)
-    if (manifest === null || this.next.restore !== 'latest') return
+    if (manifest === null || this.next.restore !== 'latest' || this.next.refusal !== null) return
+    // Never back behind an upgrade: the job that is then restored is another one.
+    if (manifest.number <= this.upgradedAfter) return
     const path = layout.manifest(this.directory, manifestName(manifest.number))
     const bytes = Buffer.from(this.files.read(path))
     this.damaged = { path, bytes }
