@@ -17,6 +17,11 @@ const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
 const DAMAGE = /does not match its checksum|Set .* aside|already holds epoch|No checkpoint in/
 const DAMAGE_CODES = new Set(['SINK_AHEAD', 'CHECKPOINT_NOT_FOUND'])
 
+/** Empty when it has none. */
+export function errorCode(error: unknown): string {
+  return (error as { code?: string } | null)?.code ?? ''
+}
+
 /** Do the faults of the simulation explain this failure? */
 export function explained(message: string, hasRival: boolean): boolean {
   return INJECTED.test(message) || (hasRival && RIVALRY.test(message))

@@ -7,12 +7,13 @@
  */
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { collectGarbage } from '../../checkpoint/gc.ts'
-import { decodeManifest } from '../../checkpoint/manifest.ts'
+import { decodeManifest, manifestNumber } from '../../checkpoint/manifest.ts'
 import type { SinkWriter } from '../../contract/sink.ts'
 import type { JsonValue } from '../../core/json-value.ts'
 import { rowReader } from '../../core/rows.ts'
 import type { FromWorker, WorkerAck } from '../../runtime/protocol.ts'
 import type { SinkRow } from './sim-external.ts'
+import type { SimShape } from './sim-input.ts'
 import type { SimJobWorld } from './sim-job.ts'
 import type { Plant } from './sim-plant.ts'
 import {
@@ -156,6 +157,33 @@ function liveStores(): Plant {
         return store
       },
     }),
+  }
+}
+
+/** Only with remote checkpoints can two processes be at work. */
+const remotely = (shape: SimShape): SimShape => ({ ...shape, isRemote: true })
+
+/** Once it owns a job, a process sees no manifests but its own, whatever it is told; sinks take what it sends. */
+function blindZombies(): Plant {
+  return {
+    shape: remotely,
+    external: { ignoresOwner: true },
+    disk(disk) {
+      let own = Number.POSITIVE_INFINITY
+      return {
+        ...disk,
+        async createExclusive(path, bytes) {
+          const created = await disk.createExclusive(path, bytes)
+          if (!isManifest(path)) return created
+          own = decodeManifest(bytes, path).number
+          return true
+        },
+        async list(path) {
+          const names = await disk.list(path)
+          return path.endsWith('/manifests') ? names.filter((name) => (manifestNumber(name) ?? 0) <= own) : names
+        },
+      }
+    },
   }
 }
 
@@ -359,16 +387,7 @@ export const MUTANTS = {
   },
   'zombie-commits': {
     what: 'a process that was taken over does not notice, and no sink stops it',
-    plant: () => ({
-      external: { ignoresOwner: true },
-      disk: (disk) => ({
-        ...disk,
-        async createExclusive(path, bytes) {
-          const created = await disk.createExclusive(path, bytes)
-          return created || isManifest(path)
-        },
-      }),
-    }),
+    plant: blindZombies,
   },
   'collection-at-any-time': { what: 'garbage is collected while a checkpoint is made', plant: collectionAtAnyTime },
   'falls-back-past-marker': {
@@ -378,6 +397,7 @@ export const MUTANTS = {
   'manifest-overwritten': {
     what: 'a manifest is written over one that exists',
     plant: () => ({
+      shape: remotely,
       disk: (disk) => ({
         ...disk,
         async createExclusive(path, bytes) {

@@ -14,7 +14,7 @@ import type { JobEvent } from '../../runtime/status.ts'
 import { SeededRandom } from './seeded-random.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
 import { SimDisk } from './sim-disk.ts'
-import { explained, isLostRace, mayBeRefused } from './sim-errors.ts'
+import { errorCode, explained, isLostRace, mayBeRefused } from './sim-errors.ts'
 import { SimExternal } from './sim-external.ts'
 import { type Fault, planFaults } from './sim-faults.ts'
 import { SimFiles } from './sim-files.ts'
@@ -333,15 +333,17 @@ class Simulation {
   private processFailed(active: Active): void {
     const { process, start, hasRival } = active
     const { error, master } = process
-    const code = (error as { code?: string } | null)?.code ?? ''
+    const code = errorCode(error)
     const message = messageOf(error)
+    // Without a rival too: what a process sent to the object store before it died may arrive now.
+    const mayLose = hasRival || (this.shape.isRemote && isLostRace(code))
     if (isLostRace(code) && master.id === this.invariants.newest(this.directory)?.owner) {
       this.invariants.fail('I11', `the process that has the job gave it up: ${code} ${message}`)
-    } else if (start.refusal !== null && code !== start.refusal && !explained(message, hasRival)) {
+    } else if (start.refusal !== null && code !== start.refusal && !explained(message, mayLose)) {
       this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
       this.repair()
-    } else if (start.refusal === null && !(explained(message, hasRival) && (hasRival || !isLostRace(code)))) {
+    } else if (start.refusal === null && !explained(message, mayLose)) {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
     }
     if (this.violation !== null) return
@@ -584,7 +586,7 @@ class Simulation {
       )
       if (stop) active.ending = 'stop'
     } catch (error) {
-      if ((error as { code?: string }).code !== 'JOB_NOT_RUNNING') throw error
+      if (errorCode(error) !== 'JOB_NOT_RUNNING') throw error
     }
   }
 
