@@ -28,6 +28,8 @@ export type ManifestEntry =
 export interface ManifestListing {
   /** Numbers present, ascending. */
   readonly numbers: number[]
+  /** Numbers of damaged manifests that were set aside. */
+  readonly setAside: number[]
   /** The highest number that was ever given out and is not collected: of manifests set aside too; 0 for none. */
   readonly last: number
 }
@@ -35,11 +37,10 @@ export interface ManifestListing {
 export async function listManifests(disk: Disk, directory: string): Promise<ManifestListing> {
   const names = await disk.list(layout.manifests(directory))
   const numbersOf = (texts: readonly string[]) => texts.map(manifestNumber).filter((number) => number !== null)
-  const setAside = names.map((name) => name.replace(/\.corrupt$/, '.json'))
-  return {
-    numbers: numbersOf(names).sort((a, b) => a - b),
-    last: numbersOf(setAside).reduce((max, number) => Math.max(max, number), 0),
-  }
+  const numbers = numbersOf(names).sort((a, b) => a - b)
+  const damaged = names.filter((name) => name.endsWith('.corrupt'))
+  const setAside = numbersOf(damaged.map((name) => name.replace(/\.corrupt$/, '.json')))
+  return { numbers, setAside, last: Math.max(0, ...numbers.slice(-1), ...setAside) }
 }
 
 /** Numbers present, ascending. */

@@ -91,6 +91,10 @@ describe('a takeover', () => {
       assert.deepEqual([manifest.parent, manifest.epoch], [1, 1])
       assert.ok(manifest.generation > 2)
       assert.ok((await disk.list(layout.manifests(directory))).includes('000000000003.corrupt'))
+      // A start that has set them aside and then failed leaves the next one the same.
+      await disk.remove(pathOf(directory, manifest.number))
+      const again = await takeOver(disk, optionsOf(directory))
+      assert.deepEqual([again.manifest.number, again.manifest.generation], [manifest.number, manifest.generation])
       assert.equal(manifest.number, 4, 'numbers of manifests set aside are not used again')
     }))
 

@@ -21,7 +21,7 @@ import { type AssignedSplit, assignedSplit } from '../runtime/source-driver.ts'
 import { DEAD_LETTER_SINK } from './dead-letters.ts'
 import { layout } from './layout.ts'
 import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName, type PendingCommit } from './manifest.ts'
-import { createManifest, listManifests, manifestNumbers, readManifest } from './manifest-store.ts'
+import { createManifest, listManifests, readManifest } from './manifest-store.ts'
 import { isAnySegmentGone, segmentsOf } from './outbox.ts'
 
 /** Attempts of one generation are numbered from generation times this. */
@@ -93,7 +93,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   }
   if (options.isRestart === true && quarantined.length === 0 && base?.owner !== options.owner)
     throw takenOver(directory)
-  const generation = (await generationBefore(disk, directory, base)) + quarantined.length + 1
+  const generation = (await generationBefore(disk, directory, base)) + 1
   const isMove = found !== null && found.directory !== directory
   const manifest: Manifest = {
     ...(isMove ? await withoutDeadLetters(disk, found) : (base ?? emptyManifest(options))),
@@ -120,16 +120,18 @@ function takenOver(directory: string): MillraceError {
 
 /**
  * The highest generation that may have been used: the newest manifest of the directory need not be the one
- * restored. One that cannot be read may itself have been a takeover; the caller counts those on top.
+ * restored. One that cannot be read may itself have been a takeover, now or before it was set aside by any start.
  */
 async function generationBefore(disk: Disk, directory: string, base: Manifest | null): Promise<number> {
+  const { numbers, setAside } = await listManifests(disk, directory)
   let unreadable = 0
-  for (const number of (await manifestNumbers(disk, directory)).reverse()) {
+  for (const number of numbers.reverse()) {
     const { manifest } = await readManifest(disk, directory, number)
-    if (manifest !== null) return Math.max(base?.generation ?? 0, manifest.generation + unreadable)
+    const hidden = unreadable + setAside.filter((damaged) => damaged > number).length
+    if (manifest !== null) return Math.max(base?.generation ?? 0, manifest.generation + hidden)
     unreadable++
   }
-  return (base?.generation ?? 0) + unreadable
+  return (base?.generation ?? 0) + unreadable + setAside.length
 }
 
 function emptyManifest(options: RecoveryOptions): Manifest {

@@ -23,4 +23,5 @@ export const KNOWN_SEEDS: readonly { readonly seed: number; readonly found: stri
   { seed: 958, found: 'the fence of a late process ended the one that owned the job' },
   { seed: 1183, found: 'a takeover passed over a checkpoint that the owner made after the base was chosen' },
   { seed: 1940, found: 'a wall clock set back by an hour held checkpoints up for an hour' },
+  { seed: 7684, found: 'the generation of a takeover that was set aside was used again' },
 ]
