@@ -4,6 +4,9 @@
  *
  * Called by the command lines (main.ts, mutants.ts) and the tests. Everything random comes from the seed,
  * so a seed is a complete description of a run, and the same seed gives the same trace hash.
+ *
+ * It is a little longer than other files: the processes of a run, the faults that hit them and what each may
+ * end with belong to one story, and change the same few fields.
  */
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { layout } from '../../checkpoint/layout.ts'
@@ -12,20 +15,20 @@ import { messageOf } from '../../core/errors.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { JobEvent } from '../../runtime/status.ts'
 import { SeededRandom } from './seeded-random.ts'
-import { BRANCHES, type BranchName } from './sim-branches.ts'
 import { SimDisk } from './sim-disk.ts'
 import { errorCode, explained, isLostRace, mayBeRefused } from './sim-errors.ts'
 import { SimExternal } from './sim-external.ts'
 import { type Fault, planFaults } from './sim-faults.ts'
 import { SimFiles } from './sim-files.ts'
-import { randomShape, type SimShape, sourceUid } from './sim-input.ts'
+import { randomShape, type SimShape } from './sim-input.ts'
 import { SimInvariants, type Violation } from './sim-invariants.ts'
-import { buildGraph, type SimJobWorld, type SimProgram } from './sim-job.ts'
+import { buildGraph, type SimJobWorld } from './sim-job.ts'
 import { BUCKET, SimObjects } from './sim-object-store.ts'
 import type { Plant } from './sim-plant.ts'
 import { SimProcess } from './sim-process.ts'
-import { BranchResults, checkDeadLetters, type Since } from './sim-results.ts'
+import { checkDeadLetters } from './sim-results.ts'
 import { Scope, SIM_START_MS, SimScheduler } from './sim-scheduler.ts'
+import { SimVersions } from './sim-versions.ts'
 
 export interface SimOptions {
   /** A bug to plant. */
@@ -93,17 +96,15 @@ class Simulation {
   private readonly invariants: SimInvariants
   private readonly faults: Fault[]
   private readonly pollFailure = { armed: false }
-  private program: SimProgram
+  private readonly versions: SimVersions
   /** Where checkpoints lie, the current one last. */
   private readonly directories: string[] = []
   /** Machines on which processes ran so far; more than one only with remote checkpoints. */
   private machines = 1
-  /** Where a branch began to see rows, and whether it was taken out since. */
   /** State of operators that the program lacks may be dropped. */
   private allowsNonRestored = false
   /** Number of the last manifest before an upgrade in the current directory. */
   private upgradedAfter = 0
-  private readonly branches = new Map<BranchName, { since: Since; isPartial: boolean }>()
   private next: NextStart
   private actives: Active[] = []
   /** Bytes of the manifest that a fault damaged, by its path, while it may be wanted back. */
@@ -152,8 +153,7 @@ class Simulation {
     this.faults = this.plant.faults?.(faults) ?? faults
     this.random = root.fork()
     this.invariants = new SimInvariants(this.files, this.external)
-    this.program = { branches: this.shape.branches, hasExtraStep: false }
-    for (const name of this.shape.branches) this.branches.set(name, { since: new Map(), isPartial: false })
+    this.versions = new SimVersions(this.shape, this.random)
     this.next = this.plainStart()
     this.startProcess(this.shape.parallelism, this.shape.workers)
   }
@@ -226,7 +226,8 @@ class Simulation {
   // ---- processes ----
 
   private startProcess(parallelism: number, workers: number): void {
-    const { scheduler, disk, random, shape, plant, directory, program } = this
+    const { scheduler, disk, random, shape, plant, directory } = this
+    const { program } = this.versions
     const label = `p${this.processes}`
     const scope = new Scope(label, null)
     const world: SimJobWorld = {
@@ -309,17 +310,8 @@ class Simulation {
   }
 
   private nextProcess(): void {
-    this.changeProgram()
+    this.versions.reshuffle()
     this.startProcess(this.random.between(1, 4), this.random.between(1, 3))
-  }
-
-  /** Between two processes the program may change in ways that keep all state. */
-  private changeProgram(): void {
-    if (!this.random.chance(0.3)) return
-    const { branches, hasExtraStep } = this.program
-    this.program = this.random.chance(0.5)
-      ? { branches: [...branches].reverse(), hasExtraStep }
-      : { branches, hasExtraStep: !hasExtraStep }
   }
 
   private processEnded(active: Active): void {
@@ -385,31 +377,13 @@ class Simulation {
     this.next = { ...this.next, restore: savepoint }
   }
 
-  /** One branch comes or goes. Called when nothing is pending. */
   private upgrade(): void {
-    const { branches, hasExtraStep } = this.program
-    const addable = (Object.keys(BRANCHES) as BranchName[]).filter(
-      (name) => !this.branches.has(name) && BRANCHES[name].sources <= this.shape.splits.length,
-    )
-    const manifest = this.invariants.newest(this.directory) ?? this.invariants.manifestAt(this.next.restore)
-    this.upgradedAfter = this.invariants.newest(this.directory)?.number ?? 0
-    if (addable.length > 0 && (branches.length === 1 || this.random.chance(0.5))) {
-      const name = this.random.pick(addable)
-      const since = new Map<string, number>()
-      for (const source of this.shape.splits.keys()) {
-        const splits = manifest?.sources.find(({ uid }) => uid === sourceUid(source))?.splits ?? []
-        for (const { id, position } of splits) since.set(`${source} ${id}`, position as number)
-      }
-      this.branches.set(name, { since, isPartial: false })
-      this.program = { branches: [...branches, name], hasExtraStep }
-    } else if (branches.length > 1) {
-      const name = this.random.pick(branches)
-      this.branches.get(name)!.isPartial = true
-      this.program = { branches: branches.filter((other) => other !== name), hasExtraStep }
-      const isKnown = manifest?.operators.some(({ uid, isKeyed }) => isKeyed && uid.startsWith(name)) ?? false
-      this.allowsNonRestored = !isKnown
-      if (isKnown) this.next = { ...this.next, refusal: 'STATE_NOT_RESTORED' }
-    }
+    const newest = this.invariants.newest(this.directory)
+    this.upgradedAfter = newest?.number ?? 0
+    const effect = this.versions.upgrade(newest ?? this.invariants.manifestAt(this.next.restore))
+    if (effect === 'none') return
+    this.allowsNonRestored = effect === 'state-kept'
+    if (effect === 'state-lost') this.next = { ...this.next, refusal: 'STATE_NOT_RESTORED' }
   }
 
   /** The input is read to its end and everything is committed. */
@@ -419,11 +393,7 @@ class Simulation {
     for (const { process } of this.actives) process.scope.kill()
     this.isOver = true
     this.invariants.checkI5NothingPending()
-    for (const [name, { since, isPartial }] of this.branches) {
-      const fail = (invariant: string, message: string): void => this.invariants.fail(invariant, message)
-      const { shape, external } = this
-      BRANCHES[name].check(new BranchResults({ shape, external, fail, name, since, isPartial }))
-    }
+    this.versions.check(this.external, (invariant, message) => this.invariants.fail(invariant, message))
     checkDeadLetters(this.shape, this.files, this.directories, (message) => this.invariants.fail('I5', message))
   }
 
