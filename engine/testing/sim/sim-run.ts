@@ -538,7 +538,10 @@ class Simulation {
     const active = this.newest
     active.process.scope.pause()
     active.resumesAtStep = this.scheduler.steps + this.random.between(1, PAUSED_STEPS_MAX)
-    if (!this.shape.isRemote || active.start.refusal !== null || this.invariants.newest(this.directory) === null) return
+    if (!this.shape.isRemote || active.start.refusal !== null) return
+    // Nobody starts the job from its newest checkpoint while it is being started from another one.
+    const newest = this.invariants.newest(this.directory)?.number ?? 0
+    if (newest === 0 || (active.start.restore !== 'latest' && newest <= active.startedAfter)) return
     active.hasRival = true
     this.machines++
     this.nextProcess()
