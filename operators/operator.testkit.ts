@@ -12,7 +12,14 @@ import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { Operator, OperatorContext, OperatorCounters, Output } from '../engine/contract/operator.ts'
 import type { WorkerContext } from '../engine/contract/worker-context.ts'
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
-import { BATCH_ROWS_MAX, type Batch, type KeyColumn, withKeys } from '../engine/core/batch.ts'
+import {
+  BATCH_ROWS_MAX,
+  type Batch,
+  type KeyColumn,
+  type Projection,
+  projectBatch,
+  withKeys,
+} from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Io } from '../engine/core/io.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
@@ -88,6 +95,10 @@ export interface RigInput {
   readonly schema: Schema
   /** Null for an input without keys; its rows go to the first subtask, unless it is a broadcast. */
   readonly keyOf?: ((row: unknown) => unknown) | null
+  /** Computes the keys as an edge of a graph does, instead of `keyOf`. */
+  readonly createKeys?: (() => (batch: Batch) => KeyColumn) | null
+  /** The columns that the operator reads of this input. */
+  readonly projection?: Projection
   /** Every row goes to every subtask. */
   readonly isBroadcast?: boolean
 }
@@ -144,7 +155,8 @@ export class OperatorRig {
     return Array.from({ length: parallelism }, (_, subtask) => {
       const store = this.newStore()
       for (const from of old) copyOwned(from, store, keyGroupRange(subtask, parallelism, KEY_GROUPS))
-      const backend = this.options.keyOf ? this.openBackend(subtask, parallelism, store, before) : null
+      const isKeyed = Boolean(this.options.keyOf ?? this.options.createKeys)
+      const backend = isKeyed ? this.openBackend(subtask, parallelism, store, before) : null
       const operator = this.options.create()
       const rig: SubtaskRig = {
         operator,
@@ -229,7 +241,8 @@ export class OperatorRig {
     return subtaskOfKeyGroup(keyGroupOf(keys.hashes[0], KEY_GROUPS), this.subtasks.length, KEY_GROUPS)
   }
 
-  private keysOf(batch: Batch, { keyOf }: RigInput): KeyColumn | null {
+  private keysOf(batch: Batch, { keyOf, createKeys }: RigInput): KeyColumn | null {
+    if (createKeys) return createKeys()(batch)
     if (!keyOf) return null
     const read = rowReader(batch.schema, this.worker.interner, 'keys')
     return valueKeyExtractor((sent, i) => keyOf(read(sent, i)))(batch)
@@ -242,7 +255,8 @@ export class OperatorRig {
     input: number,
   ): void {
     const plain = batchOf(from.schema, rows)
-    const batch = withKeys(plain, this.keysOf(plain, from))
+    const keyed = withKeys(plain, this.keysOf(plain, from))
+    const batch = from.projection === undefined ? keyed : projectBatch(keyed, from.projection)
     for (let row = 0, stuck = 0; row < batch.length; ) {
       const { length } = this.output.batches
       const next = subtask.operator.process(batch, row, this.output, input)
