@@ -281,8 +281,17 @@ describe('broadcast functions', () => {
     )
     const sizes = rig.subtasks.map(({ operator }) => JSON.stringify(operator.snapshot!()).length)
     assert.ok(sizes[0]! > 500_000 && sizes[1]! < 1_000 && sizes[2]! < 1_000, String(sizes))
+    const [first] = rig.subtasks
+    assert.equal(
+      (first!.operator.snapshot!() as { broadcast: object }).broadcast['rules' as never],
+      (first!.operator.snapshot!() as { broadcast: object }).broadcast['rules' as never],
+      'encoded again only when it changed',
+    )
+    rig.push([{ put: 'rule 1', factor: 5 }], [0], 1)
     rig.restore(4)
     rig.push([{ key: 'rule 14999', n: 2 }], [1])
+    rig.push([{ key: 'rule 1', n: 2 }], [1])
+    assert.equal((rig.output.main[1]!.row as { result: number }).result, 10)
     assert.equal((rig.output.main[0]!.row as { result: number }).result, 14_999 * 2)
     rig.close()
   })

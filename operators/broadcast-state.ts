@@ -36,6 +36,8 @@ class BroadcastMap implements BroadcastState<Key, unknown> {
   private readonly plain = new Map<Key, Entry>()
   private readonly composite = new Map<string, Entry>()
   private readonly scratch = new ByteArena(64)
+  /** What the map is in a snapshot, until it changes: large maps that change rarely cost a checkpoint nothing. */
+  private stored: StoredMap | null = null
 
   constructor(descriptor: BroadcastDescriptor, codec: ValueCodec, refuse: (value: unknown) => void) {
     this.descriptor = descriptor
@@ -67,6 +69,7 @@ class BroadcastMap implements BroadcastState<Key, unknown> {
 
   put(key: Key, value: unknown): void {
     this.refuse(value)
+    this.stored = null
     // Refuses what cannot be a key before it is in the map.
     const encoded = this.encoded(key)
     if (typeof key === 'object' && key !== null) this.composite.set(encoded, [key, value])
@@ -78,11 +81,13 @@ class BroadcastMap implements BroadcastState<Key, unknown> {
   }
 
   remove(key: Key): void {
+    this.stored = null
     if (typeof key === 'object' && key !== null) this.composite.delete(this.encoded(key))
     else this.plain.delete(key)
   }
 
   clear(): void {
+    this.stored = null
     this.plain.clear()
     this.composite.clear()
   }
@@ -101,6 +106,11 @@ class BroadcastMap implements BroadcastState<Key, unknown> {
   }
 
   snapshot(): StoredMap {
+    this.stored ??= this.encodeAll()
+    return this.stored
+  }
+
+  private encodeAll(): StoredMap {
     const arena = new ByteArena(1_024)
     const append = (bytes: Uint8Array): void => {
       arena.reserve(4)
@@ -133,6 +143,7 @@ class BroadcastMap implements BroadcastState<Key, unknown> {
       this.put(decodeKey(bytes, at + 4, valueAt), this.codec.decode(bytes, valueAt + 4, end))
       at = end
     }
+    this.stored = stored
   }
 }
 

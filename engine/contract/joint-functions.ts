@@ -78,7 +78,10 @@ export interface ReadOnlyBroadcastState<MK extends Key, V> {
   entries(): Iterable<[MK, V]>
 }
 
-/** A map that every subtask has a copy of. All copies must be changed alike: by the broadcast elements alone. */
+/**
+ * A map that every subtask has a copy of. All copies must be changed alike: by the broadcast elements alone. A value that
+ * is changed in place is kept when it is put again.
+ */
 export interface BroadcastState<MK extends Key, V> extends ReadOnlyBroadcastState<MK, V> {
   put(key: MK, value: V): void
   putAll(entries: Iterable<readonly [MK, V]>): void
