@@ -1,5 +1,6 @@
 /**
- * A process that commits epochs to the PGlite directory named by its argument until it is killed.
+ * A process that commits epochs to the PGlite directory named by its first argument until it is killed, in
+ * transactions of about as many bytes as the second one says.
  * Started by pglite.test.ts. Prints `open`, then each epoch once its commit has resolved.
  */
 import { MemoryOutboxes } from './memory-outbox.ts'
@@ -14,6 +15,7 @@ const sink = postgresSink({
   columns: { epoch: 'integer not null', row: 'integer not null', padding: 'text' },
   connection: { kind: 'pglite', directory: process.argv[2]! },
   chunkRowsMax: 10,
+  transactionBytesMax: Number(process.argv[3]),
 })
 const committer = sink.createCommitter!(outboxes.committerContext('crash'))
 await committer.open()

@@ -16,6 +16,8 @@ const FIXTURE = fileURLToPath(new URL('./crash.fixture.ts', import.meta.url))
 /** Rows per epoch in the fixture. */
 const ROWS = 300
 const KILLS = 3
+/** Of a transaction: whole epochs, or a fourth of one. */
+const TRANSACTION_BYTES = [1 << 26, 20_000]
 
 const directory = mkdtempSync(join(tmpdir(), 'millrace-pglite-'))
 const connection = { kind: 'pglite', directory } as const
@@ -26,8 +28,14 @@ after(() => {
   rmSync(directory, { recursive: true })
 })
 
-function startFixture(): { child: ChildProcess; output: () => string; printed: (pattern: RegExp) => Promise<void> } {
-  const child = spawn(process.execPath, [FIXTURE, directory], { stdio: ['ignore', 'pipe', 'pipe'] })
+function startFixture(transactionBytesMax = TRANSACTION_BYTES[0]!): {
+  child: ChildProcess
+  output: () => string
+  printed: (pattern: RegExp) => Promise<void>
+} {
+  const child = spawn(process.execPath, [FIXTURE, directory, String(transactionBytesMax)], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
   children.push(child)
   let output = ''
   let errors = ''
@@ -63,15 +71,15 @@ test('kill -9 while the database is made leaves a directory that works', async (
   assert.equal(existsSync(join(directory, 'data')), false, 'the kill came before the end')
 })
 
-test('kill -9 at any instant leaves whole epochs, and every one that was acknowledged', async () => {
+test('kill -9 at any instant leaves whole epochs and parts that go on, and all that was acknowledged', async () => {
   for (let round = 0; round < KILLS; round++) {
-    const { child, output, printed } = startFixture()
+    const { child, output, printed } = startFixture(TRANSACTION_BYTES[(round + 1) % 2])
     await printed(/\n\d+\n/)
     await sleep(Math.random() * 150)
     await kill(child)
     const acknowledged = Number(/(\d+)\n[^\n]*$/.exec(output())![1])
     const reader = await connectPostgres(connection)
-    const markers = await reader.query('SELECT epoch FROM millrace_epochs')
+    const markers = await reader.query('SELECT epoch, part_records FROM millrace_epochs')
     const epochs = await reader.query(
       'SELECT epoch, count(DISTINCT row) AS rows, count(*) AS all_rows FROM crash GROUP BY epoch ORDER BY epoch',
     )
@@ -79,6 +87,8 @@ test('kill -9 at any instant leaves whole epochs, and every one that was acknowl
     const marker = Number(markers.rows[0]!['epoch'])
     assert.ok(marker >= acknowledged, `epoch ${acknowledged} was acknowledged, the marker is ${marker}`)
     const expected = Array.from({ length: marker }, (_, i) => ({ epoch: i + 1, rows: ROWS, all_rows: ROWS }))
+    const part = Number(markers.rows[0]!['part_records'])
+    if (part > 0) expected.push({ epoch: marker + 1, rows: part, all_rows: part })
     assert.deepEqual(epochs.rows, expected)
   }
 })

@@ -1,10 +1,14 @@
 /**
- * The Postgres sink's committer: applies sealed outbox segments and the epoch marker in one transaction.
+ * The Postgres sink's committer: applies sealed outbox segments together with the epoch marker.
  *
- * Runs on the coordinator's thread. The marker is a row of `millrace_epochs`, one a job and sink.
+ * Runs on the coordinator's thread. The marker is a row of `millrace_epochs`, one a job and sink. An epoch
+ * takes one transaction, or several of `transactionBytesMax` when it is larger: then the marker also says how
+ * many records of the next epoch are applied, and an epoch that was interrupted goes on after them.
  *
  * Invariants:
- * - The marker only grows, and moves in the same transaction as the rows of its epoch.
+ * - The marker only grows, and moves in the same transaction as the rows that it speaks of.
+ * - An epoch of other content than the one that was begun is refused: a job that went back behind a
+ *   checkpoint would else leave rows of two histories.
  * - Only the last committer that opened (its token is in the marker's row) can move it. The transaction
  *   starts with the marker's UPDATE, whose row lock makes two committers wait for one another.
  * - After a failure with unknown outcome, the same transaction is tried again on a new connection: if the
@@ -25,6 +29,13 @@ const BACKOFF_FIRST_MS = 50
 const BACKOFF_MAX_MS = 5_000
 /** A chunk also ends at this many bytes: one bind parameter must stay far below 1 GB. */
 const CHUNK_BYTES_MAX = 4 * 1024 * 1024
+
+/** What the marker says of an epoch larger than a transaction. */
+interface BegunEpoch {
+  readonly epoch: number | null
+  readonly records: number
+  readonly content: string | null
+}
 
 export class PostgresCommitter implements SinkCommitter {
   private readonly context: SinkCommitterContext
@@ -66,29 +77,63 @@ export class PostgresCommitter implements SinkCommitter {
 
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     const segments = committables.map(segmentOf)
-    await this.retrying(`commit epoch ${epoch}`, async (connection) => {
-      await connection.begin()
-      try {
-        const moved = await connection.query(
-          `UPDATE ${MARKER_TABLE} SET epoch = $1, updated_at = now() WHERE sink_id = $2 AND epoch < $1 AND owner = $3`,
-          [epoch, this.markerId, this.owner],
-        )
-        if (moved.affectedRows !== 1) {
-          const marker = await this.marker(connection)
-          await connection.rollback()
-          if (marker.epoch >= epoch) return
-          throw fenced(this.markerId)
-        }
-        this.context.io.failpoint?.('sink-transaction-begun')
-        for (const segment of segments) await this.apply(connection, segment)
-        this.context.io.failpoint?.('sink-rows-written')
-      } catch (error) {
-        await connection.rollback().catch(() => {})
-        throw error
+    const work = (connection: SqlConnection) => this.commitPart(connection, epoch, segments)
+    while (!(await this.retrying(`commit epoch ${epoch}`, work))) {
+      // Each call is one transaction.
+    }
+  }
+
+  /** Applies the next part of an epoch in one transaction; true when that was the last one. */
+  private async commitPart(connection: SqlConnection, epoch: number, segments: OutboxSegment[]): Promise<boolean> {
+    const { failpoint } = this.context.io
+    const content = segments.map(({ records, bytes, crc32 }) => `${records}:${bytes}:${crc32}`).join(' ')
+    let isDone: boolean
+    await connection.begin()
+    try {
+      const begun = await this.lockMarker(connection, epoch)
+      if (begun === null) {
+        await connection.rollback()
+        return true
       }
-      await connection.commit()
-      this.context.io.failpoint?.('sink-transaction-committed')
-    })
+      if (begun.epoch !== null && (begun.epoch !== epoch || begun.content !== content)) {
+        throw otherEpochBegun(this.markerId, begun.epoch, epoch)
+      }
+      failpoint?.('sink-transaction-begun')
+      const applied = await this.apply(connection, segments, begun.epoch === null ? 0 : begun.records)
+      isDone = applied === null
+      await connection.query(
+        `UPDATE ${MARKER_TABLE} SET epoch = coalesce($2, epoch), part_epoch = $3, part_records = $4, part_content = $5
+          WHERE sink_id = $1`,
+        isDone ? [this.markerId, epoch, null, 0, null] : [this.markerId, null, epoch, applied, content],
+      )
+      failpoint?.('sink-rows-written')
+    } catch (error) {
+      await connection.rollback().catch(() => {})
+      throw error
+    }
+    await connection.commit()
+    failpoint?.('sink-transaction-committed')
+    return isDone
+  }
+
+  /** Locks the marker's row and says what of the next epoch is applied; null when all of `epoch` is. */
+  private async lockMarker(connection: SqlConnection, epoch: number): Promise<BegunEpoch | null> {
+    const locked = await connection.query(
+      `UPDATE ${MARKER_TABLE} SET updated_at = now() WHERE sink_id = $1 AND epoch < $2 AND owner = $3
+        RETURNING part_epoch::text, part_records::text, part_content`,
+      [this.markerId, epoch, this.owner],
+    )
+    const row = locked.rows[0]
+    if (row === undefined) {
+      if ((await this.marker(connection)).epoch >= epoch) return null
+      throw fenced(this.markerId)
+    }
+    const begun = row['part_epoch']
+    return {
+      epoch: begun === null ? null : Number(begun),
+      records: Number(row['part_records']),
+      content: row['part_content'] as string | null,
+    }
   }
 
   async close(): Promise<void> {
@@ -117,8 +162,10 @@ export class PostgresCommitter implements SinkCommitter {
   private async takeOver(connection: SqlConnection): Promise<void> {
     await connection.query(
       `CREATE TABLE IF NOT EXISTS ${MARKER_TABLE} (sink_id text PRIMARY KEY, epoch bigint NOT NULL,
-        owner text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now())`,
+        owner text NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(),
+        part_epoch bigint, part_records bigint NOT NULL DEFAULT 0, part_content text)`,
     )
+    await this.upgradeMarkers(connection)
     for (const statement of this.plan.ddl) await connection.query(statement)
     if (this.plan.deadLetterTable !== null) {
       await connection.query(
@@ -130,6 +177,18 @@ export class PostgresCommitter implements SinkCommitter {
       `INSERT INTO ${MARKER_TABLE} (sink_id, epoch, owner) VALUES ($1, 0, $2)
         ON CONFLICT (sink_id) DO UPDATE SET owner = excluded.owner, updated_at = now()`,
       [this.markerId, this.owner],
+    )
+  }
+
+  /** Adds what tables of earlier versions lack. Looked up first: altering waits for everybody else. */
+  private async upgradeMarkers(connection: SqlConnection): Promise<void> {
+    const found = await connection.query(
+      `SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('${MARKER_TABLE}') AND attname = 'part_content'`,
+    )
+    if (found.rows.length > 0) return
+    await connection.query(
+      `ALTER TABLE ${MARKER_TABLE} ADD COLUMN IF NOT EXISTS part_epoch bigint,
+        ADD COLUMN IF NOT EXISTS part_records bigint NOT NULL DEFAULT 0, ADD COLUMN IF NOT EXISTS part_content text`,
     )
   }
 
@@ -147,8 +206,15 @@ export class PostgresCommitter implements SinkCommitter {
     return { epoch: Number(row['epoch']), owner: String(row['owner']) }
   }
 
-  /** Inserts a segment's records in order, in chunks of one bind parameter each. */
-  private async apply(connection: SqlConnection, segment: OutboxSegment): Promise<void> {
+  /**
+   * Inserts records in order, in chunks of one bind parameter each, from record `from` on. Returns null at the
+   * end, or how many are applied in all when the transaction is large enough.
+   */
+  private async apply(
+    connection: SqlConnection,
+    segments: readonly OutboxSegment[],
+    from: number,
+  ): Promise<number | null> {
     const rows = insertStatement(this.plan)
     const letters = `INSERT INTO ${this.plan.deadLetterTable} SELECT * FROM json_to_recordset($1::text::json)
       AS r(column_name text, reason text, row_text text)`
@@ -162,7 +228,15 @@ export class PostgresCommitter implements SinkCommitter {
       chunkBytes = 0
       await connection.query(isLetters ? letters : rows, [json])
     }
-    for await (const record of this.context.readOutbox(segment)) {
+    let bytesTaken = 0
+    let at = 0
+    for await (const record of this.records(segments, from)) {
+      if (bytesTaken >= this.plan.transactionBytesMax) {
+        await send()
+        return from + at
+      }
+      bytesTaken += record.length
+      at++
       const isLetter = record[0] === DEAD_LETTER_MARK
       const isFull = chunk.length >= this.plan.chunkRowsMax || chunkBytes + record.length > CHUNK_BYTES_MAX
       if (isLetter !== isLetters || isFull) await send()
@@ -172,6 +246,20 @@ export class PostgresCommitter implements SinkCommitter {
       chunkBytes += record.length
     }
     await send()
+    return null
+  }
+
+  /** The records of all segments from the one numbered `from` on. */
+  private async *records(segments: readonly OutboxSegment[], from: number): AsyncGenerator<Uint8Array> {
+    let skip = from
+    for (const segment of segments) {
+      if (skip >= segment.records) {
+        skip -= segment.records
+        continue
+      }
+      for await (const record of this.context.readOutbox(segment)) if (skip-- <= 0) yield record
+      skip = 0
+    }
   }
 
   /** Runs `work`, again with growing pauses after transient failures, on a new connection where needed. */
@@ -207,6 +295,17 @@ function fenced(markerId: string): MillraceError {
     domain: 'user',
     hint: 'This run has to stop; look for the one that took over.',
   })
+}
+
+function otherEpochBegun(markerId: string, begun: number, epoch: number): MillraceError {
+  return new MillraceError(
+    'SINK_EPOCH_BEGUN',
+    `The sink ${markerId} holds part of epoch ${begun}, and is now given another epoch ${epoch}.`,
+    {
+      domain: 'external',
+      hint: 'The job went back behind the checkpoint of that epoch. Restore that checkpoint or a later one; or remove the rows of the epoch and set part_epoch to NULL in millrace_epochs.',
+    },
+  )
 }
 
 function refusedByDatabase(what: string, table: string, failure: SqlFailure): MillraceError {

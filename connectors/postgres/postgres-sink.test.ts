@@ -102,6 +102,36 @@ describe('commits', () => {
     ])
   })
 
+  test('larger than a transaction go on where they stopped, unless the epoch is another one now', async () => {
+    const large: Options = { ...options, table: 'parts', transactionBytesMax: 20 }
+    const records = ['{"id":1}', '{"id":2}', '{"id":3}', '{"id":4}', '{"id":5}']
+    const first = await openCommitter(large)
+    const context = outboxes.committerContext('parts')
+    let read = 0
+    // Dies in the second transaction: the first one ends as the fourth record is read.
+    const dying = postgresSink({ ...large, connection }).createCommitter!({
+      ...context,
+      async *readOutbox(segment) {
+        for await (const record of context.readOutbox(segment)) {
+          if (++read === 9) throw new Error('killed')
+          yield record
+        }
+      },
+    })
+    committers.push(dying)
+    await dying.open()
+    const segment = outboxes.add(records)
+    await assert.rejects(dying.commit(1, [{ ...segment }]), /killed/)
+    assert.equal(await countOf('parts'), 3)
+    assert.equal(await dying.readMarker(), 0, 'the epoch is not whole')
+    await assert.rejects(first.commit(1, [{ ...segment }]), { code: 'SINK_FENCED' })
+    const next = await openCommitter(large)
+    await assert.rejects(next.commit(1, [{ ...outboxes.add(['{"id":9}']) }]), { code: 'SINK_EPOCH_BEGUN' })
+    await next.commit(1, [{ ...segment }])
+    assert.equal(await countOf('parts'), 5)
+    assert.equal(await next.readMarker(), 1)
+  })
+
   test('of an earlier owner are refused', async () => {
     const old = await openCommitter({ ...options, table: 'fenced' })
     await old.commit(1, await written(options, [{ id: 1 }]))
@@ -159,6 +189,7 @@ describe('lost connections', () => {
       ddl: [`CREATE TABLE IF NOT EXISTS ${table} (id bigint)`],
       deadLetterTable: null,
       chunkRowsMax: 1_000,
+      transactionBytesMax: 20,
     }
     let left = 0
     let connects = 0
@@ -199,9 +230,13 @@ describe('lost connections', () => {
       const { committer, arm, connects } = breaking(table, moment, 2)
       await committer.open()
       arm()
-      const segment = { ...outboxes.add(['{"id":1}', '{"id":2}']) }
-      await committer.commit(1, [segment])
-      assert.equal(await countOf(table), 2)
+      // Transactions of twenty bytes, so of three records each; one ends within the second segment.
+      const idsOf = (from: number, to: number) => Array.from({ length: to - from }, (_, i) => `{"id":${from + i}}`)
+      await committer.commit(1, [{ ...outboxes.add(idsOf(1, 6)) }, { ...outboxes.add(idsOf(6, 9)) }])
+      assert.deepEqual(
+        (await rowsOf(`SELECT id FROM ${table} ORDER BY id`)).map((row) => Number(row['id'])),
+        [1, 2, 3, 4, 5, 6, 7, 8],
+      )
       assert.equal(await committer.readMarker(), 1)
       assert.ok(connects() > 1, 'it reconnected')
       await committer.close()
@@ -217,6 +252,7 @@ describe('lost connections', () => {
       ddl: [],
       deadLetterTable: null,
       chunkRowsMax: 1,
+      transactionBytesMax: 1 << 20,
     }
     const context = outboxes.committerContext('x')
     // The pauses are the timers' matter; here they take no time.

@@ -2,7 +2,7 @@
  * The Postgres sink: rows into a table, exactly once, on a server or on the embedded PGlite.
  *
  * Called by jobs. Writers encode rows into the checkpoint's outbox (postgres-writer.ts); once the
- * checkpoint's manifest exists, the committer applies the outbox and an epoch marker in one transaction
+ * checkpoint's manifest exists, the committer applies the outbox together with an epoch marker
  * (postgres-committer.ts).
  */
 import type { Sink, SinkCommitter } from '../../engine/contract/sink.ts'
@@ -14,6 +14,8 @@ import type { PgliteHost } from './pglite-client.ts'
 import { PostgresCommitter } from './postgres-committer.ts'
 import { PostgresWriter } from './postgres-writer.ts'
 import type { PostgresConnection } from './sql-connection.ts'
+
+const TRANSACTION_BYTES_MAX = 64 << 20
 
 export interface PostgresSinkOptions<T> {
   /** `table` or `schema.table`. */
@@ -49,6 +51,11 @@ export interface PostgresSinkOptions<T> {
   readonly deadLetterTable?: string
   /** Rows per INSERT statement; 1,000 by default. */
   readonly chunkRowsMax?: number
+  /**
+   * Bytes of rows in one transaction; 64 MiB by default. An epoch that is larger becomes visible in several
+   * transactions, each with its place in the marker, so that a failure between them loses and doubles nothing.
+   */
+  readonly transactionBytesMax?: number
   /** Owners of PGlite directories; by default the one of the process. */
   readonly host?: PgliteHost
 }
@@ -62,6 +69,7 @@ export interface SinkPlan {
   readonly ddl: readonly string[]
   readonly deadLetterTable: string | null
   readonly chunkRowsMax: number
+  readonly transactionBytesMax: number
 }
 
 /**
@@ -99,6 +107,10 @@ function planOf<T>(options: PostgresSinkOptions<T>): SinkPlan {
   if (!Number.isInteger(chunkRowsMax) || chunkRowsMax < 1) {
     throw invalid('chunkRowsMax must be a positive integer.', '')
   }
+  const transactionBytesMax = options.transactionBytesMax ?? TRANSACTION_BYTES_MAX
+  if (!Number.isInteger(transactionBytesMax) || transactionBytesMax < 1) {
+    throw invalid('transactionBytesMax must be a positive integer.', '')
+  }
   const table = quoteIdentifier(options.table, 'table', 2)
   const createTable = options.createTable ?? true
   return {
@@ -109,6 +121,7 @@ function planOf<T>(options: PostgresSinkOptions<T>): SinkPlan {
     deadLetterTable:
       options.deadLetterTable === undefined ? null : quoteIdentifier(options.deadLetterTable, 'table', 2),
     chunkRowsMax,
+    transactionBytesMax,
   }
 }
 
