@@ -145,6 +145,16 @@ describe('requests', () => {
     assert.deepEqual(coordinator.tick(502), { do: 'trigger', attempt: 12, kind: 'final' })
   })
 
+  test('of a plain checkpoint do not take the place of a savepoint', () => {
+    const coordinator = make(2, null)
+    assert.deepEqual(coordinator.request('checkpoint', 0), { do: 'trigger', attempt: 11, kind: 'checkpoint' })
+    coordinator.request('savepoint', 1)
+    coordinator.request('checkpoint', 2)
+    coordinator.declined(11, 'disk full')
+    abortAll(coordinator, 11, 3)
+    assert.deepEqual(coordinator.tick(503), { do: 'trigger', attempt: 12, kind: 'savepoint' })
+  })
+
   test('and the failure to write its manifest', () => {
     const coordinator = make()
     coordinator.request('savepoint', 0)

@@ -81,15 +81,15 @@ export class CheckpointCoordinator {
     return this.lastAttempt
   }
 
-  /** Asks for a savepoint or the final checkpoint as soon as possible; `final` wins. */
+  /** Asks for a checkpoint of that kind as soon as possible; `final` wins over all, a savepoint over a plain one. */
   request(kind: CheckpointKind, nowMs: number): Decision {
     this.want(kind)
     return this.tick(nowMs)
   }
 
-  /** As `request`, but leaves the start to a later `tick`; `final` is never replaced by another kind. */
+  /** As `request`, but leaves the start to a later `tick`. */
   want(kind: CheckpointKind): void {
-    if (this.requested !== 'final') this.requested = kind
+    if (this.requested === null || (this.requested !== 'final' && kind !== 'checkpoint')) this.requested = kind
   }
 
   /** Time passed, or something that held a checkpoint back ended. */

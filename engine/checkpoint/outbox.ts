@@ -104,6 +104,8 @@ export interface OutboxOptions {
   /** Start of the file names; unique in the generation. */
   readonly prefix: string
   readonly onError: (error: unknown) => void
+  /** Told of the bytes of each record. */
+  readonly onAppend?: (bytes: number) => void
 }
 
 /** The outbox of one writer. */
@@ -114,6 +116,7 @@ export function createOutbox(options: OutboxOptions): OutboxWriter {
   return {
     append(record) {
       segment.append(record)
+      options.onAppend?.(record.length)
       if (segment.buffered.length >= FLUSH_BYTES) segment.flush().catch(options.onError)
     },
     get bufferedBytes() {

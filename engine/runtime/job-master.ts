@@ -318,6 +318,9 @@ export class JobMaster implements RunningJob {
       case 'failed':
         this.failRun(message.failure)
         return
+      case 'outboxFull':
+        if (this.goal === 'run' && this.options.runtimeMode !== 'batch') this.request(run, 'checkpoint')
+        return
       case 'sinkMessage': {
         const node = this.graph.nodes.find((candidate) => candidate.uid === message.sink)
         if (node?.role === 'sink') node.sink.onMessage?.(message.message)

@@ -124,6 +124,8 @@ export type FromWorker =
   | { readonly type: 'ended'; readonly worker: number }
   | { readonly type: 'failed'; readonly worker: number; readonly failure: WorkerFailure }
   | { readonly type: 'alignment'; readonly worker: number; readonly reports: readonly AlignmentReport[] }
+  /** Enough output waits for a checkpoint. */
+  | { readonly type: 'outboxFull'; readonly worker: number }
   | { readonly type: 'sinkMessage'; readonly sink: string; readonly message: unknown }
   | {
       readonly type: 'status'

@@ -6,6 +6,7 @@ import type { KeyedBackend } from '../../state/keyed-backend.ts'
 import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { DEAD_LETTER_SINK, type DeadLetterWriter, deadLetterWriter } from '../checkpoint/dead-letters.ts'
 import { createOutbox } from '../checkpoint/outbox.ts'
+import type { OutboxMeter } from '../checkpoint/outbox-meter.ts'
 import type { GraphEdge, SinkNode, SourceNode } from '../contract/job-graph.ts'
 import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
 import type { DeadLetter } from '../contract/source.ts'
@@ -41,6 +42,7 @@ export interface BuildOptions {
   readonly worker: WorkerContext
   /** Null: what finds no room stays in memory. */
   readonly spillSpace: SpillSpace | null
+  readonly outboxMeter: OutboxMeter
   readonly wake: () => void
   readonly fail: (error: unknown, where: string) => void
   readonly send: (message: FromWorker) => void
@@ -365,6 +367,7 @@ function outboxOf(options: BuildOptions, sink: string, part: string, label: stri
     liveDirectory: deployment.liveDirectory,
     prefix: `g${deployment.generation}-r${deployment.run}-${sink.replace(/[^A-Za-z0-9_-]/g, '_')}-${part}`,
     onError: (error) => options.fail(error, label),
+    onAppend: (bytes) => options.outboxMeter.add(bytes),
   })
 }
 

@@ -10,6 +10,7 @@
  * - A worker goes to sleep only after a whole pass without progress made after saying that it sleeps.
  * - After a failure nothing runs any more; the coordinator decides what follows.
  */
+import { OutboxMeter } from '../checkpoint/outbox-meter.ts'
 import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
 import type { KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
@@ -53,6 +54,7 @@ export class WorkerRuntime {
   private readonly subtasks: HostedSubtask[] = []
   private deploying: Promise<void> = Promise.resolve()
   private checkpoints: WorkerCheckpoints | null = null
+  private outboxMeter: OutboxMeter | null = null
   private readonly context: { -readonly [K in keyof WorkerContext]: WorkerContext[K] }
   private turnNowMs = 0
   private ids = 0
@@ -137,6 +139,9 @@ export class WorkerRuntime {
     io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
     const { openSpill } = io
+    this.outboxMeter = new OutboxMeter(deployment.workers, () =>
+      send({ type: 'outboxFull', worker: deployment.workerIndex }),
+    )
     await buildSubtasks(this.subtasks, {
       plan,
       channels: planChannels(plan),
@@ -144,6 +149,7 @@ export class WorkerRuntime {
       hub: this.hub,
       state: this.state,
       worker: this.context,
+      outboxMeter: this.outboxMeter,
       spillSpace:
         openSpill === undefined ? null : { open: () => openSpill(liveDirectory), encoder: new BatchEncoder() },
       wake: () => this.wake(),
@@ -182,6 +188,7 @@ export class WorkerRuntime {
     const { clock } = this.environment.io
     const before = clock.monotonicMs()
     const capture = hosted.capture(attempt, alignmentMs, this.state?.builder ?? null, sealing)
+    this.outboxMeter?.cut()
     const syncMs = clock.monotonicMs() - before
     this.checkpoints!.add(attempt, { ...capture, syncMs }, hosted.keyed, sealing)
   }
