@@ -1,7 +1,7 @@
 /**
  * The window kernel of built-in aggregates: Float64 columns by slot, no objects, one generated loop.
  *
- * Results have the schema { key, windowStart, windowEnd, ...aggregates }. State columns are shared: `avg`
+ * Results have the schema { key, windowStart, windowEnd, ...aggregates }, without a key where there is one for all. State columns are shared: `avg`
  * of a field uses its sum and its count. NULL inputs are skipped; `count` counts rows; `sum`, `min`,
  * `max` and `avg` of nothing but NULLs are NULL.
  *
@@ -20,13 +20,15 @@ import type { FiringWindow, MutableWindowValues, WindowKernel, WindowValues } fr
 const TAG_STRING = 1
 const NUMERIC: ReadonlySet<ColumnKind> = new Set<ColumnKind>(['int32', 'int64', 'float64', 'timestamp'])
 
+export type KeyColumnKind = 'string' | 'opaque' | 'none'
+
 export interface ColumnarWindowOptions {
   readonly aggregates: Readonly<Record<string, BuiltInAggregate>>
   readonly inputSchema: Schema
   /** Name of the key's column in the results; default `key`. */
   readonly keyName?: string
-  /** Kind of the key's column; `opaque` (the default) holds any key. Only strings are kept as bytes. */
-  readonly keyKind?: 'string' | 'opaque'
+  /** Kind of the key's column; `opaque` (the default) holds any key. Only strings are kept as bytes. `none`: no column. */
+  readonly keyKind?: KeyColumnKind
 }
 
 /** The schema of results. Throws `SCHEMA_INVALID` when two columns would have one name. */
@@ -34,7 +36,7 @@ export function columnarOutputSchema(options: ColumnarWindowOptions): Schema {
   const { inputSchema, aggregates } = options
   const keyKind = options.keyKind ?? 'opaque'
   const fields: Field[] = [
-    { name: options.keyName ?? 'key', kind: keyKind, nullable: keyKind === 'string' },
+    ...(keyKind === 'none' ? [] : [{ name: options.keyName ?? 'key', kind: keyKind, nullable: keyKind === 'string' }]),
     { name: 'windowStart', kind: 'timestamp', nullable: false },
     { name: 'windowEnd', kind: 'timestamp', nullable: false },
   ]
@@ -185,7 +187,7 @@ class ColumnarKernel implements WindowKernel {
   constructor(options: ColumnarWindowOptions) {
     this.options = options
     this.plan = planOf(options)
-    this.results = new ResultBuilder(columnarOutputSchema(options), this.plan.results)
+    this.results = new ResultBuilder(columnarOutputSchema(options), options.keyKind ?? 'opaque', this.plan.results)
     this.layout = { kind: 'doubles', initial: this.plan.state.map((c) => INITIAL[c.kind]) }
     const { fields } = options.inputSchema
     const names = this.plan.state.map((c) => (c.field < 0 ? c.kind : `${c.kind}(${fields[c.field].name})`))
@@ -236,6 +238,7 @@ class ColumnarKernel implements WindowKernel {
 class ResultBuilder {
   private readonly schema: Schema
   private readonly columns: readonly ResultColumn[]
+  private readonly keyKind: KeyColumnKind
   private readonly keysAreStrings: boolean
   private count = 0
   private keyBytes = new ByteArena()
@@ -249,10 +252,11 @@ class ResultBuilder {
   private values: Float64Array[] = []
   private nulls: (Uint8Array | null)[] = []
 
-  constructor(schema: Schema, columns: readonly ResultColumn[]) {
+  constructor(schema: Schema, keyKind: KeyColumnKind, columns: readonly ResultColumn[]) {
     this.schema = schema
     this.columns = columns
-    this.keysAreStrings = schema.fields[0].kind === 'string'
+    this.keyKind = keyKind
+    this.keysAreStrings = keyKind === 'string'
   }
 
   get isFull(): boolean {
@@ -275,7 +279,7 @@ class ResultBuilder {
   add(keys: KeyColumn, keyRow: number, doubles: readonly Float64Array[], at: number, window: FiringWindow): void {
     if (this.count === 0) this.begin()
     const row = this.count++
-    this.addKey(keys, keyRow, row)
+    if (this.keyKind !== 'none') this.addKey(keys, keyRow, row)
     this.starts[row] = window.start
     this.ends[row] = window.end
     this.eventTime[row] = window.maxTimestamp
@@ -317,21 +321,25 @@ class ResultBuilder {
     const count = this.count
     if (count === 0) return
     this.count = 0
-    const key: Column = this.keysAreStrings
-      ? {
-          kind: 'string',
-          bytes: this.keyBytes.view(),
-          starts: this.keyStarts,
-          ends: this.keyEnds,
-          nulls: this.keyNulls,
-        }
-      : { kind: 'opaque', values: this.keyValues, nulls: null }
     const columns: Column[] = [
-      key,
+      ...this.keyColumn(),
       { kind: 'timestamp', values: this.starts, nulls: null },
       { kind: 'timestamp', values: this.ends, nulls: null },
       ...this.values.map((values, k): Column => ({ kind: 'float64', values, nulls: this.nulls[k] })),
     ]
     output.emit({ schema: this.schema, length: count, columns, eventTime: this.eventTime, keys: null })
+  }
+
+  private keyColumn(): Column[] {
+    switch (this.keyKind) {
+      case 'none':
+        return []
+      case 'opaque':
+        return [{ kind: 'opaque', values: this.keyValues, nulls: null }]
+      case 'string': {
+        const { keyStarts: starts, keyEnds: ends, keyNulls: nulls } = this
+        return [{ kind: 'string', bytes: this.keyBytes.view(), starts, ends, nulls }]
+      }
+    }
   }
 }

@@ -7,6 +7,7 @@
  */
 import type { RichObject } from '../../operators/process.ts'
 import type { RollingKind } from '../../operators/rolling-aggregate.ts'
+import type { KeyColumnKind } from '../../operators/window-columnar.ts'
 import type {
   FilterFunction,
   FilterObject,
@@ -277,10 +278,9 @@ export class DataStream<T> {
 
   /** Groups all elements into windows, in one subtask. Prefer windows by key: they spread over subtasks. */
   windowAll(assigner: WindowAssigner<T>): AllWindowedStream<T> {
-    return new AllWindowedStream<T>(
-      this.keyBy(() => null),
-      assigner,
-    )
+    const createKeys = keysFactory(this.schema, () => null)
+    const inOne = new KeyedStream<T, null>(this.home, this.through('hash', createKeys), this.schema, 'none')
+    return new AllWindowedStream<T>(inOne, assigner)
   }
 
   /** As `KeyedStream.countWindow` over all elements, in one subtask. */
@@ -426,13 +426,13 @@ export class SingleOutputStreamOperator<T> extends DataStream<T> {
 
 /** A stream whose elements with the same key meet in one subtask. Keys end with the next operator. */
 export class KeyedStream<T, K extends Key> extends DataStream<T> {
-  /** @internal Kind of a column that holds the key. */
-  readonly keyKind: 'string' | 'opaque'
+  /** @internal Kind of a column that holds the key in the results of windows. */
+  readonly keyKind: KeyColumnKind
   /** Type only; never set. */
   declare readonly key?: K
 
   /** @internal */
-  constructor(home: StreamHome, upstreams: readonly Upstream[], schema: Schema<T>, keyKind: 'string' | 'opaque') {
+  constructor(home: StreamHome, upstreams: readonly Upstream[], schema: Schema<T>, keyKind: KeyColumnKind) {
     super(home, upstreams, schema)
     this.keyKind = keyKind
   }

@@ -13,6 +13,7 @@ import {
   EventTimeSessionWindows,
   type KeyedProcessFunction,
   MillraceError,
+  max,
   outputTag,
   type ProcessContext,
   PurgingTrigger,
@@ -368,6 +369,19 @@ describe('windows of every kind, end to end', () => {
       .process(new Days())
       .executeAndCollect()
     assert.deepEqual(rows, ['1969-12-31T23:00:00.000Z 6 1 1'])
+  })
+
+  test('built-in aggregates over all keys have no key, in either kind of window', async () => {
+    const columns = await clickStream()
+      .windowAll(TumblingEventTimeWindows.of(days(1)))
+      .aggregate({ n: count(), sum: sum('n') })
+      .executeAndCollect()
+    assert.deepEqual(columns, [{ windowStart: 0, windowEnd: 86_400_000, n: 6, sum: 66 }])
+    const counted = await clickStream()
+      .countWindowAll(4)
+      .aggregate({ last: max('n') })
+      .executeAndCollect()
+    assert.deepEqual(counted.map(Object.keys), [['windowStart', 'windowEnd', 'last']])
   })
 
   test('windows by the clock under another trigger', async () => {

@@ -56,12 +56,16 @@ export function aggregateOfColumns(aggregates: Aggregates): AggregateFunction<Ro
 }
 
 /** From those values to rows of the schema that `columnarOutputSchema` gives. */
-export function columnResults(aggregates: Aggregates): ProcessWindowCallback<unknown, unknown, unknown> {
+export function columnResults(
+  aggregates: Aggregates,
+  hasKey: boolean,
+): ProcessWindowCallback<unknown, unknown, unknown> {
   const names = Object.keys(aggregates)
   return ({ key, window }, results, collect) => {
     for (const values of results as Iterable<readonly (number | null)[]>) {
       const columns = Object.fromEntries(names.map((name, k) => [name, values[k]]))
-      collect({ key, windowStart: window.start, windowEnd: window.end, ...columns })
+      const row = { windowStart: window.start, windowEnd: window.end, ...columns }
+      collect(hasKey ? { key, ...row } : row)
     }
   }
 }

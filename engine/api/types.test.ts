@@ -260,6 +260,15 @@ test('windows of every kind infer their elements, and refuse what does not fit t
       for (const f of elements) collect(f.distance)
     })
   check<Equal<Element<typeof all>, number>>()
+  const allColumns = flights()
+    .windowAll(TumblingEventTimeWindows.of(seconds(10)))
+    .aggregate({ n: count() })
+  check<
+    Equal<
+      Flat<Element<typeof allColumns>>,
+      { readonly windowStart: number; readonly windowEnd: number; readonly n: number }
+    >
+  >()
   // @ts-expect-error a plain function has no state: an object with `process` has
   const stateOfFunction = () => keyed.countWindow(1).process<number>((context) => context.windowState())
   class Largest implements ProcessWindowFunction<number, string, string> {

@@ -11,7 +11,7 @@
  */
 import { windowOperator } from '../../operators/window-aggregate.ts'
 import { cumulativeWindows, slidingWindows, tumblingWindows } from '../../operators/window-assigner.ts'
-import { columnarKernel } from '../../operators/window-columnar.ts'
+import { columnarKernel, type KeyColumnKind } from '../../operators/window-columnar.ts'
 import {
   aggregateContents,
   evictableContents,
@@ -74,7 +74,7 @@ export type WindowWork =
   | {
       readonly kind: 'columnar'
       readonly aggregates: Readonly<Record<string, BuiltInAggregate>>
-      readonly keyKind: 'string' | 'opaque'
+      readonly keyKind: KeyColumnKind
     }
 
 /** Checks the combination now: an operator that cannot be made fails where the program declares it. */
@@ -145,7 +145,7 @@ function kernelOf(work: WindowWork, process: AnyCallback | null, inputSchema: Sc
 function triggeredFactory(settings: WindowSettings, work: WindowWork, outputSchema: Schema): OperatorFactory {
   const { assigner, evictor, allowedLatenessMs, lateTag } = settings
   const trigger = settings.trigger ?? assigner.getDefaultTrigger()
-  const process = work.kind === 'columnar' ? columnResults(work.aggregates) : work.process
+  const process = work.kind === 'columnar' ? columnResults(work.aggregates, work.keyKind !== 'none') : work.process
   const createFunction = process === null ? null : processFactory(process)
   return () => {
     const elementCodec = settings.createElementCodec?.() ?? schemaCodec(settings.inputSchema, { what: 'An element' })

@@ -28,16 +28,21 @@ import { CountTrigger, PurgingTrigger } from './triggers.ts'
 import { AlignedWindows } from './window-assigners.ts'
 import { type WindowProcess, type WindowWork, windowOperatorFactory } from './window-operators.ts'
 
-/** Rows of `aggregate({ ... })`: the key, the window, and a column for each aggregate. */
-export type WindowRow<T, K, A> = {
+/** The first column of `aggregate({ ... })` on a keyed stream. */
+export interface KeyOfWindow<K> {
   readonly key: K
+}
+
+/** Rows of `aggregate({ ... })`: the key where there is one, the window, and a column for each aggregate. */
+export type WindowRow<T, KeyPart, A> = KeyPart & {
   /** Milliseconds since 1970 UTC. */
   readonly windowStart: number
   /** Exclusive, milliseconds since 1970 UTC. */
   readonly windowEnd: number
 } & AggregateRow<T, A>
 
-export class WindowedStream<T, K extends Key> {
+/** `KeyPart` is what the key adds to rows of built-in aggregates. */
+export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   private readonly input: KeyedStream<T, K>
   private readonly assigner: WindowAssigner<T>
   private chosenTrigger: Trigger<T> | null = null
@@ -79,7 +84,7 @@ export class WindowedStream<T, K extends Key> {
   aggregate<Acc, R>(fn: AggregateFunction<T, Acc, R>): SingleOutputStreamOperator<R>
   aggregate<Acc, M, R>(fn: AggregateFunction<T, Acc, M>, process: WindowProcess<M, R, K>): SingleOutputStreamOperator<R>
   /** Built-in aggregates of columns, computed without calling JavaScript per element where windows allow it. */
-  aggregate<const A extends AggregateRecord<T>>(aggregates: A): SingleOutputStreamOperator<WindowRow<T, K, A>>
+  aggregate<const A extends AggregateRecord<T>>(aggregates: A): SingleOutputStreamOperator<WindowRow<T, KeyPart, A>>
   aggregate(aggregates: object, process: object | null = null): unknown {
     if (!isAggregateRecord(aggregates)) {
       return this.operator('Window(Aggregate)', OPAQUE_SCHEMA as Schema<never>, {
@@ -209,8 +214,8 @@ export class WindowedStream<T, K extends Key> {
 
 type AnyProcess = WindowProcess<unknown, unknown, unknown>
 
-/** Windows over all elements of a stream: one subtask does the work, and `key` is null wherever there is one. */
-export class AllWindowedStream<T> extends WindowedStream<T, null> {
+/** Windows over all elements of a stream: one subtask does the work. Contexts have the key null, and rows of aggregates none. */
+export class AllWindowedStream<T> extends WindowedStream<T, null, unknown> {
   /** @internal */
   protected override added<R>(operator: SingleOutputStreamOperator<R>): SingleOutputStreamOperator<R> {
     return operator.setMaxParallelism(1)
