@@ -10,7 +10,7 @@
  */
 import { assert } from '../core/assert.ts'
 import type { Batch } from '../core/batch.ts'
-import { BatchEncoder, copyBatch, decodeBatch } from './wire.ts'
+import { BatchEncoder, copyBatch, decodeBatch, WireBlock } from './wire.ts'
 
 export type ControlMessage =
   | { readonly kind: 'watermark'; readonly value: number }
@@ -47,8 +47,8 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
   private refused = false
   private readonly encoder: BatchEncoder
   /** Memory of queued batches, oldest first, and of popped ones, to be used again. */
-  private readonly used: (Uint8Array | null)[] = []
-  private readonly free: Uint8Array[] = []
+  private readonly used: (WireBlock | null)[] = []
+  private readonly free: WireBlock[] = []
 
   /**
    * `capacity` in batches. `onWritten` wakes the reader, `onRoom` a writer that was refused. The encoder may
@@ -78,12 +78,14 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
       this.used.push(null)
       return copyBatch(batch, rows, count)
     }
-    const message = this.encoder.encode(batch, rows, count)
     let block = this.free.pop()
-    if (block === undefined || block.length < message.length) block = new Uint8Array(Math.ceil(message.length * 1.25))
-    block.set(message)
+    if (block === undefined || this.encoder.encodeInto(block, batch, rows, count) < 0) {
+      const message = this.encoder.encode(batch, rows, count)
+      block = new WireBlock(new ArrayBuffer(message.length + 8 + ((message.length >>> 5) << 3)))
+      block.u8.set(message)
+    }
     this.used.push(block)
-    return decodeBatch(batch.schema, block)
+    return decodeBatch(batch.schema, block.u8)
   }
 
   writeControl(message: ControlMessage): boolean {

@@ -10,7 +10,8 @@
  * - A channel sees messages in emission order: nothing overtakes its overflow.
  * - Control messages go to every channel of every edge.
  */
-import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
+import { assert } from '../core/assert.ts'
+import { BATCH_ROWS_MAX, type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Partitioning, RowTargets } from '../core/graph.ts'
 import type { KeyExtractor } from '../core/keys.ts'
@@ -92,6 +93,9 @@ class EdgeOutput {
   private readonly keyGroups: number
   /** Target of each key group. */
   private readonly targetOfGroup: Uint16Array
+  /** Row numbers by target, `BATCH_ROWS_MAX` places each: one array, because a row a step goes into it. */
+  private readonly order: Int32Array
+  /** The same, a view a target. */
   private readonly rows: readonly Int32Array[]
   private readonly counts: Int32Array
   private turn: number
@@ -110,7 +114,8 @@ class EdgeOutput {
     for (let g = 0; g < options.keyGroups; g++) {
       this.targetOfGroup[g] = subtaskOfKeyGroup(g, targets, options.keyGroups)
     }
-    this.rows = targets > 1 ? options.writers.map(() => new Int32Array(4_096)) : []
+    this.order = new Int32Array(targets > 1 ? targets * BATCH_ROWS_MAX : 0)
+    this.rows = options.writers.map((_, p) => this.order.subarray(p * BATCH_ROWS_MAX, (p + 1) * BATCH_ROWS_MAX))
     this.counts = new Int32Array(targets)
     this.turn = options.subtask % targets
   }
@@ -147,13 +152,16 @@ class EdgeOutput {
     }
     const counts = this.counts.fill(0)
     const hashes = keyed.keys!.hashes
-    const { targetOfGroup, rows, keyGroups } = this
+    const { targetOfGroup, order, keyGroups } = this
+    assert(batch.length <= BATCH_ROWS_MAX, 'a batch has at most BATCH_ROWS_MAX rows')
     // A division a row, unless the number of key groups is a power of two, as it is by default.
     const mask = (keyGroups & (keyGroups - 1)) === 0 ? keyGroups - 1 : 0
     for (let i = 0; i < batch.length; i++) {
       const hash = hashes[i]!
       const target = targetOfGroup[mask === 0 ? keyGroupOf(hash, keyGroups) : hash & mask]!
-      rows[target]![counts[target]!++] = i
+      const place = counts[target]!
+      counts[target] = place + 1
+      order[target * BATCH_ROWS_MAX + place] = i
     }
     this.sendRows(keyed)
   }
@@ -179,6 +187,7 @@ class EdgeOutput {
       return
     }
     const counts = this.counts.fill(0)
+    assert(batch.length <= BATCH_ROWS_MAX, 'a batch has at most BATCH_ROWS_MAX rows')
     for (let i = 0; i < batch.length; i++) {
       const target = targetOf(i)
       this.rows[target]![counts[target]!++] = i

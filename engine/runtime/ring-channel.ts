@@ -1,8 +1,8 @@
 /**
  * A channel between two worker threads: one descriptor ring over the shared page pool (ring-memory.ts).
  *
- * A batch becomes one wire message (wire.ts). If it fits a page, the reader gets views straight into
- * that page; a larger one travels in several pages, one after the other, and is put together by the
+ * A batch becomes one wire message (wire.ts). If it fits a page, the writer encodes it in that page and the reader
+ * gets views straight into it, so that nothing is copied but the selected rows, once; a larger one travels in several pages, one after the other, and is put together by the
  * reader in memory of its own, so that a 10 MB record needs no more than the channel's credit.
  */
 import type { Batch } from '../core/batch.ts'
@@ -24,6 +24,8 @@ export class RingWriter implements ChannelWriter {
   private readonly encoder: BatchEncoder
   /** The part of a large message that is not sent yet. */
   private rest: Uint8Array | null = null
+  /** The message before was larger than a page: this one probably is too, and is not tried in place first. */
+  private wasLarge = false
 
   constructor(memory: RingMemory, channel: number, readerWorker: number, encoder: BatchEncoder) {
     this.memory = memory
@@ -36,17 +38,30 @@ export class RingWriter implements ChannelWriter {
     if (!this.settle()) return false
     const page = this.acquire()
     if (page < 0) return false
-    const message = this.encoder.encode(batch, rows, count)
-    const first = Math.min(message.length, PAGE_BYTES)
-    this.memory.page(page, first).set(first === message.length ? message : message.subarray(0, first))
-    const hasMore = message.length > first
-    this.memory.publish(this.channel, BATCH, page, first, hasMore ? 1 : 0, message.length)
-    this.memory.wake(this.readerWorker)
-    if (hasMore) {
-      this.rest = message.slice(first)
-      this.settle()
+    if (!this.wasLarge) {
+      const bytes = this.encoder.encodeInto(this.memory.block(page), batch, rows, count)
+      if (bytes >= 0) {
+        this.announce(page, bytes, 0, bytes)
+        return true
+      }
     }
+    this.writeCopy(page, this.encoder.encode(batch, rows, count))
     return true
+  }
+
+  private writeCopy(page: number, message: Uint8Array): void {
+    const first = Math.min(message.length, PAGE_BYTES)
+    this.wasLarge = message.length > first
+    this.memory.page(page, first).set(this.wasLarge ? message.subarray(0, first) : message)
+    this.announce(page, first, this.wasLarge ? 1 : 0, message.length)
+    if (!this.wasLarge) return
+    this.rest = message.slice(first)
+    this.settle()
+  }
+
+  private announce(page: number, bytes: number, more: number, total: number): void {
+    this.memory.publish(this.channel, BATCH, page, bytes, more, total)
+    this.memory.wake(this.readerWorker)
   }
 
   settle(): boolean {
@@ -56,8 +71,7 @@ export class RingWriter implements ChannelWriter {
       const bytes = Math.min(this.rest.length, PAGE_BYTES)
       this.memory.page(page, bytes).set(this.rest.subarray(0, bytes))
       this.rest = bytes === this.rest.length ? null : this.rest.subarray(bytes)
-      this.memory.publish(this.channel, BATCH, page, bytes, this.rest === null ? 0 : 1, 0)
-      this.memory.wake(this.readerWorker)
+      this.announce(page, bytes, this.rest === null ? 0 : 1, 0)
     }
     return true
   }

@@ -14,6 +14,7 @@
  *   one of the two sees the other.
  */
 import { assert } from '../core/assert.ts'
+import { WireBlock } from './wire.ts'
 
 export const PAGE_BYTES = 128 * 1_024
 export const RING_SLOTS = 64
@@ -68,6 +69,8 @@ export class RingMemory {
   private readonly control: Int32Array
   private readonly controlF64: Float64Array
   private readonly pages: Uint8Array
+  /** Views of pages that this thread has written, by page. */
+  private readonly blocks: (WireBlock | undefined)[] = []
   private readonly stackAt: number
   private readonly nextAt: number
 
@@ -99,6 +102,12 @@ export class RingMemory {
   /** The memory of a page. */
   page(page: number, bytes: number): Uint8Array {
     return this.pages.subarray(page * PAGE_BYTES, page * PAGE_BYTES + bytes)
+  }
+
+  /** The whole of a page, to encode a message into. */
+  block(page: number): WireBlock {
+    this.blocks[page] ??= new WireBlock(this.pages.buffer, page * PAGE_BYTES, PAGE_BYTES)
+    return this.blocks[page]
   }
 
   private pushFloating(page: number): void {

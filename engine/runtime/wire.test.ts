@@ -10,7 +10,7 @@ import { valueKeyExtractor } from '../core/keys.ts'
 import { batchOfRows, rowReader } from '../core/rows.ts'
 import { type ColumnKind, type FieldType, type Schema, schema, t } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
-import { BatchEncoder, copyBatch, decodeBatch } from './wire.ts'
+import { BatchEncoder, copyBatch, decodeBatch, WireBlock } from './wire.ts'
 
 const VALUES: Record<ColumnKind, fc.Arbitrary<unknown>> = {
   boolean: fc.boolean(),
@@ -116,6 +116,30 @@ describe('encode and decode', () => {
         place.fill(0x2a)
         assert.deepEqual(contents(target, again), expected(example))
         assert.deepEqual(contents(target, copied), expected(example))
+      }),
+    )
+  })
+
+  test('write into a block of the caller, or say that it is too small and touch nothing beyond it', () => {
+    const encoder = new BatchEncoder()
+    fc.assert(
+      fc.property(anyCase, fc.nat(40), fc.double({ min: 0, max: 1, noNaN: true }), (example, eighths, share) => {
+        const { schema: target, batch, rows } = example
+        const count = rows === null ? batch.length : rows.length
+        const message = encoder.encode(batch, rows, count).slice()
+        const room = message.length + 8
+        const around = new Uint8Array(eighths * 8 + room + 64).fill(0x2a)
+        const small = new WireBlock(around.buffer, eighths * 8, ((share * (room - 8)) >>> 3) << 3)
+        assert.equal(encoder.encodeInto(small, batch, rows, count), -1)
+        const beyond = eighths * 8 + small.u8.length
+        assert.ok(around.subarray(0, eighths * 8).every((byte) => byte === 0x2a))
+        assert.ok(around.subarray(beyond).every((byte) => byte === 0x2a))
+        const block = new WireBlock(around.buffer, eighths * 8, room)
+        const bytes = encoder.encodeInto(block, batch, rows, count)
+        assert.equal(bytes, message.length)
+        assert.deepEqual(contents(target, decodeBatch(target, block.u8.subarray(0, bytes))), expected(example))
+        // The encoder's own block is unharmed.
+        assert.deepEqual(contents(target, decodeBatch(target, encoder.encode(batch, rows, count))), expected(example))
       }),
     )
   })

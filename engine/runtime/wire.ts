@@ -15,17 +15,64 @@ import { gatherStrings } from '../core/strings.ts'
 
 const align8 = (n: number): number => (n + 7) & ~7
 
-/** Encodes selected rows of batches into a reused, growing block. */
+/** Memory for one message, seen in every width that the format has. */
+export class WireBlock {
+  readonly u8: Uint8Array
+  readonly i32: Int32Array
+  readonly f64: Float64Array
+  readonly i64: BigInt64Array
+
+  /** `start` and `bytes` are multiples of 8. */
+  constructor(buffer: ArrayBufferLike, start = 0, bytes = buffer.byteLength) {
+    this.u8 = new Uint8Array(buffer, start, bytes)
+    this.i32 = new Int32Array(buffer, start, bytes >>> 2)
+    this.f64 = new Float64Array(buffer, start, bytes >>> 3)
+    this.i64 = new BigInt64Array(buffer, start, bytes >>> 3)
+  }
+}
+
+/** Thrown within `encodeInto` only: the message is larger than the block. */
+const BLOCK_FULL = new Error('the block is full')
+
+/** Encodes selected rows of batches, into memory of the caller or into a reused block of its own that grows. */
 export class BatchEncoder {
-  private buffer = new ArrayBuffer(256 * 1_024)
-  private u8 = new Uint8Array(this.buffer)
-  private i32 = new Int32Array(this.buffer)
-  private f64 = new Float64Array(this.buffer)
-  private i64 = new BigInt64Array(this.buffer)
+  private own = new WireBlock(new ArrayBuffer(256 * 1_024))
+  private u8 = this.own.u8
+  private i32 = this.own.i32
+  private f64 = this.own.f64
+  private i64 = this.own.i64
   private at = 0
+  private mayGrow = true
 
   /** Rows `rows[0..count)` of `batch` (or its first `count` rows); the view is valid until the next call. */
   encode(batch: Batch, rows: Int32Array | null, count: number): Uint8Array {
+    this.use(this.own)
+    this.mayGrow = true
+    this.writeBatch(batch, rows, count)
+    return this.u8.subarray(0, this.at)
+  }
+
+  /** The same into `block`. Returns the bytes written, or -1 when there is no room for it. */
+  encodeInto(block: WireBlock, batch: Batch, rows: Int32Array | null, count: number): number {
+    this.use(block)
+    this.mayGrow = false
+    try {
+      this.writeBatch(batch, rows, count)
+      return this.at
+    } catch (error) {
+      if (error !== BLOCK_FULL) throw error
+      return -1
+    }
+  }
+
+  private use({ u8, i32, f64, i64 }: WireBlock): void {
+    this.u8 = u8
+    this.i32 = i32
+    this.f64 = f64
+    this.i64 = i64
+  }
+
+  private writeBatch(batch: Batch, rows: Int32Array | null, count: number): void {
     this.at = 0
     this.reserve(8)
     this.i32[0] = count
@@ -34,19 +81,17 @@ export class BatchEncoder {
     this.writeFloats(batch.eventTime, rows, count)
     if (batch.keys !== null) this.writeKeys(batch.keys, rows, count)
     for (const column of batch.columns) this.writeColumn(column, rows, count)
-    return this.u8.subarray(0, this.at)
   }
 
+  /** Room for `extra` more bytes, and for the word that copying strings may write beyond them. */
   private reserve(extra: number): void {
     const needed = align8(this.at + extra) + 8
-    if (needed <= this.buffer.byteLength) return
-    const grown = new ArrayBuffer(Math.max(align8(needed), this.buffer.byteLength * 2))
-    new Uint8Array(grown).set(this.u8.subarray(0, this.at))
-    this.buffer = grown
-    this.u8 = new Uint8Array(grown)
-    this.i32 = new Int32Array(grown)
-    this.f64 = new Float64Array(grown)
-    this.i64 = new BigInt64Array(grown)
+    if (needed <= this.u8.length) return
+    if (!this.mayGrow) throw BLOCK_FULL
+    const grown = new WireBlock(new ArrayBuffer(Math.max(align8(needed), this.u8.length * 2)))
+    grown.u8.set(this.u8.subarray(0, this.at))
+    this.own = grown
+    this.use(grown)
   }
 
   private writeFloats(values: Float64Array, rows: Int32Array | null, count: number): void {
