@@ -9,7 +9,7 @@ import { toJobOptions } from '../engine/api/job-settings.ts'
 import type { RunFlags } from '../engine/api/run-flags.ts'
 import type { JobGraph } from '../engine/contract/job-graph.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
-import type { JobResult, RunningJob } from '../engine/runtime/launcher-types.ts'
+import type { JobExecutionResult, RunningJob } from '../engine/runtime/launcher-types.ts'
 import { startServer } from '../engine/server/server.ts'
 import { checkProgram } from './check-program.ts'
 import { exitCodeForError, isUsageError, printFailure } from './failure.ts'
@@ -40,7 +40,7 @@ export async function exitProcess(code: number): Promise<never> {
  * Runs the job to its end; rejects with the cause when it fails. Where the flags ask for help or a check,
  * it does that and ends the process.
  */
-export async function runProgram(run: ProgramRun): Promise<JobResult> {
+export async function runProgram(run: ProgramRun): Promise<JobExecutionResult> {
   if (run.flags.help) {
     process.stdout.write(`${runHelp()}\n`)
     return exitProcess(0)

@@ -14,7 +14,7 @@ import type { JobGraph } from '../contract/job-graph.ts'
 import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Duration } from '../core/time.ts'
-import type { JobResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
+import type { JobExecutionResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
 import { type CloseableIterator, rowIterator } from './closeable-iterator.ts'
 import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
@@ -211,7 +211,7 @@ export class StreamExecutionEnvironment {
    * Runs the job and waits for its end; rejects with the cause when it fails. At the top level of the
    * program that Node was started with, worker threads import that program again, and stop here.
    */
-  execute(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<JobResult> {
+  execute(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<JobExecutionResult> {
     // Before any await: the mode is read from the stack.
     const mode = executionMode()
     return this.run(name, (program) => executeProgram(program, this.configPairs, mode, options))

@@ -11,7 +11,7 @@ import { availableParallelism } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { attachWorker, launchJob, workerBootstrap } from '../runtime/launcher.ts'
-import type { JobResult, RunningJob } from '../runtime/launcher-types.ts'
+import type { JobExecutionResult, RunningJob } from '../runtime/launcher-types.ts'
 import type { JobEvent } from '../runtime/status.ts'
 import { currentFrames, entryModuleUrl } from './entry-detection.ts'
 import { type JobSettings, threadsPlacement, toJobOptions } from './job-settings.ts'
@@ -98,7 +98,7 @@ export async function executeProgram(
   config: Readonly<Record<string, string>>,
   mode: ExecutionMode,
   options: ExecuteOptions,
-): Promise<JobResult> {
+): Promise<JobExecutionResult> {
   if (mode.kind === 'worker') return attachWorker(program.graph)
   if (mode.kind === 'embedded' || options.module !== undefined) {
     const running = await startEmbedded(program, config, options)
@@ -118,7 +118,7 @@ async function runFromFile(
   mode: { readonly moduleUrl: string; readonly args: readonly string[] },
   options: ExecuteOptions,
   isFirst: boolean,
-): Promise<JobResult> {
+): Promise<JobExecutionResult> {
   // Loaded lazily and only here: a job inside a service needs no dashboard and no signal handlers.
   const { exitOnUsageError, runProgram } = await import('../../cli/run-program.ts')
   try {

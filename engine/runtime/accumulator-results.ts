@@ -3,12 +3,12 @@
  */
 import { type AccumulatorValue, mergeAccumulators } from '../core/accumulators.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { JobResult } from './launcher-types.ts'
+import type { JobExecutionResult } from './launcher-types.ts'
 
 /** From the local values of all subtasks. Accumulators that cannot be merged are left out of the record. */
 export function accumulatorResults(
   locals: ReadonlyMap<string, readonly AccumulatorValue[]>,
-): Pick<JobResult, 'accumulators' | 'getAccumulatorResult'> {
+): Pick<JobExecutionResult, 'accumulators' | 'getAccumulatorResult'> {
   const accumulators: Record<string, unknown> = {}
   const errors = new Map<string, unknown>()
   for (const [name, values] of locals) {

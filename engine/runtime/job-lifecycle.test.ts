@@ -112,6 +112,33 @@ describe('a job', { timeout: 30_000 }, () => {
     assert.equal(delivered.marker, 8)
   })
 
+  test('that starts makes who asks for a savepoint or a rescale wait until it runs', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const options = optionsOf({ checkpointDirectory, restart: RETRYING })
+      const delivered: Delivered = { rows: [], marker: 0 }
+      const job = await launchJob(fixtureGraph(SLOW, delivered), options)
+      assert.equal(job.status().state, 'starting')
+      assert.match(await job.savepoint(), /manifests/)
+      const again = await launchJob(fixtureGraph(SLOW, { rows: [], marker: 0 }), optionsOf({ parallelism: 1 }))
+      await Promise.all([again.rescale(2), again.savepoint().catch(() => {})])
+      await until(() => again.status().parallelism === 2 && again.status().state === 'running')
+      await again.cancel()
+      assert.match(await job.savepoint({ stop: true }), /manifests/)
+      const { state, restarts, durationMs, netRuntimeMs } = await job.done
+      assert.deepEqual([state, restarts], ['finished', 0])
+      assert.ok(netRuntimeMs > 0 && netRuntimeMs <= durationMs + 1, `${netRuntimeMs} of ${durationMs} ms`)
+      assert.throws(() => job.savepoint(), { code: 'JOB_NOT_RUNNING', message: /finished/ })
+    }))
+
+  test('that fails while it starts says so to who waits for its savepoint', async () => {
+    const graph = changed(fixtureGraph(SMALL, { rows: [], marker: 0 }), {
+      reader: (reader) => ({ ...reader, open: () => Promise.reject(new Error('no source')) }),
+    })
+    const job = await launchJob(graph, optionsOf({}))
+    await assert.rejects(job.savepoint({ stop: true }), /no source/)
+    await assert.rejects(job.done, /no source/)
+  })
+
   test('that is stopped while it rescales ends', () =>
     withDirectory(async (checkpointDirectory) => {
       const job = await launchJob(fixtureGraph(SLOW, { rows: [], marker: 0 }), optionsOf({ checkpointDirectory }))

@@ -27,7 +27,7 @@ import type { Io } from '../core/io.ts'
 import { accumulatorResults } from './accumulator-results.ts'
 import { planDeployments, splitDiscovery } from './deployment.ts'
 import { checkpointParts, type JobCounts, StatusBoard } from './job-status.ts'
-import type { JobOptions, JobResult, RunningJob } from './launcher-types.ts'
+import type { JobExecutionResult, JobOptions, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
 import { type ExecutionPlan, planJob, workerOf } from './planner.ts'
 import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
@@ -69,6 +69,8 @@ type Goal = 'run' | 'finish' | 'stop' | 'cancel' | 'rescale'
 /** One deployment. */
 interface Run {
   readonly number: number
+  /** Default subtasks of an operator. */
+  readonly parallelism: number
   readonly plan: ExecutionPlan
   readonly restore: RestorePlan
   readonly workers: readonly WorkerHandle[]
@@ -97,7 +99,7 @@ interface Waiter<T> {
 
 export class JobMaster implements RunningJob {
   readonly id: string
-  readonly done: Promise<JobResult>
+  readonly done: Promise<JobExecutionResult>
   private readonly graph: JobGraph
   private readonly options: JobOptions
   private readonly directory: string
@@ -105,6 +107,8 @@ export class JobMaster implements RunningJob {
   private readonly environment: MasterEnvironment
   private readonly board = new StatusBoard()
   private readonly startedAtMs: number
+  /** By the clock that nobody sets: when all workers of the first run were ready. */
+  private ranFromMs: number | null = null
   private state: JobState = 'starting'
   private goal: Goal = 'run'
   private parallelism: number
@@ -115,7 +119,7 @@ export class JobMaster implements RunningJob {
   private cancelTick: (() => void) | null = null
   private cancelRestart: (() => void) | null = null
   private starting: Promise<void> = Promise.resolve()
-  private settle!: Waiter<JobResult>
+  private settle!: Waiter<JobExecutionResult>
   private readonly savepointWaiters: Waiter<string>[] = []
 
   constructor(graph: JobGraph, options: JobOptions, directory: string, environment: MasterEnvironment) {
@@ -164,7 +168,8 @@ export class JobMaster implements RunningJob {
 
   private async startRun(restore: string | null): Promise<void> {
     const { io, stateBackend } = this.environment
-    const { options, graph, directory } = this
+    // A rescale may be asked for while this run starts: it is for the next one.
+    const { options, graph, directory, parallelism } = this
     const workers = this.workerCount
     const recovered = await takeOver(io.disk, {
       directory,
@@ -181,7 +186,7 @@ export class JobMaster implements RunningJob {
     for (const { path, reason } of recovered.quarantined) {
       this.exception('recovery', new MillraceError('MANIFEST_QUARANTINED', `Set ${path} aside: ${reason}.`))
     }
-    const plan = planJob(graph, { parallelism: this.parallelism, workers, keyGroups: options.keyGroups })
+    const plan = planJob(graph, { parallelism, workers, keyGroups: options.keyGroups })
     const parallelismOf = new Map(plan.vertices.flatMap((v) => v.nodes.map((node) => [node.id, v.parallelism])))
     const restorePlan = planRestore(recovered.manifest, graph, (node) => parallelismOf.get(node.id)!, {
       workers,
@@ -206,6 +211,7 @@ export class JobMaster implements RunningJob {
     const number = ++this.runs
     const run: Run = {
       number,
+      parallelism,
       plan,
       restore: restorePlan,
       workers: Array.from({ length: workers }, (_, w) => this.spawn(number, w)),
@@ -268,7 +274,7 @@ export class JobMaster implements RunningJob {
       graph: this.graph,
       options: this.options,
       plan: run.plan,
-      parallelism: this.parallelism,
+      parallelism: run.parallelism,
       workers: this.workerCount,
       run: run.number,
       manifest: run.manifest,
@@ -294,8 +300,9 @@ export class JobMaster implements RunningJob {
         run.ready.add(message.worker)
         if (run.ready.size < run.workers.length) return
         for (const worker of run.workers) worker.send({ type: 'start' })
+        this.ranFromMs ??= this.monotonicMs()
         if (this.state !== 'stopping') this.state = 'running'
-        if (this.goal === 'stop') this.requestFinal()
+        this.requestWaiting(run)
         return
       case 'ack':
         if (message.ack.generation !== run.manifest.generation) return
@@ -371,6 +378,12 @@ export class JobMaster implements RunningJob {
   private request(run: Run, kind: CheckpointKind): void {
     if (run.collecting) run.coordinator.want(kind)
     else this.act(run, run.coordinator.request(kind, this.monotonicMs()))
+  }
+
+  /** Asks for what was asked for while the job was starting. */
+  private requestWaiting(run: Run): void {
+    if (this.goal === 'stop' || this.goal === 'rescale') this.request(run, 'final')
+    else if (this.savepointWaiters.length > 0) this.request(run, 'savepoint')
   }
 
   private act(run: Run, decision: Decision): void {
@@ -595,10 +608,20 @@ export class JobMaster implements RunningJob {
     else this.settle.reject(error)
   }
 
-  private result(counts: JobCounts): JobResult {
+  private result(counts: JobCounts): JobExecutionResult {
     const durationMs = this.environment.io.clock.nowMs() - this.startedAtMs
-    const state = { state: this.state, ...counts, checkpoints: this.board.completed, durationMs }
-    return { ...state, ...accumulatorResults(this.board.accumulators) }
+    const netRuntimeMs = this.ranFromMs === null ? 0 : this.monotonicMs() - this.ranFromMs
+    const { state, restarts } = this
+    const { completed: checkpoints, accumulators } = this.board
+    return {
+      state,
+      ...counts,
+      checkpoints,
+      restarts,
+      durationMs,
+      netRuntimeMs,
+      ...accumulatorResults(accumulators),
+    }
   }
 
   private exception(where: string, error: unknown): void {
@@ -652,7 +675,7 @@ export class JobMaster implements RunningJob {
   }
 
   savepoint(options: { readonly stop?: boolean } = {}): Promise<string> {
-    const run = this.running()
+    const run = this.runningOrStarting()
     const stops = options.stop === true
     if (stops) {
       this.goal = 'stop'
@@ -660,7 +683,7 @@ export class JobMaster implements RunningJob {
     }
     return new Promise((resolve, reject) => {
       this.savepointWaiters.push({ resolve, reject })
-      this.request(run, stops ? 'final' : 'savepoint')
+      if (run !== null) this.request(run, stops ? 'final' : 'savepoint')
     })
   }
 
@@ -700,7 +723,7 @@ export class JobMaster implements RunningJob {
   }
 
   async rescale(parallelism: number): Promise<void> {
-    const run = this.running()
+    const run = this.runningOrStarting()
     if (!Number.isInteger(parallelism) || parallelism < 1 || parallelism > this.options.keyGroups) {
       throw new MillraceError('PARALLELISM_INVALID', `Parallelism ${parallelism} is not possible.`, {
         hint: `Choose a whole number from 1 to ${this.options.keyGroups}.`,
@@ -708,15 +731,24 @@ export class JobMaster implements RunningJob {
     }
     this.goal = 'rescale'
     this.parallelism = parallelism
-    this.request(run, 'final')
+    if (run !== null) this.request(run, 'final')
   }
 
-  private running(): Run {
-    if (this.state === 'running' && this.goal === 'run' && this.run !== null) return this.run
-    throw new MillraceError('JOB_NOT_RUNNING', `The job is ${this.state}.`, {
-      hint: 'Try again once it runs.',
-      retryable: true,
-    })
+  /**
+   * The run to ask for a checkpoint. Null while the job starts, when `requestWaiting` will ask, and before a rescale,
+   * which asked already. Throws `JOB_NOT_RUNNING`.
+   */
+  private runningOrStarting(): Run | null {
+    if (this.goal === 'rescale' && this.state !== 'restarting') return null
+    if (this.goal === 'run') {
+      if (this.state === 'starting') return null
+      if (this.state === 'running' && this.run !== null) return this.run
+    }
+    throw new MillraceError(
+      'JOB_NOT_RUNNING',
+      `The job is ${this.state === 'running' ? 'at its end' : this.state}.`,
+      this.isOver ? { hint: 'Start it again.' } : { hint: 'Try again once it runs.', retryable: true },
+    )
   }
 }
 

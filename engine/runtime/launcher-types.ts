@@ -42,14 +42,20 @@ export interface JobOptions {
   readonly onEvent: (event: JobEvent) => void
 }
 
-export interface JobResult {
+/** What `execute` resolves to, Flink's JobExecutionResult. */
+export interface JobExecutionResult {
   readonly state: JobState
   readonly recordsIn: number
   readonly recordsOut: number
   readonly late: number
   readonly deadLettered: number
   readonly checkpoints: number
+  /** Times that the job was started again after a failure. */
+  readonly restarts: number
+  /** From the start to the end. */
   readonly durationMs: number
+  /** As `durationMs`, without what came before the job first ran; 0 when it never did. */
+  readonly netRuntimeMs: number
   /** Results of accumulators by name, merged over all subtasks of the last run. */
   readonly accumulators: Readonly<Record<string, unknown>>
   /** The result of an accumulator. Throws `ACCUMULATOR_UNKNOWN`, `ACCUMULATOR_MISMATCH`. */
@@ -59,5 +65,5 @@ export interface JobResult {
 export interface RunningJob extends JobControl {
   readonly id: string
   /** Settles at the end of the job; rejects with the cause when the job failed. */
-  readonly done: Promise<JobResult>
+  readonly done: Promise<JobExecutionResult>
 }

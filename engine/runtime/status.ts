@@ -192,13 +192,16 @@ export interface JobStatus {
 /** What the server may ask of a job. Every call rejects with a MillraceError that says why not. */
 export interface JobControl {
   status(): JobStatus
-  /** Takes a savepoint and resolves to its path; with `stop` the job ends at that very cut. */
+  /**
+   * Takes a savepoint and resolves to its path; with `stop` the job ends at that very cut. While the job starts, it
+   * waits until the job runs; rejects with the cause when it fails before. Throws `JOB_NOT_RUNNING` otherwise.
+   */
   savepoint(options?: { readonly stop?: boolean }): Promise<string>
   /** Final checkpoint, then stop; resolves when stopped. Open windows do not fire. */
   stop(): Promise<void>
   /** Stops at once, without a checkpoint. */
   cancel(): Promise<void>
-  /** Checkpoint, then continue with another default parallelism. */
+  /** Checkpoint, then continue with another default parallelism. Waits for a job that starts, as `savepoint` does. */
   rescale(parallelism: number): Promise<void>
 }
 

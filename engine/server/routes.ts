@@ -35,14 +35,14 @@ export interface RouteOptions {
 export type JobAction = 'savepoints' | 'stop' | 'cancel' | 'rescale'
 
 const allowedIn: Readonly<Record<JobAction, readonly JobState[]>> = {
-  savepoints: ['running'],
-  rescale: ['running'],
+  savepoints: ['starting', 'running'],
+  rescale: ['starting', 'running'],
   stop: ['starting', 'running', 'restarting'],
   cancel: ['starting', 'running', 'restarting', 'stopping'],
 }
 
 const refusalHint: Readonly<Record<JobState, string>> = {
-  starting: 'Try again when the job runs.',
+  starting: '',
   running: '',
   restarting: 'Try again when the job runs.',
   stopping: 'Wait until the job has stopped, or cancel it.',
