@@ -1,13 +1,13 @@
 /**
  * `millrace run JOB.ts`: loads the job's module and runs the job in it, as `node JOB.ts` would.
  *
- * The module may export `job(...)` or call `execute` at its top level; in the second case importing it
- * already ran the job.
+ * The module may export `job(...)`, or start jobs itself by `execute`, `executeAsync` or a way of collecting. Then it is
+ * a program as under `flink run`: it ends when it is loaded and no job of it runs any more, with 1 if one failed.
  */
 import { existsSync, realpathSync, statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
-import { launchContext } from '../engine/api/launch-context.ts'
+import { type LaunchContext, launchContext } from '../engine/api/launch-context.ts'
 import { closest, type ParsedFlags, runFlagsOf, usageError } from '../engine/api/run-flags.ts'
 import { printFailure } from './failure.ts'
 
@@ -55,8 +55,18 @@ export async function runCommandLine(flags: ParsedFlags, args: readonly string[]
   const module = (await import(moduleUrl)) as { readonly default?: unknown }
   if (isJob(module.default)) return (await module.default.start(jobArgs, moduleUrl)) ?? 0
   await someLaunch(path)
-  await Promise.all(context.running)
+  await allEnd(context)
   return 0
+}
+
+/** Resolves when no job of the program runs; rejects with the cause when one failed. */
+async function allEnd({ running }: LaunchContext): Promise<void> {
+  for (let ended = 0; ended < running.length; ) {
+    ended = running.length
+    await Promise.all(running)
+    // What waits for a job may start another one.
+    await new Promise(setImmediate)
+  }
 }
 
 /** The arguments without the job's file: its first mention that is no flag's value stands where it was parsed. */
@@ -87,7 +97,7 @@ function someLaunch(path: string): Promise<void> {
           : reject(
               usageError(
                 `${path} declares no job.`,
-                'Write "export default job(name, env => { ... })", or call env.execute(name) at its top level.',
+                'Write "export default job(name, env => { ... })", or call env.execute(name) in it.',
               ),
             ),
       )

@@ -25,6 +25,8 @@ export interface ProgramRun {
   readonly placement: Placement
   /** A line to print first, or null. */
   readonly notice: string | null
+  /** The job is deployed. */
+  readonly onRunning?: (job: RunningJob) => void
 }
 
 const EXIT_SIGINT = 130
@@ -65,6 +67,7 @@ export async function runProgram(run: ProgramRun): Promise<JobExecutionResult> {
     // Signals end the process from where they are caught, past the `finally` below.
     process.once('exit', forgetToken)
     output.watch(() => running!.status())
+    run.onRunning?.(running)
     const result = await running.done
     await signals.settled()
     return result

@@ -99,6 +99,21 @@ describe('run and node are the same', { concurrency: 2 }, () => {
     assert.deepEqual(lines(stdout), ['service main', '3', 'collected 1,2'])
   })
 
+  test('millrace run: a program that starts and collects jobs itself', async () => {
+    const { code, stdout, stderr } = await millrace(
+      'run',
+      fixture('collecting'),
+      ...['--workers', '1', '--set', 'factor=10', '--port', '0'],
+    )
+    assert.equal(code, 0, stderr)
+    assert.deepEqual(
+      new Set(lines(stdout)),
+      new Set(['"a on a thread"', '"b on a thread"', 'beside 2 0', 'collected 10,20', ...['"z"', 'read x', 'read y']]),
+    )
+    assert.match(stderr, /job "beside" started/)
+    assert.match(stderr, /job "read" started/)
+  })
+
   test('two executes: the second runs on the main thread, and says so', async () => {
     const { code, stdout, stderr } = await node(fixture('two-executes'), '--workers', '1')
     assert.equal(code, 0, stderr)

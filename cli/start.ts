@@ -119,6 +119,7 @@ function runFlags(options: StartOptions, checkpoints: string): RunFlags {
   const hasCheckpoint = existsSync(manifests) && readdirSync(manifests).some((name) => name.endsWith('.json'))
   return {
     parallelism: integerFlag(flags, 'parallelism', 1, 128),
+    runtimeMode: null,
     workers: integerFlag(flags, 'workers', 0, 256),
     checkpointDirectory: checkpoints,
     checkpointIntervalMs: null,

@@ -1,8 +1,8 @@
 /**
  * A stream's elements as an async iterator, with the job that makes them behind it.
  *
- * Made by the environment for `executeAndCollectAsync`. Invariant: when the iterator has ended, in whatever way,
- * nothing of its job runs any more.
+ * Made by the environment for `executeAndCollectAsync` and `collectAsync`. Invariant: when the iterator has ended, in
+ * whatever way, nothing of its job runs any more; one that was closed before its job started lets rows go.
  */
 import type { StreamSink } from '../../connectors/collect/stream-sink.ts'
 import { MillraceError } from '../core/errors.ts'
@@ -17,9 +17,27 @@ export interface CloseableIterator<T> extends AsyncIterableIterator<T, undefined
   [Symbol.asyncIterator](): CloseableIterator<T>
 }
 
-/** The iterator over what `starting` resolves to; a job that fails rejects `next` after its last row. */
-export function rowIterator<T>(rows: StreamSink<T>, starting: Promise<RunningJob>): CloseableIterator<T> {
-  const ended = starting
+/** A job that iterators wait for. */
+export class AwaitedJob {
+  hasStarted = false
+  readonly job: Promise<RunningJob>
+  private readonly settle: (job: Promise<RunningJob>) => void
+
+  constructor() {
+    const { promise, resolve } = Promise.withResolvers<RunningJob>()
+    this.job = promise
+    this.settle = resolve
+  }
+
+  start(job: Promise<RunningJob>): void {
+    this.hasStarted = true
+    this.settle(job)
+  }
+}
+
+/** The iterator over the rows of a job; a job that fails rejects `next` after its last row. */
+export function rowIterator<T>(rows: StreamSink<T>, awaited: AwaitedJob): CloseableIterator<T> {
+  const ended = awaited.job
     .then((job) => job.done)
     .then(
       () => rows.end(),
@@ -27,7 +45,8 @@ export function rowIterator<T>(rows: StreamSink<T>, starting: Promise<RunningJob
     )
   const close = async (): Promise<void> => {
     rows.abandon()
-    const job = await starting.catch(() => null)
+    if (!awaited.hasStarted) return
+    const job = await awaited.job.catch(() => null)
     await job?.cancel()
     await ended
   }

@@ -99,6 +99,44 @@ describe('collecting', () => {
     await assert.rejects(environment(1).fromSequence(1, 3).executeAndCollect(0), { code: 'LIMIT_INVALID' })
   })
 
+  test('iterators over several streams of one job, beside its sinks', async () => {
+    const env = environment(1)
+    const numbers = env.fromSequence(1, 5_000)
+    const printed: number[] = []
+    const [even, odd] = [
+      numbers.filter((n) => n % 2 === 0).collectAsync(),
+      numbers.filter((n) => n % 2 === 1).collectAsync(),
+    ]
+    numbers.addSink((n) => {
+      printed.push(n)
+    })
+    const result = env.execute('beside')
+    const all = async (rows: AsyncIterable<number>) => {
+      const read: number[] = []
+      for await (const n of rows) read.push(n)
+      return read
+    }
+    const [evens, odds] = await Promise.all([all(even), all(odd)])
+    assert.deepEqual([evens.length, odds.length, evens[1], odds[1]], [2_500, 2_500, 4, 3])
+    assert.equal((await result).state, 'finished')
+    assert.deepEqual(printed, range(1, 5_000))
+  })
+
+  test('an iterator holds its job back, and cancels it when it is closed', async () => {
+    const env = environment(1)
+    const rows = env.fromDataGenerator((index) => index).collectAsync()
+    const early = env.fromDataGenerator((index) => -index).collectAsync()
+    await early.close()
+    const job = await env.executeAsync('endless')
+    assert.deepEqual((await rows.next()).value, 0)
+    await rows.close()
+    assert.equal((await job.done).state, 'cancelled')
+    assert.equal((await rows.next()).done, true)
+    const threads = environment(1)
+    threads.fromElements(1).collectAsync()
+    await assert.rejects(threads.execute('threads', { module: import.meta.url }), { code: 'COLLECT_ON_THREADS' })
+  })
+
   test('a failure comes after the rows before it', async () => {
     const iterator = environment(1)
       .fromSequence(1, 10_000)

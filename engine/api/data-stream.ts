@@ -67,6 +67,8 @@ export interface StreamHome {
   collect<T>(stream: DataStream<T>): Promise<T[]>
   /** Runs the job and gives the rows of one stream as they come. */
   iterate<T>(stream: DataStream<T>): CloseableIterator<T>
+  /** The rows of one stream, once the job is run by other means. */
+  iterateLater<T>(stream: DataStream<T>): CloseableIterator<T>
 }
 
 /** Options of steps whose results may have declared columns. */
@@ -322,6 +324,15 @@ export class DataStream<T> {
    */
   executeAndCollectAsync(): CloseableIterator<T> {
     return this.home.iterate(this)
+  }
+
+  /**
+   * This stream's elements as they come, once `execute` or `executeAsync` runs the job; other sinks and other iterators
+   * may be part of it. The job runs on the calling thread and waits while nobody asks for an element, so ask while it
+   * runs. Leaving a `for await` loop, or `close`, cancels the job.
+   */
+  collectAsync(): CloseableIterator<T> {
+    return this.home.iterateLater(this)
   }
 
   private endIn(sink: Sink): DataStreamSink {

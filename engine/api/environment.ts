@@ -16,20 +16,21 @@ import { MillraceError } from '../core/errors.ts'
 import type { Duration } from '../core/time.ts'
 import type { JobExecutionResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
-import { type CloseableIterator, rowIterator } from './closeable-iterator.ts'
+import { AwaitedJob, type CloseableIterator, rowIterator } from './closeable-iterator.ts'
 import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
 import {
   type ExecuteOptions,
-  executeProgram,
+  type ExecutionMode,
   executionMode,
   inheritedConfig,
   type Program,
-  startEmbedded,
+  type Started,
+  startJob,
 } from './execution.ts'
 import { checkMaxParallelism, checkParallelism, GraphBuilder } from './graph-builder.ts'
 import type { JobSettings } from './job-settings.ts'
 import { parseMemorySize } from './run-flags.ts'
-import { RuntimeExecutionMode, runtimeModeOf } from './runtime-mode.ts'
+import { RuntimeExecutionMode } from './runtime-mode.ts'
 import type { WatermarkStrategy } from './watermark-strategy.ts'
 
 /** Name of a job whose program gives none. */
@@ -40,6 +41,8 @@ export class StreamExecutionEnvironment {
   readonly config: Readonly<Record<string, string | undefined>>
   private readonly configPairs: Readonly<Record<string, string>>
   private builder = new GraphBuilder()
+  /** The job that comes next, when iterators wait for its rows. */
+  private awaited: AwaitedJob | null = null
   private readonly checkpointConfig = new CheckpointConfig()
   private parallelism: number | null = null
   private maxParallelism: number | null = null
@@ -74,6 +77,7 @@ export class StreamExecutionEnvironment {
    * How jobs are executed: `STREAMING` unless told. In `BATCH` every source must be bounded (`BATCH_UNBOUNDED`), there
    * are no checkpoints, and only final results come out: windows and timers of both kinds fire at the end of input,
    * nothing is late, and running aggregates emit one result a key. `AUTOMATIC` is batch when every source is bounded.
+   * `--runtime-mode` overrides it.
    */
   setRuntimeMode(mode: RuntimeExecutionMode): this {
     if (!Object.values(RuntimeExecutionMode).includes(mode)) {
@@ -211,22 +215,33 @@ export class StreamExecutionEnvironment {
    * Runs the job and waits for its end; rejects with the cause when it fails. At the top level of the
    * program that Node was started with, worker threads import that program again, and stop here.
    */
-  execute(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<JobExecutionResult> {
+  async execute(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<JobExecutionResult> {
     // Before any await: the mode is read from the stack.
-    const mode = executionMode()
-    return this.run(name, (program) => executeProgram(program, this.configPairs, mode, options))
+    return this.start(name, executionMode(), options).result
   }
 
-  /** Starts the job without waiting for its end. Subtasks run on the calling thread unless `module` is given. */
-  executeAsync(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<RunningJob> {
-    return this.run(name, (program) => startEmbedded(program, this.configPairs, options))
+  /**
+   * Starts the job and resolves when it is deployed. Subtasks run on the calling thread unless `module` is given. Under
+   * `millrace run` the job is the program's, as one that `execute` runs, and the program ends after it.
+   */
+  async executeAsync(name: string = NAME_DEFAULT, options: ExecuteOptions = {}): Promise<RunningJob> {
+    return this.start(name, executionMode(true), options).job
   }
 
-  private async run<R>(name: string, start: (program: Program) => Promise<R>): Promise<R> {
-    const program: Program = { name, graph: this.getGraph(), settings: this.getSettings() }
+  private start(name: string, mode: ExecutionMode, options: ExecuteOptions = {}): Started {
+    const program: Program = {
+      name,
+      graph: this.getGraph(),
+      settings: this.getSettings(),
+      sharesMemory: this.awaited !== null,
+    }
+    const { awaited } = this
     // What comes after belongs to another job.
     this.builder = new GraphBuilder()
-    return start(program)
+    this.awaited = null
+    const started = startJob(program, this.configPairs, mode, options)
+    awaited?.start(started.job)
+    return started
   }
 
   /** The graph of what was declared so far. Throws as `GraphBuilder.build`. */
@@ -234,11 +249,12 @@ export class StreamExecutionEnvironment {
     return this.builder.build({ isChainingDisabled: this.isChainingDisabled })
   }
 
-  /** What was set, for the streams declared so far. Throws `BATCH_UNBOUNDED`. */
+  /** What was set, for the streams declared so far. */
   getSettings(): JobSettings {
     return {
       parallelism: this.parallelism,
-      runtimeMode: runtimeModeOf(this.runtimeMode, this.builder.unboundedSources()),
+      runtimeMode: this.runtimeMode,
+      unboundedSources: this.builder.unboundedSources(),
       maxParallelism: this.maxParallelism,
       checkpointIntervalMs: this.checkpointConfig.checkpointIntervalMs,
       checkpointTimeoutMs: this.checkpointConfig.checkpointTimeoutMs,
@@ -256,22 +272,32 @@ export class StreamExecutionEnvironment {
       printSink,
       collect: (stream) => this.collect(stream),
       iterate: (stream) => this.iterate(stream),
+      iterateLater: (stream) => this.iteratorOver(stream),
     }
   }
 
   private iterate<T>(stream: DataStream<T>): CloseableIterator<T> {
+    const iterator = this.iteratorOver(stream)
+    try {
+      this.start('Collect', executionMode(true))
+    } catch (error) {
+      this.awaited?.start(Promise.reject(error))
+      this.awaited = null
+    }
+    return iterator
+  }
+
+  private iteratorOver<T>(stream: DataStream<T>): CloseableIterator<T> {
     const rows = streamSink<T>()
     new DataStreamSink(stream.addNode('Collect', stream.schema, { role: 'sink', sink: rows.sink })).setParallelism(1)
-    return rowIterator(
-      rows,
-      this.run('Collect', (program) => startEmbedded(program, this.configPairs)),
-    )
+    this.awaited ??= new AwaitedJob()
+    return rowIterator(rows, this.awaited)
   }
 
   private async collect<T>(stream: DataStream<T>): Promise<T[]> {
     const sink = collectSink<T>()
     new DataStreamSink(stream.addNode('Collect', stream.schema, { role: 'sink', sink })).setParallelism(1)
-    await this.run('Collect', async (program) => (await startEmbedded(program, this.configPairs)).done)
+    await this.start('Collect', executionMode(true)).result
     return sink.rows()
   }
 }

@@ -2,19 +2,23 @@
  * How `execute` runs a job: decides where its subtasks go, and starts it.
  *
  * - In a worker thread: it attaches and never resolves.
- * - At the top level of the entry file, or under `millrace run`: as the process's program, with worker
+ * - At the top level of the entry file, or anywhere under `millrace run`: as the process's program, with worker
  *   threads that import that file, the flags of the command line, dashboard, output and signals.
  * - Anywhere else (a service, a test, a prompt): quietly on the calling thread, or on worker threads that
  *   import `module` when it is given.
+ *
+ * `executeAsync` and the ways of collecting are for services too, whose entry file must not be imported again and whose
+ * flags are their own: they make the process's program only under `millrace run`.
  */
 import { availableParallelism } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import type { JobGraph } from '../contract/job-graph.ts'
+import { MillraceError } from '../core/errors.ts'
 import { attachWorker, launchJob, workerBootstrap } from '../runtime/launcher.ts'
 import type { JobExecutionResult, RunningJob } from '../runtime/launcher-types.ts'
 import type { JobEvent } from '../runtime/status.ts'
 import { currentFrames, entryModuleUrl } from './entry-detection.ts'
-import { type JobSettings, threadsPlacement, toJobOptions } from './job-settings.ts'
+import { type JobSettings, type Placement, threadsPlacement, toJobOptions } from './job-settings.ts'
 import { launchContext } from './launch-context.ts'
 import { parseRunFlags, type RunFlags } from './run-flags.ts'
 
@@ -33,7 +37,11 @@ export interface Program {
   readonly name: string
   readonly graph: JobGraph
   readonly settings: JobSettings
+  /** An iterator of this thread takes rows from the job's sink, so the job cannot run on others. */
+  readonly sharesMemory: boolean
 }
+
+const ON_CALLING_THREAD: Placement = { workers: 0, moduleUrl: null }
 
 /** The entry file's URL when the caller runs at its top level, on the main thread and outside tests. */
 export function currentEntryModule(): string | null {
@@ -52,11 +60,15 @@ export type ExecutionMode =
   | { readonly kind: 'program'; readonly moduleUrl: string; readonly args: readonly string[] }
   | { readonly kind: 'embedded' }
 
-/** Must be called synchronously from what the user called: it looks at the stack. */
-export function executionMode(): ExecutionMode {
+/**
+ * Must be called synchronously from what the user called: it looks at the stack. With `asService` a job is the process's
+ * program only where the command line says so.
+ */
+export function executionMode(asService = false): ExecutionMode {
   if (workerBootstrap() !== null) return { kind: 'worker' }
   const { cli } = launchContext()
   if (cli !== null && isMainThread) return { kind: 'program', moduleUrl: cli.moduleUrl, args: cli.args }
+  if (asService) return { kind: 'embedded' }
   const moduleUrl = currentEntryModule()
   return moduleUrl === null ? { kind: 'embedded' } : { kind: 'program', moduleUrl, args: process.argv.slice(2) }
 }
@@ -75,63 +87,104 @@ export function inheritedConfig(): Readonly<Record<string, string>> {
   }
 }
 
-/** Starts a job and returns without waiting for its end. Never resolves in a worker thread. */
-export async function startEmbedded(
-  program: Program,
-  config: Readonly<Record<string, string>>,
-  options: ExecuteOptions = {},
-): Promise<RunningJob> {
-  if (workerBootstrap() !== null) return attachWorker(program.graph)
-  const parsed = parseRunFlags(options.args ?? [])
-  const flags: RunFlags = { ...parsed, config: { ...config, ...parsed.config } }
-  const placement =
-    options.module === undefined
-      ? { workers: 0, moduleUrl: null }
-      : threadsPlacement(flags, options.module, availableParallelism())
-  const onEvent = options.onEvent ?? (() => {})
-  return launchJob(program.graph, toJobOptions(program.name, program.settings, flags, placement, onEvent))
+/** A job that was asked for: it and its end. Neither settles in a worker thread. */
+export interface Started {
+  readonly job: Promise<RunningJob>
+  readonly result: Promise<JobExecutionResult>
 }
 
-/** What `env.execute` does; `mode` was taken synchronously. */
-export async function executeProgram(
+/** Starts a job; `mode` was taken synchronously. */
+export function startJob(
   program: Program,
   config: Readonly<Record<string, string>>,
   mode: ExecutionMode,
   options: ExecuteOptions,
-): Promise<JobExecutionResult> {
-  if (mode.kind === 'worker') return attachWorker(program.graph)
-  if (mode.kind === 'embedded' || options.module !== undefined) {
-    const running = await startEmbedded(program, config, options)
-    return running.done
+): Started {
+  if (mode.kind === 'worker') {
+    const never = attachWorker(program.graph)
+    return { job: never, result: never }
   }
+  const started =
+    mode.kind === 'embedded' || options.module !== undefined
+      ? embedded(startEmbedded(program, config, options))
+      : startFromFile(program, config, mode, options)
+  // The caller looks at one of the two.
+  started.job.catch(() => {})
+  started.result.catch(() => {})
+  return started
+}
+
+function embedded(job: Promise<RunningJob>): Started {
+  return { job, result: job.then((running) => running.done) }
+}
+
+async function startEmbedded(
+  program: Program,
+  config: Readonly<Record<string, string>>,
+  options: ExecuteOptions,
+): Promise<RunningJob> {
+  const parsed = parseRunFlags(options.args ?? [])
+  const flags: RunFlags = { ...parsed, config: { ...config, ...parsed.config } }
+  if (program.sharesMemory && options.module !== undefined) {
+    throw new MillraceError(
+      'COLLECT_ON_THREADS',
+      'An iterator reads the job, so it cannot run on threads of its own.',
+      {
+        hint: 'Leave out `module`, or collect with a sink.',
+      },
+    )
+  }
+  const placement =
+    options.module === undefined ? ON_CALLING_THREAD : threadsPlacement(flags, options.module, availableParallelism())
+  const onEvent = options.onEvent ?? (() => {})
+  return launchJob(program.graph, toJobOptions(program.name, program.settings, flags, placement, onEvent))
+}
+
+function startFromFile(
+  program: Program,
+  config: Readonly<Record<string, string>>,
+  mode: Extract<ExecutionMode, { kind: 'program' }>,
+  options: ExecuteOptions,
+): Started {
   const context = launchContext()
   context.launches++
   // Workers of a second job would stop at the first `execute` of the file: it gets no threads.
-  const result = runFromFile(program, config, mode, options, context.launches === 1)
+  const notice =
+    context.launches > 1
+      ? 'a second execute in one file runs on the main thread; use one file a job'
+      : program.sharesMemory
+        ? 'a job whose rows are read by an iterator runs on the main thread'
+        : null
+  const { promise: job, resolve, reject } = Promise.withResolvers<RunningJob>()
+  const result = runFromFile(program, { config, mode, options, notice, onRunning: resolve })
+  result.catch(reject)
   context.running.push(result)
-  return result
+  return { job, result }
 }
 
-async function runFromFile(
-  program: Program,
-  config: Readonly<Record<string, string>>,
-  mode: { readonly moduleUrl: string; readonly args: readonly string[] },
-  options: ExecuteOptions,
-  isFirst: boolean,
-): Promise<JobExecutionResult> {
+interface FileRun {
+  readonly config: Readonly<Record<string, string>>
+  readonly mode: Extract<ExecutionMode, { kind: 'program' }>
+  readonly options: ExecuteOptions
+  /** Why there are no worker threads, or null. */
+  readonly notice: string | null
+  readonly onRunning: (job: RunningJob) => void
+}
+
+async function runFromFile(program: Program, run: FileRun): Promise<JobExecutionResult> {
+  const { config, mode, options, notice, onRunning } = run
   // Loaded lazily and only here: a job inside a service needs no dashboard and no signal handlers.
   const { exitOnUsageError, runProgram } = await import('../../cli/run-program.ts')
   try {
     const flags = parseRunFlags(options.args ?? mode.args)
-    const placement = isFirst
-      ? threadsPlacement(flags, mode.moduleUrl, availableParallelism())
-      : { workers: 0, moduleUrl: null }
-    const notice = isFirst ? null : 'a second execute in one file runs on the main thread; use one file a job'
+    const placement =
+      notice === null ? threadsPlacement(flags, mode.moduleUrl, availableParallelism()) : ON_CALLING_THREAD
     return await runProgram({
       ...program,
       flags: { ...flags, config: { ...config, ...flags.config } },
       placement,
       notice,
+      onRunning,
     })
   } catch (error) {
     await exitOnUsageError(error)

@@ -5,14 +5,17 @@
  */
 import type { CheckpointPolicy } from '../checkpoint/checkpoint-policy.ts'
 import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
-import type { JobOptions, RestartStrategy, RuntimeMode, StateBackendName } from '../runtime/launcher-types.ts'
+import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
 import type { RunFlags } from './run-flags.ts'
+import { type RuntimeExecutionMode, runtimeModeOf } from './runtime-mode.ts'
 
 /** Null means that the program did not say. */
 export interface JobSettings {
   readonly parallelism: number | null
-  readonly runtimeMode: RuntimeMode
+  readonly runtimeMode: RuntimeExecutionMode
+  /** Names of the sources that never end. */
+  readonly unboundedSources: readonly string[]
   /** Key groups of the job. */
   readonly maxParallelism: number | null
   readonly checkpointIntervalMs: number | null
@@ -43,6 +46,7 @@ export function threadsPlacement(flags: RunFlags, moduleUrl: string, cores: numb
   return { workers, moduleUrl: workers === 0 ? null : moduleUrl }
 }
 
+/** Throws `BATCH_UNBOUNDED`. */
 export function toJobOptions(
   name: string,
   settings: JobSettings,
@@ -50,14 +54,15 @@ export function toJobOptions(
   placement: Placement,
   onEvent: JobOptions['onEvent'],
 ): JobOptions {
-  const isBatch = settings.runtimeMode === 'batch'
-  const checkpointIntervalMs = isBatch ? null : (flags.checkpointIntervalMs ?? settings.checkpointIntervalMs)
+  const runtimeMode = runtimeModeOf(flags.runtimeMode ?? settings.runtimeMode, settings.unboundedSources)
+  const checkpointIntervalMs =
+    runtimeMode === 'batch' ? null : (flags.checkpointIntervalMs ?? settings.checkpointIntervalMs)
   return {
     name,
     parallelism: flags.parallelism ?? settings.parallelism ?? Math.max(1, placement.workers),
     workers: placement.workers,
     moduleUrl: placement.moduleUrl,
-    runtimeMode: settings.runtimeMode,
+    runtimeMode,
     checkpointIntervalMs,
     checkpointTimeoutMs: settings.checkpointTimeoutMs,
     checkpointPolicy: settings.checkpointPolicy,

@@ -11,7 +11,7 @@ const SLOT = Symbol.for('millrace.launch')
 export interface LaunchContext {
   /** Jobs that this thread was asked to start as its own program, so far. */
   launches: number
-  /** Those of them that called `execute`; each settles with its job. */
+  /** The ends of those of them that were started by `execute` or the like. */
   readonly running: Promise<unknown>[]
   /** Flags of `millrace run`, with the module it runs; null when the command line does not run this process. */
   cli: { readonly args: readonly string[]; readonly moduleUrl: string } | null

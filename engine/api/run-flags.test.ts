@@ -24,10 +24,11 @@ describe('run flags', () => {
   test('all of them', () => {
     const args =
       '--parallelism 4 --workers 2 --checkpoint-dir d --checkpoint-interval 100 --state-backend rocksdb --restore latest ' +
-      '--allow-non-restored-state --accept-duplicates --port 0 --set a=1 --set=b=x=y --json --check'
+      '--runtime-mode batch --allow-non-restored-state --accept-duplicates --port 0 --set a=1 --set=b=x=y --json --check'
     assert.deepEqual(parseRunFlags(args.split(' ')), {
       parallelism: 4,
       workers: 2,
+      runtimeMode: 'batch',
       checkpointDirectory: 'd',
       checkpointIntervalMs: 100,
       stateBackend: 'rocksdb',
@@ -65,6 +66,7 @@ describe('run flags', () => {
     assert.match(usage(['--workers', '2.5']), /--workers 2\.5/)
     assert.match(usage(['--port', '70000']), /--port 70000/)
     assert.match(usage(['--state-backend', 'disk']), /memory or rocksdb/)
+    assert.match(usage(['--runtime-mode', 'stream']), /streaming, batch or automatic/)
     assert.match(usage(['--set', 'a']), /--set a.*KEY=VALUE/)
     assert.match(usage(['--set', '__proto__=1']), /__proto__/)
     assert.match(usage(['--checkpoint-dir=']), /--checkpoint-dir is empty/)
@@ -84,6 +86,7 @@ describe('job options', () => {
     checkpointIntervalMs: 500,
     maxParallelism: null,
     runtimeMode: 'streaming',
+    unboundedSources: [] as readonly string[],
     checkpointTimeoutMs: 9,
     checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
     checkpointDirectory: 'program',
@@ -107,6 +110,14 @@ describe('job options', () => {
     assert.equal(options([]).checkpointDirectory, 'program')
     assert.equal(options(['--state-backend', 'memory']).stateBackend, 'memory')
     assert.equal(options([], unset).stateBackend, defaultStateBackend())
+  })
+
+  test('a runtime mode over the program’s knows which sources never end', () => {
+    const batch = options(['--runtime-mode', 'batch'])
+    assert.deepEqual([batch.runtimeMode, batch.checkpointIntervalMs], ['batch', null])
+    const endless = { ...settings, unboundedSources: ['clicks'] as readonly string[] }
+    assert.equal(options(['--runtime-mode', 'automatic'], endless).runtimeMode, 'streaming')
+    assert.throws(() => options(['--runtime-mode=batch'], endless), { code: 'BATCH_UNBOUNDED', message: /"clicks"/ })
   })
 
   test('threads need the module, the calling thread does not', () => {

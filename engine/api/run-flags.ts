@@ -5,10 +5,12 @@
 import { parseArgs } from 'node:util'
 import { MillraceError } from '../core/errors.ts'
 import type { StateBackendName } from '../runtime/launcher-types.ts'
+import { RuntimeExecutionMode } from './runtime-mode.ts'
 
 export interface RunFlags {
   readonly parallelism: number | null
   readonly workers: number | null
+  readonly runtimeMode: RuntimeExecutionMode | null
   readonly checkpointDirectory: string | null
   readonly checkpointIntervalMs: number | null
   readonly stateBackend: StateBackendName | null
@@ -39,6 +41,11 @@ export type FlagSpecs = Readonly<Record<string, FlagSpec>>
 export const RUN_FLAGS: FlagSpecs = {
   parallelism: { type: 'string', value: 'N', help: 'subtasks of an operator that does not set its own' },
   workers: { type: 'string', value: 'N', help: 'worker threads (default: one a core); 0 uses the main thread' },
+  'runtime-mode': {
+    type: 'string',
+    value: 'streaming|batch|automatic',
+    help: 'final results only, at the end of bounded input, or all (default: as the job says)',
+  },
   'checkpoint-dir': { type: 'string', value: 'DIR', help: 'where checkpoints are kept' },
   'checkpoint-interval': { type: 'string', value: 'MS', help: 'milliseconds between checkpoints' },
   'state-backend': {
@@ -156,6 +163,7 @@ export function runFlagsOf(flags: ParsedFlags): RunFlags {
   return {
     parallelism: integerFlag(flags, 'parallelism', 1, any),
     workers: integerFlag(flags, 'workers', 0, 1_024),
+    runtimeMode: modeFlag(flags),
     checkpointDirectory: nonEmpty(flags, 'checkpoint-dir'),
     checkpointIntervalMs: integerFlag(flags, 'checkpoint-interval', 1, any),
     stateBackend: backend,
@@ -169,6 +177,14 @@ export function runFlagsOf(flags: ParsedFlags): RunFlags {
     check: flags.has('check'),
     help: flags.has('help'),
   }
+}
+
+function modeFlag(flags: ParsedFlags): RuntimeExecutionMode | null {
+  const text = flags.text('runtime-mode')
+  if (text === null) return null
+  const mode = Object.values(RuntimeExecutionMode).find((known) => known === text.toLowerCase())
+  if (mode !== undefined) return mode
+  throw usageError(`--runtime-mode ${text} is not known.`, 'Write streaming, batch or automatic.')
 }
 
 /** A size as `512m`, in bytes. */
