@@ -216,7 +216,7 @@ export interface TimerService {
   /** Fires when the watermark reaches `timeMs`. Throws `TIMER_INVALID`. */
   registerEventTimeTimer(timeMs: number): void
   deleteEventTimeTimer(timeMs: number): void
-  /** Fires when the machine's clock reaches `timeMs`; not any more after the end of input. Throws `TIMER_INVALID`. */
+  /** Fires when the machine's clock has passed `timeMs`; not any more after the end of input. Throws `TIMER_INVALID`. */
   registerProcessingTimeTimer(timeMs: number): void
   deleteProcessingTimeTimer(timeMs: number): void
 }

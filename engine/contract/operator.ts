@@ -62,7 +62,7 @@ export interface OperatorContext {
   readonly keyed: KeyedState
   /** What `snapshot` returned for each old subtask (any parallelism), or empty on a fresh start. */
   readonly restored: readonly JsonValue[]
-  /** Asks for a call of `onProcessingTime` at or after `timeMs`. */
+  /** Asks for a call of `onProcessingTime` once `timeMs` has passed. */
   scheduleProcessingTime(timeMs: number): void
   /**
    * True in batch execution: the only watermark is +Infinity, and only final results count. Keyed aggregates emit then,
@@ -84,8 +84,11 @@ export interface Operator {
   readonly isWaiting?: boolean
   /** Returns true once everything that this watermark makes due is emitted. */
   advanceWatermark(watermark: number, output: Output): boolean
-  /** Processing time reached a time asked for; returns true when done, as `advanceWatermark`. */
-  onProcessingTime?(nowMs: number, output: Output): boolean
+  /**
+   * Processing time has passed a time asked for; returns true when done, as `advanceWatermark`. As with watermarks, no
+   * row comes after the call at `passedMs` or before: it is made one millisecond later.
+   */
+  onProcessingTime?(passedMs: number, output: Output): boolean
   /** State that is not keyed; small. Keyed state is captured by the engine itself. */
   snapshot?(): JsonValue
   close?(): void | Promise<void>

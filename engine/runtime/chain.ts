@@ -290,6 +290,8 @@ export class Chain {
   }
 
   advance(nowMs: number): ChainProgress {
+    // Rows may still come in the millisecond that it is.
+    const passedMs = nowMs - 1
     for (;;) {
       if (!this.router.flush()) return 'blocked'
       this.resumeWoken()
@@ -302,11 +304,11 @@ export class Chain {
         if (!this.moveWatermark()) return this.router.blocked ? 'blocked' : 'yield'
         continue
       }
-      if (!this.startOwnWatermark() && !this.startDueCall(nowMs)) {
+      if (!this.startOwnWatermark() && !this.startDueCall(passedMs)) {
         if (this.router.blocked) return 'blocked'
         return this.asyncLinks.some((link) => link.isWoken) ? 'yield' : 'drained'
       }
-      if (this.timeAt >= 0 && !this.moveTime(nowMs)) return this.router.blocked ? 'blocked' : 'yield'
+      if (this.timeAt >= 0 && !this.moveTime(passedMs)) return this.router.blocked ? 'blocked' : 'yield'
     }
   }
 
@@ -354,17 +356,17 @@ export class Chain {
     return false
   }
 
-  private startDueCall(nowMs: number): boolean {
+  private startDueCall(passedMs: number): boolean {
     if (this.timeAt >= 0) return true
-    this.timeAt = this.links.findIndex((link) => link.dueAtMs <= nowMs)
+    this.timeAt = this.links.findIndex((link) => link.dueAtMs <= passedMs)
     if (this.timeAt >= 0) this.links[this.timeAt]!.dueAtMs = Number.POSITIVE_INFINITY
     return this.timeAt >= 0
   }
 
-  private moveTime(nowMs: number): boolean {
+  private moveTime(passedMs: number): boolean {
     const link = this.links[this.timeAt]!
     const caller = link.enter()
-    const isDone = link.operator.onProcessingTime?.(nowMs, link) ?? true
+    const isDone = link.operator.onProcessingTime?.(passedMs, link) ?? true
     link.leave(caller)
     if (isDone) this.timeAt = -1
     return isDone
