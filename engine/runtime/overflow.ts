@@ -31,6 +31,8 @@ export interface SpillSpace {
   /** Opens a new, empty file. */
   readonly open: () => SpillFile
   readonly encoder: BatchEncoder
+  /** Bytes of batches that one queue keeps in memory; a few MiB when left out. */
+  readonly memoryBytesMax?: number
 }
 
 interface InMemory {
@@ -58,7 +60,7 @@ export class Overflow {
   private first: Message | null = null
 
   /** Without a space all stays in memory. */
-  constructor(space: SpillSpace | null, memoryBytesMax: number = MEMORY_BYTES_MAX) {
+  constructor(space: SpillSpace | null, memoryBytesMax: number = space?.memoryBytesMax ?? MEMORY_BYTES_MAX) {
     this.space = space
     this.memoryBytesMax = memoryBytesMax
   }

@@ -18,6 +18,7 @@ import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { StringInterner } from '../core/strings.ts'
 import type { ChannelHub } from './channel-hub.ts'
+import type { SpillSpace } from './overflow.ts'
 import { planChannels, planJob } from './planner.ts'
 import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
 import type { SourceDriver } from './source-driver.ts'
@@ -41,6 +42,8 @@ export interface WorkerEnvironment {
   readonly send: (message: FromWorker) => void
   /** Runs a task after the event loop had its turn. */
   readonly defer: (task: () => void) => void
+  /** Bytes of batches without room that a queue keeps in memory before it spills; a few MiB when left out. */
+  readonly spillBeyondBytes?: number
 }
 
 type Phase = 'new' | 'deploying' | 'ready' | 'running' | 'failed' | 'closed'
@@ -138,7 +141,6 @@ export class WorkerRuntime {
     this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
     io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
-    const { openSpill } = io
     this.outboxMeter = new OutboxMeter(deployment.workers, () =>
       send({ type: 'outboxFull', worker: deployment.workerIndex }),
     )
@@ -150,8 +152,7 @@ export class WorkerRuntime {
       state: this.state,
       worker: this.context,
       outboxMeter: this.outboxMeter,
-      spillSpace:
-        openSpill === undefined ? null : { open: () => openSpill(liveDirectory), encoder: new BatchEncoder() },
+      spillSpace: this.spillSpace(liveDirectory),
       wake: () => this.wake(),
       fail: (error, where) => this.fail(error, where),
       send,
@@ -180,6 +181,14 @@ export class WorkerRuntime {
     io.failpoint?.('worker-ready')
     send({ type: 'ready', worker: deployment.workerIndex })
     if (this.subtasks.length === 0) send({ type: 'ended', worker: deployment.workerIndex })
+  }
+
+  private spillSpace(directory: string): SpillSpace | null {
+    const { io, spillBeyondBytes } = this.environment
+    const { openSpill } = io
+    if (openSpill === undefined) return null
+    const space = { open: () => openSpill(directory), encoder: new BatchEncoder() }
+    return spillBeyondBytes === undefined ? space : { ...space, memoryBytesMax: spillBeyondBytes }
   }
 
   private capture(hosted: HostedSubtask, attempt: number, alignmentMs: number): void {

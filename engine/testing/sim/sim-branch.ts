@@ -22,7 +22,13 @@ export interface BranchStreams {
 export interface Branch {
   /** Sources that it reads. */
   readonly sources: 1 | 2
+  /** Goes by the clock of the machine, which must not be set back then. */
+  readonly goesByClock?: boolean
+  /** Its model knows what at-least-once means: rows may count more than once after a failure, none is lost. */
+  readonly mayRepeat?: boolean
   /** Uids of operators with state begin with the branch's name. */
   build(streams: BranchStreams): void
   check(results: BranchResults): void
+  /** Where something is due by the clock, which is dropped at the end of input: has all of it come? */
+  hasAll?(results: BranchResults): boolean
 }

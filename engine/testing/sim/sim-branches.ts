@@ -1,6 +1,6 @@
 /**
  * The parts of which simulated jobs are made: a job is a random choice of them over the same sources
- * (sim-job.ts). Here those without windows and joins.
+ * (sim-job.ts). Here those without windows, joins and clocks.
  */
 import {
   type FunctionInitializationContext,
@@ -12,14 +12,17 @@ import {
   type ProcessFunction,
 } from '../../api/index.ts'
 import type { Branch } from './sim-branch.ts'
+import { alarms, arrivals, forgotten } from './sim-clock-branches.ts'
 import type { InputRow } from './sim-input.ts'
 import { intervals, joined } from './sim-join-branches.ts'
+import { connected, grouped, matched, ruled } from './sim-joint-branches.ts'
 import { NUMBERED, Numbering } from './sim-operators.ts'
-import { counts, sessions, windows } from './sim-window-branches.ts'
+import { asking, counts, sessions, windows } from './sim-window-branches.ts'
 
 /** Rows pass through chained lambdas, change subtask, and fan out. */
 const stateless: Branch = {
   sources: 1,
+  mayRepeat: true,
   build({ streams, sink }) {
     const twice = streams[0]!
       .filter((row) => row.id % 3 !== 0)
@@ -115,6 +118,7 @@ function bucketCounter(
 /** State and timers of a user's own function. */
 const timers: Branch = {
   sources: 1,
+  mayRepeat: true,
   build({ shape, streams, sink }) {
     const counted = streams[0]!
       .keyBy('key')
@@ -154,6 +158,7 @@ class OneBehind implements ProcessFunction<InputRow, { id: number }> {
 /** State of subtasks, which is dealt out anew when their number changes. */
 const behind: Branch = {
   sources: 1,
+  mayRepeat: true,
   build({ streams, sink }) {
     const passed = streams[0]!
       .rebalance()
@@ -179,7 +184,15 @@ export const BRANCHES = {
   windows,
   sessions,
   counts,
+  asking,
   joined,
   intervals,
+  matched,
+  grouped,
+  connected,
+  ruled,
+  arrivals,
+  alarms,
+  forgotten,
 } as const satisfies Record<string, Branch>
 export type BranchName = keyof typeof BRANCHES

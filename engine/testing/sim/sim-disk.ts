@@ -12,7 +12,7 @@
  * - After `crash` no operation of an earlier scope has an effect.
  */
 import { createHash } from 'node:crypto'
-import type { Disk, DiskFile } from '../../core/io.ts'
+import type { Disk, DiskFile, SpillFile } from '../../core/io.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Scope, SimScheduler } from './sim-scheduler.ts'
 
@@ -52,6 +52,8 @@ export class SimDisk {
   errorRate = 0
   /** Multiplies every duration; a stalled disk has hundreds. */
   slowness = 1
+  /** Batches that were written to spill files so far. */
+  spilled = 0
   private live = new Map<string, Node>()
   private durable = new Map<string, Node>()
   /** What operations under way may leave behind when a crash cuts them off. */
@@ -231,6 +233,29 @@ export class SimDisk {
       }
       scheduler.post(root, `disk ${label}`, complete, { delayMs })
     })
+  }
+
+  /** A nameless file. Whoever uses it waits for the disk, so errors come at once. */
+  openSpill(): SpillFile {
+    let bytes = Buffer.alloc(0)
+    const mayFail = (code: string): void => {
+      if (this.errorRate > 0 && this.random.chance(this.errorRate)) throw diskError(code, 'spill file')
+    }
+    mayFail('EIO')
+    return {
+      append: (more) => {
+        mayFail('ENOSPC')
+        this.spilled++
+        bytes = Buffer.concat([bytes, more])
+      },
+      read(at, length) {
+        mayFail('EIO')
+        const copy = new Uint8Array(length)
+        copy.set(bytes.subarray(at, at + length))
+        return copy
+      },
+      close() {},
+    }
   }
 
   // ---- what needs no waiting: for the store's synchronous calls and for the oracle ----

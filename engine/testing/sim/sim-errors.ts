@@ -17,6 +17,10 @@ const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
 const DAMAGE = /does not match its checksum|Set .* aside|already holds epoch|No checkpoint in/
 const DAMAGE_CODES = new Set(['SINK_AHEAD', 'CHECKPOINT_NOT_FOUND'])
 
+/** Of a file of state or output of which a bit flipped: the job refuses to start from it. */
+const ROT = /does not match its checksum|is damaged: it has/
+const ROT_CODES = new Set(['SNAPSHOT_CORRUPT', 'STATE_FILE_CORRUPT', 'COMMIT_FAILED'])
+
 /** Empty when it has none. */
 export function errorCode(error: unknown): string {
   return (error as { code?: string } | null)?.code ?? ''
@@ -35,4 +39,9 @@ export function isLostRace(code: string): boolean {
 /** May a job whose newest manifest is damaged end like this? Without a code: may it report this? */
 export function mayBeRefused(code: string | null, message: string): boolean {
   return DAMAGE.test(message) && (code === null || DAMAGE_CODES.has(code))
+}
+
+/** May a job with a rotten file end like this? Without a code: may it report this? */
+export function isRotRefused(code: string | null, message: string): boolean {
+  return ROT.test(message) && (code === null || ROT_CODES.has(code))
 }

@@ -11,6 +11,8 @@ export type FaultKind =
   | 'crash'
   /** As `crash`, and the newest manifest is damaged. */
   | 'damage'
+  /** As `crash`, and a bit flips in a file that the newest manifest names. */
+  | 'rot'
   /** The process stops without a word, another one takes over, and then the first goes on. */
   | 'pause'
   | 'reader-fails'
@@ -44,6 +46,7 @@ export interface Fault {
 const MOST: readonly (readonly [kind: FaultKind, most: number, chance: number])[] = [
   ['crash', 3, 0.75],
   ['damage', 1, 0.2],
+  ['rot', 1, 0.2],
   ['pause', 2, 0.25],
   ['reader-fails', 2, 0.6],
   ['worker-lost', 1, 0.5],

@@ -10,6 +10,8 @@ import type { SimObjects } from './sim-object-store.ts'
 export class SimFiles {
   private readonly disk: SimDisk
   private readonly objects: SimObjects
+  /** What rotten files were before, by path. */
+  private readonly sound = new Map<string, Buffer>()
 
   constructor(disk: SimDisk, objects: SimObjects) {
     this.disk = disk
@@ -35,6 +37,31 @@ export class SimFiles {
   /** Throws ENOENT. */
   read(path: string): Buffer {
     return isObjectUrl(path) ? this.objects.getNow(splitObjectUrl(path).key) : this.disk.readNow(path)
+  }
+
+  /** As the file was written, whatever became of it. Throws ENOENT. */
+  readSound(path: string): Buffer {
+    return this.sound.get(path) ?? this.read(path)
+  }
+
+  /** Flips a bit, at a place between 0 and 1, for good: until `restore`. */
+  rot(path: string, place: number): void {
+    const bytes = this.read(path)
+    this.sound.set(path, bytes)
+    const rotten = Buffer.from(bytes)
+    const bit = Math.floor(place * rotten.length * 8)
+    rotten[bit >> 3]! ^= 1 << (bit & 7)
+    this.overwrite(path, rotten)
+  }
+
+  get hasRot(): boolean {
+    return this.sound.size > 0
+  }
+
+  /** Rotten files that are still there get their bytes back. */
+  restore(): void {
+    for (const [path, bytes] of this.sound) if (this.exists(path)) this.overwrite(path, bytes)
+    this.sound.clear()
   }
 
   list(path: string): string[] {

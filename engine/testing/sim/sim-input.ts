@@ -6,6 +6,7 @@
  */
 import { type RowOf, schema, t } from '../../core/schema.ts'
 import type { SeededRandom } from './seeded-random.ts'
+import type { Branch } from './sim-branch.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
 import { SIM_START_MS } from './sim-scheduler.ts'
 
@@ -67,15 +68,62 @@ export interface SimShape {
   readonly requests: Requests | null
   /** Share of offers that a sink's writer does not take whole. */
   readonly slowSinkRate: number
+  /** Time to live of state, and how long a timer of the clock waits. */
+  readonly livesMs: number
+  /** Splits of the first source that appear while the job runs; null: all are there from the start. */
+  readonly discovery: Discovery | null
+  /** Barriers hold no input back. */
+  readonly isAtLeastOnce: boolean
+  /** Bytes of batches without room that a queue keeps in memory before it writes the rest to a file; null: many. */
+  readonly spillBeyondBytes: number | null
 }
+
+export interface Discovery {
+  /** How often the job looks. */
+  readonly everyMs: number
+  /** When each split of the first source appears, in simulated milliseconds since the start. */
+  readonly appearAtMs: readonly number[]
+}
+
+/** For branches that ask in every job. */
+export const REQUESTS_DEFAULT: Requests = { isOrdered: false, capacity: 4, latencyMsMax: 25 }
 
 const BRANCH_NAMES = Object.keys(BRANCHES) as BranchName[]
 
-function randomBranches(random: SeededRandom): BranchName[] {
+const REPEATABLE = BRANCH_NAMES.filter((name) => repeats(name))
+
+function randomBranches(random: SeededRandom, names: readonly BranchName[]): BranchName[] {
   const count = random.pick([1, 1, 2, 2, 3, 4])
   const chosen = new Set<BranchName>()
-  while (chosen.size < count) chosen.add(random.pick(BRANCH_NAMES))
+  while (chosen.size < count) chosen.add(random.pick(names))
   return [...chosen]
+}
+
+function repeats(name: BranchName): boolean {
+  const branch: Branch = BRANCHES[name]
+  return branch.mayRepeat === true
+}
+
+function goesByClock(name: BranchName): boolean {
+  const branch: Branch = BRANCHES[name]
+  return branch.goesByClock === true
+}
+
+/** May the clock of the machines be set back? */
+export function clockMayGoBack({ branches }: SimShape): boolean {
+  return !branches.some(goesByClock)
+}
+
+/** May a later version of the job have this branch? */
+export function isAddable(shape: SimShape, name: BranchName): boolean {
+  if (BRANCHES[name].sources > shape.splits.length) return false
+  if (shape.isAtLeastOnce && !repeats(name)) return false
+  return !goesByClock(name) || !clockMayGoBack(shape)
+}
+
+function randomDiscovery(random: SeededRandom, splits: number): Discovery {
+  const appearAtMs = Array.from({ length: splits }, () => (random.chance(0.3) ? 0 : random.between(1, 250)))
+  return { everyMs: random.between(5, 60), appearAtMs }
 }
 
 function randomWindows(random: SeededRandom): Pick<SimShape, 'windowKind' | 'windowMs' | 'windowStepMs'> {
@@ -107,7 +155,8 @@ export function windowsOf({ windowKind, windowMs, windowStepMs }: SimShape, time
 }
 
 export function randomShape(random: SeededRandom): SimShape {
-  const branches = randomBranches(random)
+  const isAtLeastOnce = random.chance(0.08)
+  const branches = randomBranches(random, isAtLeastOnce ? REPEATABLE : BRANCH_NAMES)
   const needsTwo = branches.some((name) => BRANCHES[name].sources === 2)
   const first = random.between(1, 4)
   const shape = {
@@ -141,6 +190,10 @@ export function randomShape(random: SeededRandom): SimShape {
       ? { isOrdered: random.chance(0.5), capacity: random.between(1, 8), latencyMsMax: random.between(1, 60) }
       : null,
     slowSinkRate: random.chance(0.4) ? 0.3 : 0,
+    livesMs: random.between(10, 120),
+    discovery: random.chance(0.15) ? randomDiscovery(random, first) : null,
+    isAtLeastOnce,
+    spillBeyondBytes: random.pick([null, 0, 0, 400]),
   }
   return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.5) }
 }
@@ -149,6 +202,7 @@ export function randomShape(random: SeededRandom): SimShape {
 function canBeQuiet(shape: SimShape): boolean {
   return (
     shape.driftMs === null &&
+    shape.discovery === null &&
     shape.branches.includes('windows') &&
     shape.idleAfterMs !== null &&
     shape.splits[0]! > 1 &&
@@ -175,12 +229,21 @@ const IDS_PER_SPLIT = 1_000
 export function inputRow(shape: SimShape, source: number, split: number, i: number): InputRow {
   const key = (split * 31 + i * 7 + ((i * i) % 5)) % shape.keys
   const isBad = shape.badEvery > 0 && (i + split) % shape.badEvery === 0
-  const isLate = shape.lateEvery > 0 && i % shape.lateEvery === shape.lateEvery - 1
+  const isLate = comesLate(shape, i)
   const disorder = shape.disorderMs === 0 ? 0 : (i * 13) % (shape.disorderMs + 1)
   const lateness = isLate ? shape.disorderMs + 40 + ((i * 29) % 300) : disorder
   const time = isBad ? -1 : SIM_START_MS - 3_600_000 + i * ROW_SPACING_MS - lateness
   const id = source * IDS_PER_SOURCE + split * IDS_PER_SPLIT + i
   return { key: `key-${key}`, id, time, group: `group-${key % 2}` }
+}
+
+function comesLate({ lateEvery }: SimShape, i: number): boolean {
+  return lateEvery > 0 && i % lateEvery === lateEvery - 1
+}
+
+/** Is the row certainly not late, whatever the order in which rows came? */
+export function isOnTime(shape: SimShape, row: InputRow): boolean {
+  return shape.idleAfterMs === null && shape.discovery === null && !comesLate(shape, originOf(row.id).offset)
 }
 
 export function isBadRow(row: InputRow): boolean {
@@ -203,5 +266,5 @@ export function sourceUid(source: number): string {
 
 /** Could any record be later than the watermark before it? */
 export function lateIsPossible(shape: SimShape): boolean {
-  return shape.lateEvery > 0 || shape.idleAfterMs !== null
+  return shape.lateEvery > 0 || shape.idleAfterMs !== null || shape.discovery !== null
 }

@@ -255,7 +255,9 @@ export class SimInvariants implements DiskObserver {
   checkI6Restored(deployment: Deployment, restored: readonly Entries[]): void {
     const expected = new Map<number, number>()
     for (const { files } of deployment.stores) {
-      const bytes = files.map((file) => this.files.read(layout.sharedFile(deployment.storesDirectory, file.sha256)))
+      const bytes = files.map((file) =>
+        this.files.readSound(layout.sharedFile(deployment.storesDirectory, file.sha256)),
+      )
       addAll(expected, digestByOperator(readStoreFiles(bytes)))
     }
     const actual = new Map<number, number>()

@@ -31,6 +31,7 @@ const joinKey = (row: InputRow): string => `${row.key} ${row.id % 5}`
 /** Every pair of rows of two sources with the same key, once. */
 export const joined: Branch = {
   sources: 2,
+  mayRepeat: true,
   build({ streams, sink }) {
     const left = streams[0]!.map((row): Tagged => ({ ...row, side: 'left' }))
     const right = streams[1]!.map((row): Tagged => ({ ...row, side: 'right' }))

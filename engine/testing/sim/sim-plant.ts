@@ -3,7 +3,7 @@
  * left out; without any the engine runs as it is. The bugs are in sim-mutants.ts.
  */
 import type { JobGraph } from '../../contract/job-graph.ts'
-import type { Disk } from '../../core/io.ts'
+import type { Disk, SpillFile } from '../../core/io.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { FromWorker } from '../../runtime/protocol.ts'
 import type { ChannelPlant } from './sim-channels.ts'
@@ -17,12 +17,15 @@ import type { SimStoreFactory } from './sim-store.ts'
 export interface Plant extends ChannelPlant {
   readonly external?: ExternalFaults
   readonly syncDoesNothing?: boolean
+  /** State files are read whatever their checksums say. */
+  readonly ignoresChecksums?: boolean
   /** Makes the situation in which the bug shows more frequent; must leave the shape possible. */
   shape?(shape: SimShape): SimShape
   faults?(faults: readonly Fault[]): Fault[]
   options?(options: JobOptions): JobOptions
   /** What the engine sees of the disk; `raw` is the disk itself. */
   disk?(disk: Disk, raw: SimDisk): Disk
+  spill?(file: SpillFile): SpillFile
   graph?(graph: JobGraph, world: SimJobWorld): JobGraph
   stores?(factory: SimStoreFactory, worker: number): SimStoreFactory
   /** Messages of one worker on their way to the coordinator. */

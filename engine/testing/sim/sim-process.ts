@@ -7,7 +7,7 @@
 
 import { objectDisk } from '../../checkpoint/object-disk.ts'
 import type { JobGraph } from '../../contract/job-graph.ts'
-import type { Io } from '../../core/io.ts'
+import type { Io, SpillFile } from '../../core/io.ts'
 import type { ChannelHub } from '../../runtime/channel-hub.ts'
 import { JobMaster, type WorkerHandle } from '../../runtime/job-master.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
@@ -39,6 +39,7 @@ export interface SimProcessOptions {
   readonly liveDirectory: string
   readonly channelCapacity: number
   readonly rings: boolean
+  readonly spillBeyondBytes: number | null
   readonly buildGraph: () => JobGraph
   readonly plant: Plant
 }
@@ -119,7 +120,8 @@ export class SimProcess {
     const timers = scheduler.timers(scope)
     const local = disk.view(process, scope)
     const view = objectDisk({ local, timers, random, open: async () => objects.view(scope) })
-    return { clock: scheduler.clock, random, timers, disk: plant.disk?.(view, disk) ?? view }
+    const openSpill = (): SpillFile => plant.spill?.(disk.openSpill()) ?? disk.openSpill()
+    return { clock: scheduler.clock, random, timers, disk: plant.disk?.(view, disk) ?? view, openSpill }
   }
 
   private spawn(
@@ -127,7 +129,7 @@ export class SimProcess {
     onMessage: (message: FromWorker) => void,
     onExit: (failure: WorkerFailure) => void,
   ): WorkerHandle {
-    const { scheduler, scope: process, disk, plant } = this.options
+    const { scheduler, scope: process, disk, plant, spillBeyondBytes } = this.options
     const name = `w${index}.${this.spawned++}`
     const scope = new Scope(name, process)
     const io = this.ioOf(scope)
@@ -136,7 +138,7 @@ export class SimProcess {
       exited = resolve
     })
     let deployment: Deployment | null = null
-    const plain = simStoreFactory(io.disk, disk)
+    const plain = simStoreFactory(io.disk, disk, plant.ignoresChecksums)
     const stores = storesOf(plant.stores?.(plain, index) ?? plain)
     const deliver = (message: FromWorker): void => {
       if (message.type === 'closed') exited()
@@ -156,6 +158,7 @@ export class SimProcess {
       defer: (task) => {
         scheduler.post(scope, `${name} turns`, task)
       },
+      ...(spillBeyondBytes === null ? {} : { spillBeyondBytes }),
     })
     const send = (message: ToWorker): void => {
       const copy = structuredClone(message)

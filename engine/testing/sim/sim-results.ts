@@ -30,6 +30,8 @@ export interface ResultsOptions {
   readonly since: Since
   /** The branch was taken out of the job: what it had shown must be right, but is not all. */
   readonly isPartial: boolean
+  /** At-least-once, and there was a failure: what is right may have come several times. */
+  readonly mayRepeat: boolean
 }
 
 /** All rows of a source, bad ones too. */
@@ -81,11 +83,32 @@ export class BranchResults {
     this.options.fail(invariant, `${this.options.name}: ${message}`)
   }
 
+  get isPartial(): boolean {
+    return this.options.isPartial
+  }
+
   /** I5: the same texts as often, in any order. */
   same(what: string, expected: readonly string[], actual: readonly string[]): void {
+    this.differences(what, this.surplus(expected, actual), 'I5')
+  }
+
+  /** I5: no text less often than in `least`, none more often than in `most`. */
+  between(what: string, least: readonly string[], most: readonly string[], actual: readonly string[]): void {
+    const missing = [...this.surplus(least, actual)].filter(([, n]) => n < 0)
+    const tooMany = [...this.surplus(most, actual)].filter(([, n]) => n > 0)
+    this.differences(what, new Map([...missing, ...tooMany]), 'I5')
+  }
+
+  /** How much more often each text is there than expected; repetitions that are allowed do not count. */
+  private surplus(expected: readonly string[], actual: readonly string[]): Map<string, number> {
     const counts = this.countBy(actual, (text) => text)
     for (const text of expected) counts.set(text, (counts.get(text) ?? 0) - 1)
-    this.differences(what, counts, 'I5')
+    return this.withoutRepeats(counts, new Set(expected))
+  }
+
+  private withoutRepeats(counts: Map<string, number>, expected: { has(text: string): boolean }): Map<string, number> {
+    if (!this.options.mayRepeat) return counts
+    return new Map([...counts].filter(([text, n]) => n < 0 || !expected.has(text)))
   }
 
   /** Positive entries are too many, negative ones are missing. */
@@ -98,8 +121,7 @@ export class BranchResults {
 
   /** I5: as `same`, but at most `missingMax` of the expected texts may be missing. */
   allBut(what: string, missingMax: number, expected: readonly string[], actual: readonly string[]): void {
-    const counts = this.countBy(actual, (text) => text)
-    for (const text of expected) counts.set(text, (counts.get(text) ?? 0) - 1)
+    const counts = this.surplus(expected, actual)
     const missing = [...counts.values()].filter((n) => n < 0).length
     const tooMany = new Map([...counts].filter(([, n]) => n > 0))
     this.differences(what, tooMany, 'I5')
@@ -136,8 +158,8 @@ export class BranchResults {
     const counts = new Map([...expected].map(([group, n]) => [group, -n]))
     const rows = this.sink(id)
     for (const row of rows) counts.set(groupOf(row), (counts.get(groupOf(row)) ?? 0) + (row[field] as number))
-    this.differences(id, counts, 'I9')
-    if (!lateIsPossible(this.shape)) this.once(id, rows.map(groupOf))
+    this.differences(id, this.withoutRepeats(counts, expected), 'I9')
+    if (!lateIsPossible(this.shape) && !this.options.mayRepeat) this.once(id, rows.map(groupOf))
   }
 
   /**

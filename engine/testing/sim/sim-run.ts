@@ -11,16 +11,17 @@
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { layout } from '../../checkpoint/layout.ts'
 import { manifestName } from '../../checkpoint/manifest.ts'
+import { segmentsOf } from '../../checkpoint/outbox.ts'
 import { messageOf } from '../../core/errors.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { JobEvent } from '../../runtime/status.ts'
 import { SeededRandom } from './seeded-random.ts'
 import { SimDisk } from './sim-disk.ts'
-import { errorCode, explained, isLostRace, mayBeRefused } from './sim-errors.ts'
+import { errorCode, explained, isLostRace, isRotRefused, mayBeRefused } from './sim-errors.ts'
 import { SimExternal } from './sim-external.ts'
 import { type Fault, planFaults } from './sim-faults.ts'
 import { SimFiles } from './sim-files.ts'
-import { randomShape, type SimShape } from './sim-input.ts'
+import { clockMayGoBack, randomShape, type SimShape } from './sim-input.ts'
 import { SimInvariants, type Violation } from './sim-invariants.ts'
 import { buildGraph, type SimJobWorld } from './sim-job.ts'
 import { BUCKET, SimObjects } from './sim-object-store.ts'
@@ -47,6 +48,8 @@ export interface SimResult {
   readonly processes: number
   readonly checkpoints: number
   readonly restarts: number
+  /** Batches that went through spill files. */
+  readonly spilled: number
   readonly shape: SimShape
 }
 
@@ -111,6 +114,8 @@ class Simulation {
   private damaged: { readonly path: string; readonly bytes: Buffer } | null = null
   private damagedIsBack = false
   private isOver = false
+  /** Something was lost in the middle of work; what was not in a checkpoint came again. */
+  private hadFailure = false
   private processes = 0
   private checkpoints = 0
   private restarts = 0
@@ -149,7 +154,11 @@ class Simulation {
     this.external.errorRate = this.externalErrorRate
     // A quiet split must get its chance: then the job is left alone, save for what does not touch event time.
     const { hasQuietSplit } = this.shape
-    const faults = planFaults(root.fork()).filter(({ kind }) => !hasQuietSplit || kind === 'clock-jump')
+    const faults = planFaults(root.fork()).filter(
+      ({ kind, amount }) =>
+        (!hasQuietSplit || kind === 'clock-jump') &&
+        (kind !== 'clock-jump' || amount > 0 || clockMayGoBack(this.shape)),
+    )
     this.faults = this.plant.faults?.(faults) ?? faults
     this.random = root.fork()
     this.invariants = new SimInvariants(this.files, this.external)
@@ -200,6 +209,7 @@ class Simulation {
       processes: this.processes,
       checkpoints: this.checkpoints,
       restarts: this.restarts,
+      spilled: this.disk.spilled,
       shape: this.shape,
     }
   }
@@ -238,6 +248,8 @@ class Simulation {
       timers: scheduler.timers(scope),
       pollFailure: this.pollFailure,
       quietIsOver: () => !program.branches.includes('windows') || this.external.sink('windows').rows.length > 0,
+      mayEnd: () => this.versions.haveAll(this.external),
+      given: new Set(),
     }
     const start = this.next
     this.next = this.plainStart()
@@ -255,6 +267,7 @@ class Simulation {
       liveDirectory: layout.live(shape.isRemote ? `${ROOT}/machine${this.machines}` : directory),
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
+      spillBeyondBytes: shape.spillBeyondBytes,
       buildGraph: () => {
         const graph = buildGraph(world, program)
         return plant.graph?.(graph, world) ?? graph
@@ -279,7 +292,10 @@ class Simulation {
       checkpointIntervalMs: this.shape.intervalMs,
       checkpointTimeoutMs: this.shape.timeoutMs,
       runtimeMode: 'streaming',
-      checkpointPolicy: CHECKPOINT_POLICY_DEFAULT,
+      checkpointPolicy: {
+        ...CHECKPOINT_POLICY_DEFAULT,
+        mode: this.shape.isAtLeastOnce ? 'at-least-once' : 'exactly-once',
+      },
       checkpointDirectory: this.directory,
       stateBackend: 'memory',
       restore: process === 0 ? null : start.restore,
@@ -296,12 +312,16 @@ class Simulation {
   private onEvent(process: number, event: JobEvent): void {
     this.scheduler.record(`p${process} ${event.type}${event.type === 'exception' ? ` ${event.message}` : ''}`)
     if (event.type === 'checkpoint') this.checkpoints++
-    if (event.type === 'restart') this.restarts++
+    if (event.type === 'restart') {
+      this.restarts++
+      this.hadFailure = true
+    }
     const active = this.actives.find((candidate) => candidate.process.master.id === `p${process}`)
     if (event.type === 'started' && active !== undefined) this.checkRefusal(active)
     if (event.type !== 'exception' || active === undefined) return
     if (active.start.refusal !== null || explained(event.message, active.hasRival)) return
     if (this.damaged !== null && mayBeRefused(null, event.message)) return
+    if (this.files.hasRot && isRotRefused(null, event.message)) return
     this.invariants.fail('I10', `unexplained failure in ${event.where}: ${event.message} ${event.stack ?? ''}`)
   }
 
@@ -323,6 +343,7 @@ class Simulation {
   }
 
   private processFailed(active: Active): void {
+    this.hadFailure = true
     const { process, start, hasRival } = active
     const { error, master } = process
     const code = errorCode(error)
@@ -335,6 +356,9 @@ class Simulation {
       this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
       this.repair()
+    } else if (this.files.hasRot && isRotRefused(code, message)) {
+      this.scheduler.record('files restored')
+      this.files.restore()
     } else if (start.refusal === null && !explained(message, mayLose)) {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
     }
@@ -393,7 +417,8 @@ class Simulation {
     for (const { process } of this.actives) process.scope.kill()
     this.isOver = true
     this.invariants.checkI5NothingPending()
-    this.versions.check(this.external, (invariant, message) => this.invariants.fail(invariant, message))
+    const mayRepeat = this.shape.isAtLeastOnce && this.hadFailure
+    this.versions.check(this.external, mayRepeat, (invariant, message) => this.invariants.fail(invariant, message))
     checkDeadLetters(this.shape, this.files, this.directories, (message) => this.invariants.fail('I5', message))
   }
 
@@ -446,6 +471,11 @@ class Simulation {
         this.damageManifest()
         this.nextProcess()
         return
+      case 'rot':
+        this.crash()
+        this.rotFile()
+        this.nextProcess()
+        return
       case 'pause':
         this.pause()
         return
@@ -495,6 +525,7 @@ class Simulation {
 
   /** Power is cut: every process dies, and the disk forgets what was not synced. */
   private crash(): void {
+    this.hadFailure = true
     for (const { process } of this.actives) process.scope.kill()
     const { newest } = this
     this.actives = []
@@ -517,6 +548,19 @@ class Simulation {
     const worse = this.random.chance(0.5) ? bytes.subarray(0, at) : Buffer.from(bytes)
     if (worse.length === bytes.length) worse[at]! ^= 1 << this.random.between(0, 7)
     this.files.overwrite(path, worse)
+  }
+
+  /** A bit flips in a file of state or of output that is not applied. */
+  private rotFile(): void {
+    const manifest = this.invariants.newest(this.directory)
+    if (manifest === null || this.damaged !== null || this.next.restore !== 'latest' || this.next.refusal !== null)
+      return
+    const state = manifest.stores.flatMap((store) => store.files)
+    const paths = [
+      ...state.map(({ sha256 }) => layout.sharedFile(this.directory, sha256)),
+      ...manifest.pending.flatMap(segmentsOf).map((file) => `${this.directory}/${file}`),
+    ].filter((path) => this.files.exists(path) && this.files.read(path).length > 0)
+    if (paths.length > 0) this.files.rot(this.random.pick(paths), this.random.next())
   }
 
   /** The engine refused to go on from an older manifest: the damaged one is brought back and named. */

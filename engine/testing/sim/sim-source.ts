@@ -15,17 +15,28 @@ export interface SimSourceWorld {
   readonly pollFailure: { armed: boolean }
   /** May the quiet split begin? */
   readonly quietIsOver: () => boolean
+  /** May input end, once it is read? */
+  readonly mayEnd: () => boolean
+  /** Splits of the first source that readers of this process were given so far. */
+  readonly given: Set<string>
 }
 
-/** How often a reader looks whether the quiet split has become loud. */
-const QUIET_LOOK_MS = 20
+/** How often a reader looks whether the quiet split has become loud, or input may end. */
+const LOOK_MS = 20
 
 export function simSource(world: SimSourceWorld, index: number): Source<InputRow> {
   return {
     kind: 'simulated',
     schema: INPUT,
     boundedness: 'bounded',
-    splits: async () => Array.from({ length: world.shape.splits[index]! }, (_, i) => ({ id: String(i), position: 0 })),
+    discoveryIntervalMs: index === 0 ? (world.shape.discovery?.everyMs ?? null) : null,
+    async splits({ worker }) {
+      const appearAtMs = index === 0 ? (world.shape.discovery?.appearAtMs ?? []) : []
+      const all = Array.from({ length: world.shape.splits[index]! }, (_, i) => ({ id: String(i), position: 0 }))
+      if (appearAtMs.length === 0) return all
+      const nowMs = worker.io.clock.monotonicMs()
+      return all.filter((_, i) => appearAtMs[i]! <= nowMs)
+    },
     createReader: (context) => new SimReader(world, index, context),
   }
 }
@@ -45,7 +56,22 @@ class SimReader implements SourceReader {
   }
 
   async open(assigned: readonly SplitState[]): Promise<void> {
-    this.splits = assigned.map((split) => ({ id: split.id, next: split.position as number }))
+    this.addSplits(assigned)
+  }
+
+  addSplits(found: readonly SplitState[]): void {
+    for (const { id, position } of found) {
+      this.splits.push({ id, next: position as number })
+      if (this.index === 0) this.world.given.add(id)
+    }
+    this.context.wake()
+  }
+
+  /** All is read, and nothing more can come. */
+  private get isAtEnd(): boolean {
+    const { shape, given, mayEnd } = this.world
+    if (this.index === 0 && given.size < shape.splits[0]!) return false
+    return mayEnd()
   }
 
   poll(): ReturnType<SourceReader['poll']> {
@@ -55,11 +81,15 @@ class SimReader implements SourceReader {
       throw new Error('planned failure of a reader')
     }
     const open = this.splits.filter((split) => split.next < shape.rowsPerSplit)
-    if (open.length === 0) return { kind: 'end' }
+    if (open.length === 0 && this.isAtEnd) return { kind: 'end' }
     if (this.isPaused) return { kind: 'pending' }
+    if (open.length === 0) {
+      this.pause(LOOK_MS)
+      return { kind: 'pending' }
+    }
     const loud = open.filter((split) => !this.isQuiet(split))
     if (loud.length === 0) {
-      this.pause(QUIET_LOOK_MS)
+      this.pause(LOOK_MS)
       return { kind: 'pending' }
     }
     if (shape.hasQuietSplit) this.pause(TRICKLE_MS)

@@ -6,6 +6,7 @@
  * Used by the simulator in place of the stores in `state/`. Invariants: a file that an image names never
  * changes, and its name is never used for other content by the same line of stores.
  */
+import { crc32 } from 'node:zlib'
 import { GrowingArena } from '../../../state/growing-arena.ts'
 import type {
   Arena,
@@ -31,8 +32,11 @@ export interface SimStoreFactory extends KeyedStoreFactory {
   restore(image: string, directory: string): SimStore
 }
 
-/** `disk` is the worker's view, `raw` the same disk for the calls that must not wait. */
-export function simStoreFactory(disk: Disk, raw: SimDisk): SimStoreFactory {
+/**
+ * `disk` is the worker's view, `raw` the same disk for the calls that must not wait. `ignoresChecksums` plants a
+ * fault.
+ */
+export function simStoreFactory(disk: Disk, raw: SimDisk, ignoresChecksums = false): SimStoreFactory {
   return {
     description: 'simulated',
     create(directory) {
@@ -46,7 +50,7 @@ export function simStoreFactory(disk: Disk, raw: SimDisk): SimStoreFactory {
       const store = new SimStore(disk, directory, files)
       for (const name of names) {
         raw.linkNow(`${image}/${name}`, `${directory}/${name}`)
-        readInto(store.entries, raw.readNow(`${image}/${name}`), name)
+        readInto(store.entries, raw.readNow(`${image}/${name}`), name, !ignoresChecksums)
       }
       return store
     },
@@ -56,7 +60,7 @@ export function simStoreFactory(disk: Disk, raw: SimDisk): SimStoreFactory {
 /** What the files of one store hold together, oldest file first. */
 export function readStoreFiles(files: readonly Buffer[]): Entries {
   const entries = new Map<string, Uint8Array>()
-  for (const [i, bytes] of files.entries()) readInto(entries, bytes, `number ${i}`)
+  for (const [i, bytes] of files.entries()) readInto(entries, bytes, `number ${i}`, true)
   return entries
 }
 
@@ -73,7 +77,12 @@ export function digestByOperator(entries: Entries): Map<number, number> {
   return digests
 }
 
-function readInto(entries: Map<string, Uint8Array>, bytes: Buffer, name: string): void {
+const CRC_BYTES = 4
+
+/** Name, entries and a CRC-32 of both: every byte is under a check, as in RocksDB's blocks. */
+function readInto(entries: Map<string, Uint8Array>, file: Buffer, name: string, checks: boolean): void {
+  const bytes = file.subarray(0, Math.max(0, file.length - CRC_BYTES))
+  if (checks && (file.length < CRC_BYTES || crc32(bytes) !== file.readUInt32LE(bytes.length))) throw corrupt(name)
   // The name of the store that wrote it comes first: as in RocksDB, no two stores ever write the same bytes.
   let at = bytes.length < 2 ? bytes.length : 2 + bytes.readUInt16LE(0)
   while (at < bytes.length) {
@@ -210,7 +219,10 @@ export class SimStore implements KeyedStore {
       parts.push(head, Buffer.from(key, 'latin1'))
       if (value !== undefined) parts.push(Buffer.from(value))
     }
-    return Buffer.concat(parts)
+    const bytes = Buffer.concat(parts)
+    const checksum = Buffer.alloc(CRC_BYTES)
+    checksum.writeUInt32LE(crc32(bytes))
+    return Buffer.concat([bytes, checksum])
   }
 
   memoryBytes(): number {
@@ -236,5 +248,7 @@ function keysOf(arena: Arena): string[] {
 }
 
 function corrupt(name: string): MillraceError {
-  return new MillraceError('SNAPSHOT_CORRUPT', `The state file ${name} is cut short.`, { domain: 'external' })
+  return new MillraceError('SNAPSHOT_CORRUPT', `The state file ${name} does not match its checksum.`, {
+    domain: 'external',
+  })
 }

@@ -6,9 +6,10 @@
  */
 import type { Manifest } from '../../checkpoint/manifest.ts'
 import type { SeededRandom } from './seeded-random.ts'
+import type { Branch } from './sim-branch.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
 import type { SimExternal } from './sim-external.ts'
-import { type SimShape, sourceUid } from './sim-input.ts'
+import { isAddable, type SimShape, sourceUid } from './sim-input.ts'
 import type { SimProgram } from './sim-job.ts'
 import { BranchResults, type Since } from './sim-results.ts'
 
@@ -42,7 +43,7 @@ export class SimVersions {
   upgrade(manifest: Manifest | null): 'none' | 'state-kept' | 'state-lost' {
     const { branches, hasExtraStep } = this.program
     const addable = (Object.keys(BRANCHES) as BranchName[]).filter(
-      (name) => !this.branches.has(name) && BRANCHES[name].sources <= this.shape.splits.length,
+      (name) => !this.branches.has(name) && isAddable(this.shape, name),
     )
     if (addable.length > 0 && (branches.length === 1 || this.random.chance(0.5))) {
       const name = this.random.pick(addable)
@@ -67,10 +68,28 @@ export class SimVersions {
     return since
   }
 
+  /** Has everything come that would be dropped at the end of input? */
+  haveAll(external: SimExternal): boolean {
+    return this.program.branches.every((name) => {
+      const branch: Branch = BRANCHES[name]
+      return branch.hasAll?.(this.resultsOf(name, external, () => {}, false)) ?? true
+    })
+  }
+
   /** Holds what every branch has shown against its model. */
-  check(external: SimExternal, fail: (invariant: string, message: string) => void): void {
-    for (const [name, { since, isPartial }] of this.branches) {
-      BRANCHES[name].check(new BranchResults({ shape: this.shape, external, fail, name, since, isPartial }))
+  check(external: SimExternal, mayRepeat: boolean, fail: (invariant: string, message: string) => void): void {
+    for (const name of this.branches.keys()) {
+      BRANCHES[name].check(this.resultsOf(name, external, fail, mayRepeat))
     }
+  }
+
+  private resultsOf(
+    name: BranchName,
+    external: SimExternal,
+    fail: (invariant: string, message: string) => void,
+    mayRepeat: boolean,
+  ): BranchResults {
+    const { since, isPartial } = this.branches.get(name)!
+    return new BranchResults({ shape: this.shape, external, fail, name, since, isPartial, mayRepeat })
   }
 }

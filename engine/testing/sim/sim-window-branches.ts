@@ -16,7 +16,7 @@ import {
 } from '../../api/index.ts'
 import type { WindowedStream } from '../../api/windowed-stream.ts'
 import type { Branch } from './sim-branch.ts'
-import type { InputRow, SimShape } from './sim-input.ts'
+import { type InputRow, REQUESTS_DEFAULT, type SimShape } from './sim-input.ts'
 
 interface WindowResult {
   readonly key: string
@@ -90,7 +90,7 @@ function whole(windows: WindowedStream<InputRow, string>): SingleOutputStreamOpe
 
 const LATE = outputTag<InputRow>('late')
 
-function assignerOf({ windowKind, windowMs, windowStepMs }: SimShape): WindowAssigner {
+export function assignerOf({ windowKind, windowMs, windowStepMs }: SimShape): WindowAssigner {
   switch (windowKind) {
     case 'tumbling':
       return TumblingEventTimeWindows.of(windowMs)
@@ -99,6 +99,22 @@ function assignerOf({ windowKind, windowMs, windowStepMs }: SimShape): WindowAss
     case 'cumulative':
       return CumulativeEventTimeWindows.of(windowMs, windowStepMs)
   }
+}
+
+/** Rows ask an outside system, many at once: those under way are state. */
+export const asking: Branch = {
+  sources: 1,
+  mayRepeat: true,
+  build({ shape, streams, sink, ask }) {
+    const { isOrdered, capacity } = shape.requests ?? REQUESTS_DEFAULT
+    const wait = isOrdered ? AsyncDataStream.orderedWait : AsyncDataStream.unorderedWait
+    const rows = streams[0]!.rebalance()
+    sink(wait(rows, ask, 0, capacity, { schema: rows.schema }).uid('asking-rows'), 'asking')
+  },
+  check(results) {
+    const ids = results.rows(0).map(({ id }) => String(id))
+    results.same('rows', ids, results.texts('asking', ['id']))
+  },
 }
 
 /** Windows of all kinds with late rows in a side output; before them rows may ask an outside system. */
