@@ -10,6 +10,8 @@ if (major < 22 || (major === 22 && minor < 18)) {
   process.stderr.write(`millrace needs Node 22.18 or later; this is ${process.version}.\n`)
   process.exit(1)
 }
+const { useCompileCache } = await import('./compile-cache.ts')
+useCompileCache()
 const { main } = await import('./commands.ts')
 await main(process.argv.slice(2))
 

@@ -6,6 +6,7 @@
 import { spawnSync } from 'node:child_process'
 import { globSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
+import { useCompileCache } from '../cli/compile-cache.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const wanted = process.argv.slice(2)
@@ -16,6 +17,8 @@ if (files.length === 0) {
   process.stderr.write(`No test file matches ${wanted.join(', ')}.\n`)
   process.exit(2)
 }
+// Each file is a process of its own.
+useCompileCache()
 const result = spawnSync(process.execPath, ['--test', '--test-concurrency=2', '--test-timeout=150000', ...files], {
   cwd: root,
   stdio: 'inherit',
