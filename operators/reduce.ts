@@ -6,27 +6,36 @@
  * without a schema is the very object that state holds, so it is copied where a reduce function may
  * change it: the first of a key, and whenever the function returned the object it was given.
  */
-import type { ReduceFunction } from '../engine/contract/functions.ts'
+import type { ReduceFunction, ReduceObject } from '../engine/contract/functions.ts'
 import type { SegmentScan, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
-import { BATCH_ROWS_MAX, type Batch } from '../engine/core/batch.ts'
+import { assert } from '../engine/core/assert.ts'
+import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { WATERMARK_MAX } from '../engine/core/time.ts'
 import { RowCollector } from './collector.ts'
+import { CurrentKey } from './current-key.ts'
+import { FunctionLife } from './function-life.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
+import type { CodecFactory } from './user-state.ts'
 
 export interface ReduceOptions {
   /** Of the reduced rows. */
   readonly codec: ValueCodec
   /** Schema of rows and results alike; opaque values without one. */
   readonly outputSchema?: Schema
+  /** For states of a function with a life. */
+  readonly codecOf?: CodecFactory
   /** The function never changes what it is given, so that no result needs to be copied. */
   readonly isPure?: boolean
 }
 
-export function reduceOperator<T>(reduce: ReduceFunction<T>, options: ReduceOptions): Operator {
-  return new ReduceOperator(reduce as ReduceFunction<unknown>, options)
+export function reduceOperator<T>(fn: ReduceFunction<T> | ReduceObject<T>, options: ReduceOptions): Operator {
+  if (typeof fn === 'function') return new ReduceOperator(fn as ReduceFunction<unknown>, options, null)
+  const object = fn as ReduceObject<unknown>
+  return new ReduceOperator((accumulated, value) => object.reduce(accumulated, value), options, object)
 }
 
 class ReduceOperator implements Operator {
@@ -41,9 +50,15 @@ class ReduceOperator implements Operator {
   private scan: SegmentScan | null = null
   private rows!: RowSource
   private table!: StateTable
+  private readonly object: ReduceObject<unknown> | null
+  private readonly codecOf: CodecFactory | undefined
+  private readonly current = new CurrentKey()
+  private life: FunctionLife | null = null
 
-  constructor(reduce: ReduceFunction<unknown>, options: ReduceOptions) {
+  constructor(reduce: ReduceFunction<unknown>, options: ReduceOptions, object: ReduceObject<unknown> | null) {
     this.reduce = reduce
+    this.object = object
+    this.codecOf = options.codecOf
     this.codec = options.codec
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
     this.copies = (options.outputSchema ?? OPAQUE_SCHEMA).isOpaque && options.isPure !== true
@@ -54,6 +69,10 @@ class ReduceOperator implements Operator {
     this.isBatch = context.isBatch === true
     this.rows = new RowSource(context)
     this.table = context.keyed.table({ name: 'reduced', version: 1, layout: { kind: 'object', codec: this.codec } })
+    if (this.object === null) return
+    assert(this.codecOf !== undefined, 'a function with a life has codecs for its states')
+    this.life = new FunctionLife(this.object, context, this.current, this.codecOf)
+    this.life.open()
   }
 
   process(batch: Batch, from: number, output: Output): number {
@@ -62,6 +81,7 @@ class ReduceOperator implements Operator {
       throw new MillraceError('STATE_NOT_KEYED', 'A reduce operator got rows without keys.', { domain: 'internal' })
     }
     if (output.blocked) return from
+    if (this.life !== null) return this.processRich(this.life, batch, keys, from, output)
     const read = this.rows.readerOf(batch)
     const { reduce, collector, slots } = this
     const segment = this.table.segment(0)
@@ -86,6 +106,38 @@ class ReduceOperator implements Operator {
     }
     collector.flush(output)
     return length
+  }
+
+  /** The function may use states of its own meanwhile, so no slot is kept over its call. */
+  private processRich(life: FunctionLife, batch: Batch, keys: KeyColumn, from: number, output: Output): number {
+    life.states.prefetch(keys, from, batch.length)
+    const read = this.rows.readerOf(batch)
+    const { current, collector, slots } = this
+    const segment = this.table.segment(0)
+    try {
+      for (let i = from; i < batch.length; i++) {
+        current.set(keys, i)
+        const row = read(batch, i)
+        segment.find(keys, current.rows, 1, slots)
+        const before = slots[0] < 0 ? undefined : segment.objects[slots[0]]
+        const after = before === undefined ? row : this.reduce(before, row)
+        if (isPromise(after)) throw asyncFunctionError(this.name)
+        segment.overwrite(keys, current.rows, 1, slots)
+        segment.objects[slots[0]] = after
+        if (this.isBatch) continue
+        const isShared = this.copies && (before === undefined || after === before)
+        collector.add(isShared ? this.copyOf(after) : after, batch.eventTime[i], output)
+      }
+    } catch (error) {
+      throw userFunctionError(error, this.name)
+    }
+    current.clear()
+    collector.flush(output)
+    return batch.length
+  }
+
+  snapshot(): JsonValue {
+    return this.life === null ? null : { lists: this.life.snapshot() }
   }
 
   private copyOf(value: unknown): unknown {
@@ -114,5 +166,6 @@ class ReduceOperator implements Operator {
 
   close(): void {
     this.scan?.close()
+    this.life?.close()
   }
 }

@@ -29,6 +29,7 @@ import {
   minutes,
   outputTag,
   PurgingTrigger,
+  perSubtask,
   type RuntimeContext,
   type SingleOutputStreamOperator,
   SlidingEventTimeWindows,
@@ -40,6 +41,7 @@ import {
   TumblingEventTimeWindows,
   TumblingProcessingTimeWindows,
   t,
+  type ValueState,
   ValueStateDescriptor,
   WatermarkStrategy,
 } from 'millrace'
@@ -109,6 +111,21 @@ const STEPS: Readonly<Record<string, Step>> = {
       ),
   process: (left) => left.process({ processElement: (row, _context, collect) => collect(row.id) }),
   reduce: (left) => byKey(left).reduce((a, b) => ({ ...b, amount: a.amount + b.amount })),
+  'reduce with state of its own': (left) =>
+    byKey(left).reduce(
+      perSubtask(() => {
+        let most: ValueState<number>
+        return {
+          open(context: RuntimeContext) {
+            most = context.getState(new ValueStateDescriptor<number>('most'))
+          },
+          reduce(a: Row, b: Row): Row {
+            most.update(Math.max(most.value() ?? a.amount, b.amount))
+            return { ...b, amount: a.amount + b.amount, at: most.value()! }
+          },
+        }
+      }),
+    ),
   'rolling sum': (left) => byKey(left).sum('amount'),
   'rolling maxBy': (left) => byKey(left).maxBy('amount'),
   'keyed process with timers': (left) => byKey(left).process(() => counting() as never),

@@ -2,7 +2,8 @@
  * Rich functions: `open` and `close`, metrics and accumulators. A metric is looked at while the job runs (under
  * `/metrics` as `millrace_user_bad_lines`); an accumulator is merged over all subtasks into the job's result.
  *
- * Reach for one when a function needs something made once for each subtask, or must be observed.
+ * Reach for one when a function needs something made once for each subtask, or must be observed. Each subtask runs a copy
+ * of the instance. `perSubtask` makes one for each instead, also of a plain function that keeps something of its own.
  */
 import { type Counter, RichFlatMapFunction, type RuntimeContext, StreamExecutionEnvironment } from 'millrace'
 

@@ -10,6 +10,7 @@ import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import type { DataStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { makeOperator } from './operators.ts'
+import { perSubtaskOf } from './per-subtask.ts'
 
 /** An async function that needs neither `open` nor a time-out handler. */
 export type AsyncInvoke<T, R> = (value: T, request: AsyncRequest) => AsyncResults<R> | Promise<AsyncResults<R>>
@@ -108,6 +109,8 @@ function asyncWait<T, R>(
 
 /** Subtasks of one thread must not share what `open` stores. */
 function copyOf<T, R>(fn: AsyncFunction<T, R> | AsyncInvoke<T, R>): AsyncFunction<T, R> {
+  const made = perSubtaskOf(fn)?.()
+  if (made !== undefined) return typeof made === 'function' ? { asyncInvoke: made } : made
   if (typeof fn === 'function') return { asyncInvoke: fn }
   return Object.assign(Object.create(Object.getPrototypeOf(fn) as object | null) as AsyncFunction<T, R>, fn)
 }

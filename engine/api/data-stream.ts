@@ -20,6 +20,7 @@ import type {
   OutputTag,
   Partitioner,
   ReduceFunction,
+  ReduceObject,
 } from '../contract/functions.ts'
 import type { Sink } from '../contract/sink.ts'
 import type { WindowAssigner } from '../contract/windows.ts'
@@ -46,6 +47,7 @@ import { IntervalJoin } from './interval-join.ts'
 import { CoGroupedStreams, JoinedStreams } from './joined-streams.ts'
 import { type KeyField, keysFactory } from './key-selectors.ts'
 import { makeOperator, type OperatorFactory } from './operators.ts'
+import { perSubtaskOf } from './per-subtask.ts'
 import {
   type KeyedProcessFunctionOrFactory,
   type ProcessFunctionOrFactory,
@@ -106,8 +108,7 @@ export class DataStream<T> {
   ): SingleOutputStreamOperator<R>
   map<R>(fn: MapFunction<T, R> | MapObject<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    if (typeof fn !== 'function') return this.richStep('Map', output, fn as RichObject)
-    return this.step('Map', output, makeOperator.map(fn, output))
+    return this.functionStep('Map', output, fn as AnyFunction<MapFunction<T, R>>, makeOperator.map)
   }
 
   /**
@@ -124,16 +125,14 @@ export class DataStream<T> {
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    if (typeof fn !== 'function') return this.richStep('Flat Map', output, fn as RichObject)
-    return this.step('Flat Map', output, makeOperator.flatMap(fn, output))
+    return this.functionStep('Flat Map', output, fn as AnyFunction<FlatMapFunction<T, R>>, makeOperator.flatMap)
   }
 
   /** Keeps the elements for which `predicate` is true. An object with `filter` may have `open` and `close` too. */
   filter<S extends T>(predicate: (value: T) => value is S): SingleOutputStreamOperator<S>
   filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T>
   filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T> {
-    if (typeof predicate !== 'function') return this.richStep('Filter', this.schema, predicate as RichObject)
-    return this.step('Filter', this.schema, makeOperator.filter(predicate))
+    return this.functionStep('Filter', this.schema, predicate as AnyFunction<FilterFunction<T>>, makeOperator.filter)
   }
 
   /**
@@ -359,9 +358,23 @@ export class DataStream<T> {
     return new SingleOutputStreamOperator<R>(this.home, this.addNode(name, output, body), output)
   }
 
-  private richStep<R>(name: string, output: Schema<R>, fn: RichObject): SingleOutputStreamOperator<R> {
+  private functionStep<R, F extends (...args: never[]) => unknown>(
+    name: string,
+    output: Schema<R>,
+    fn: AnyFunction<F>,
+    ofPlain: (fn: F, output: Schema) => OperatorFactory,
+  ): SingleOutputStreamOperator<R> {
     const { isKeyed } = this
-    const create = makeOperator.rich(richFunctionFactory(fn), output, isKeyed)
+    const ofRich = (object: () => RichObject) => makeOperator.rich(object, output, isKeyed)
+    const made = perSubtaskOf(fn)
+    if (made === null && typeof fn === 'function') return this.step(name, output, ofPlain(fn, output))
+    const create: OperatorFactory =
+      made === null
+        ? ofRich(richFunctionFactory(fn as RichObject))
+        : () => {
+            const own = made()
+            return typeof own === 'function' ? ofPlain(own, output)() : ofRich(() => own)()
+          }
     return this.add(name, output, { role: 'operator', isKeyed, create })
   }
 
@@ -461,9 +474,13 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
     return this.window(GlobalWindows.create()).inCounts(size, slide)
   }
 
-  /** Emits the running reduction of each key after every element. */
-  reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T> {
-    return this.addKeyed('Reduce', this.schema, makeOperator.reduce(fn, this.schema))
+  /** Emits the running reduction of each key after every element. An object with `reduce` may have `open` and `close`. */
+  reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T>
+  reduce(fn: ReduceObject<T>): SingleOutputStreamOperator<T>
+  reduce(fn: ReduceFunction<T> | ReduceObject<T>): SingleOutputStreamOperator<T> {
+    const create: () => ReduceFunction<T> | ReduceObject<T> =
+      perSubtaskOf(fn) ?? (typeof fn === 'function' ? () => fn : richFunctionFactory(fn))
+    return this.addKeyed('Reduce', this.schema, makeOperator.reduce(create, this.schema))
   }
 
   /** Emits each key's running sum of a field, in its first element. Elements without a value do not count. */
@@ -598,6 +615,9 @@ export class DataStreamSink {
     return this
   }
 }
+
+/** A function, or an object with a life. */
+type AnyFunction<F> = F | RichObject
 
 function outputSchema<R>(options: SchemaOption<R> | undefined): Schema<R> {
   return options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)

@@ -35,6 +35,7 @@ export type {
   ProcessWindowContext,
   ProcessWindowFunction,
   ReduceFunction,
+  ReduceObject,
   ReducingState,
   RuntimeContext,
   StatefulProcessWindowContext,
@@ -131,8 +132,9 @@ export {
   WindowedJoin,
 } from './joined-streams.ts'
 export { outputTag } from './output-tag.ts'
+export { perSubtask } from './per-subtask.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
-export { RichFilterFunction, RichFlatMapFunction, RichMapFunction } from './rich-functions.ts'
+export { RichFilterFunction, RichFlatMapFunction, RichMapFunction, RichReduceFunction } from './rich-functions.ts'
 export { RuntimeExecutionMode } from './runtime-mode.ts'
 export {
   AggregatingStateDescriptor,

@@ -8,6 +8,7 @@ import { fieldKeyExtractor, type Key, valueKeyExtractor } from '../core/keys.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
+import { ownFunction } from './per-subtask.ts'
 
 /** Names of the fields of `T` whose values may be keys. */
 export type KeyField<T> = { [F in keyof T & string]-?: T[F] extends Key ? F : never }[keyof T & string]
@@ -31,8 +32,9 @@ export function keysFactory<T>(
 function selectorKeys<T>(schema: Schema, selector: KeySelector<T, Key>): () => (batch: Batch) => KeyColumn {
   return () => {
     const read = rowReader(schema, new StringInterner(), 'key selector')
+    const select = ownFunction(selector)
     return valueKeyExtractor((batch, i) => {
-      const key: unknown = selector(read(batch, i) as T)
+      const key: unknown = select(read(batch, i) as T)
       if (key instanceof Promise) {
         throw new MillraceError('PROMISE_RETURNED', 'A key selector returned a promise.', {
           hint: 'Key selectors are synchronous; compute the key in an earlier step.',

@@ -26,6 +26,7 @@ import type {
   MapFunction,
   ProcessFunction,
   ReduceFunction,
+  ReduceObject,
 } from '../contract/functions.ts'
 import type {
   BroadcastProcessFunction,
@@ -87,9 +88,9 @@ export const makeOperator = {
     () =>
       assignTimestampsOperator(plan),
   reduce:
-    <T>(fn: ReduceFunction<T>, schema: Schema): OperatorFactory =>
+    <T>(create: () => ReduceFunction<T> | ReduceObject<T>, schema: Schema): OperatorFactory =>
     () =>
-      reduceOperator(fn, { codec: rowCodec(schema), outputSchema: schema }),
+      reduceOperator(create(), { codec: rowCodec(schema), codecOf: stateCodec, outputSchema: schema }),
   /** State holds rows of the stream's schema in its own encoding. */
   rolling:
     (kind: RollingKind, field: string | number, first: boolean, schema: Schema): OperatorFactory =>

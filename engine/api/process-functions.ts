@@ -6,6 +6,7 @@
  */
 import type { KeyedProcessFunction, ProcessFunction, RichFunction } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
+import { perSubtaskOf } from './per-subtask.ts'
 
 /** An instance of a class, or a function that makes one. */
 export type KeyedProcessFunctionOrFactory<K, In, Out> =
@@ -17,15 +18,33 @@ export type ProcessFunctionOrFactory<In, Out> = ProcessFunction<In, Out> | (() =
 
 /** Throws `PROCESS_FUNCTION_SHARED` for an object that cannot be copied for each subtask. */
 export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F)): () => F {
+  const create = perSubtaskOf(fn as F)
+  if (create !== null) return create
   if (typeof fn === 'function') return fn
   return copies(fn, 'Pass a function that makes it: process(() => ({ ... })) or process(() => new MyFunction()).')
 }
 
 /** As `processFunctionFactory`, for the objects that `map`, `flatMap` and `filter` take besides functions. */
 export function richFunctionFactory<F extends RichFunction>(fn: F): () => F {
-  return copies(
-    fn,
-    'Make it a class, for example one that extends RichMapFunction, whose functions are methods; keep what open gets in `this`.',
+  return (
+    perSubtaskOf(fn) ??
+    copies(
+      fn,
+      'Write perSubtask(() => ({ ... })), or make it a class, for example one that extends RichMapFunction, whose functions are methods; keep what open gets in `this`.',
+    )
+  )
+}
+
+/** Throws `RICH_FUNCTION_NOT_ALLOWED` for a function that windows would have to open; as in Flink. */
+export function refuseLife(fn: object, step: 'reduce' | 'aggregate'): void {
+  const { open, close, initializeState } = fn as RichFunction
+  if (open === undefined && close === undefined && initializeState === undefined) return
+  throw new MillraceError(
+    'RICH_FUNCTION_NOT_ALLOWED',
+    `The function of a window's ${step} cannot have a life of its own.`,
+    {
+      hint: `Do what needs \`open\` in a ProcessWindowFunction: ${step}(fn, new MyWindowFunction()).`,
+    },
   )
 }
 

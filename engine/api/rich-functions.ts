@@ -1,10 +1,11 @@
 /**
- * Base classes of functions with a life, with Flink's names. Each subtask gets its own copy of the instance.
+ * Base classes of functions with a life, with Flink's names. Each subtask gets its own copy of the instance; see
+ * per-subtask.ts.
  *
  * `open` comes before the first element and `close` after the last, also when the job fails. On a keyed stream a
  * rich function may use keyed state. A plain object with the method of the same name serves as well.
  */
-import type { FilterObject, FlatMapObject, MapObject, RuntimeContext } from '../contract/functions.ts'
+import type { FilterObject, FlatMapObject, MapObject, ReduceObject, RuntimeContext } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
 
 abstract class AbstractRichFunction {
@@ -36,6 +37,11 @@ export abstract class RichFlatMapFunction<T, R> extends AbstractRichFunction imp
   /** Returns results, or passes each to `collect`. */
   // biome-ignore lint/suspicious/noConfusingVoidType: a method without a return statement is meant
   abstract flatMap(value: T, collect: (result: R) => void): Iterable<R> | void
+}
+
+/** For `KeyedStream.reduce`; windows refuse functions with a life. */
+export abstract class RichReduceFunction<T> extends AbstractRichFunction implements ReduceObject<T> {
+  abstract reduce(accumulated: T, value: T): T
 }
 
 export abstract class RichFilterFunction<T> extends AbstractRichFunction implements FilterObject<T> {

@@ -22,8 +22,10 @@ import {
   outputTag,
   type ProcessContext,
   type ProcessWindowFunction,
+  perSubtask,
   ReducingStateDescriptor,
   RichMapFunction,
+  RichReduceFunction,
   type RuntimeContext,
   SlidingEventTimeWindows,
   type StatefulProcessWindowContext,
@@ -197,6 +199,40 @@ test('process functions infer their results from collect, their type, or a schem
   check<Equal<Element<typeof declared>, { km: number }>>()
   // @ts-expect-error without keys there are no timers
   stream.process({ processElement: (_f, context) => context.timerService.registerEventTimeTimer(1) })
+})
+
+test('functions that are made for each subtask keep their types', () => {
+  const stream = flights()
+  const numbered = stream.map(
+    perSubtask(() => {
+      let n = 0
+      return (f) => ({ origin: f.origin, n: n++ })
+    }),
+  )
+  check<Equal<Element<typeof numbered>, { origin: string; n: number }>>()
+  const keyed = stream.keyBy(perSubtask(() => (f: Element<typeof stream>) => f.origin))
+  class Longest extends RichReduceFunction<Element<typeof stream>> {
+    reduce(a: Element<typeof stream>, b: Element<typeof stream>) {
+      return a.distance > b.distance ? a : b
+    }
+  }
+  const longest = keyed.reduce(new Longest())
+  check<Equal<Element<typeof longest>, Element<typeof stream>>>()
+  const windows = keyed.window(TumblingEventTimeWindows.of(seconds(5)))
+  const total = windows.aggregate(
+    perSubtask(() => ({
+      createAccumulator: () => 0,
+      add: (f: Element<typeof stream>, n: number) => n + f.distance,
+      getResult: (n: number) => `${n}`,
+      merge: (a: number, b: number) => a + b,
+    })),
+  )
+  check<Equal<Element<typeof total>, string>>()
+  // @ts-expect-error windows take no function with a life
+  const rich = () => windows.reduce(new Longest())
+  // @ts-expect-error it makes a function of texts
+  const texts = () => stream.map(perSubtask(() => (text: string) => text.length))
+  void [rich, texts]
 })
 
 test('rich functions and rolling aggregates', () => {

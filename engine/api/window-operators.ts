@@ -39,6 +39,7 @@ import type { Operator } from '../contract/operator.ts'
 import type { Evictor, Trigger, WindowAssigner } from '../contract/windows.ts'
 import type { Schema } from '../core/schema.ts'
 import { type OperatorFactory, rowCodec } from './operators.ts'
+import { ownFunction, perSubtaskOf } from './per-subtask.ts'
 import { richFunctionFactory } from './process-functions.ts'
 import { aggregateOfColumns, columnResults } from './row-aggregates.ts'
 import { CumulativeEventTimeWindows, SlidingEventTimeWindows, TumblingEventTimeWindows } from './window-assigners.ts'
@@ -111,12 +112,12 @@ function alignedOf(assigner: WindowAssigner): Aligned | null {
 function alignedFactory(settings: WindowSettings, work: WindowWork, output: Schema): OperatorFactory | null {
   const { allowedLatenessMs, lateTag } = settings
   const process = work.kind === 'columnar' ? null : work.process
-  const isStateful = process !== null && typeof process !== 'function'
+  const isStateful = process !== null && (typeof process !== 'function' || perSubtaskOf(process) !== null)
   const aligned = alignedOf(settings.assigner)
   if (aligned === null || isStateful || settings.trigger !== null || settings.evictor !== null) return null
   const { assigner, slices } = aligned
   return (): Operator => {
-    const kernel = kernelOf(work, process, settings.inputSchema, output)
+    const kernel = kernelOf(ownWork(work), process as AnyCallback | null, settings.inputSchema, output)
     return slices !== null && isMerging(kernel)
       ? slicedWindowOperator({ slices, kernel, allowedLatenessMs, lateTag })
       : windowOperator({ assigner, kernel, allowedLatenessMs, lateTag })
@@ -149,7 +150,7 @@ function triggeredFactory(settings: WindowSettings, work: WindowWork, outputSche
   const createFunction = process === null ? null : processFactory(process)
   return () => {
     const elementCodec = settings.createElementCodec?.() ?? schemaCodec(settings.inputSchema, { what: 'An element' })
-    const kept = contentsOf(work, settings.inputSchema, elementCodec)
+    const kept = contentsOf(ownWork(work), settings.inputSchema, elementCodec)
     return triggeredWindowOperator({
       assigner,
       trigger,
@@ -190,6 +191,24 @@ function accumulatorCodec<Acc>(fn: AggregateFunction<never, Acc, unknown>): Valu
   return objectCodec(() => fn.createAccumulator(), { what: 'the accumulator', version, migrations })
 }
 
-function processFactory(process: AnyProcess): () => ProcessWindowFunction<unknown, unknown, unknown> {
+/** With the subtask's own function in place of one that `perSubtask` makes. */
+function ownWork(work: WindowWork): WindowWork {
+  switch (work.kind) {
+    case 'aggregate':
+      return { ...work, fn: ownFunction(work.fn) }
+    case 'reduce':
+      return { ...work, fn: ownFunction(work.fn) }
+    case 'process':
+    case 'columnar':
+      return work
+  }
+}
+
+type AnyWindowFunction = ProcessWindowFunction<unknown, unknown, unknown>
+
+function processFactory(process: AnyProcess): () => AnyWindowFunction {
+  const asObject = (own: AnyProcess): AnyWindowFunction => (typeof own === 'function' ? { process: own } : own)
+  const create = perSubtaskOf(process)
+  if (create !== null) return () => asObject(create())
   return typeof process === 'function' ? () => ({ process }) : richFunctionFactory(process)
 }

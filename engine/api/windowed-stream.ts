@@ -11,6 +11,7 @@ import type {
   AggregateFunction,
   BuiltInAggregate,
   OutputTag,
+  ProcessWindowCallback,
   ReduceFunction,
   WindowFunction,
 } from '../contract/functions.ts'
@@ -23,6 +24,8 @@ import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
 import type { KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { CountEvictor } from './evictors.ts'
+import { perSubtask, perSubtaskOf } from './per-subtask.ts'
+import { refuseLife } from './process-functions.ts'
 import { type ComparableField, checkRollingField, type SummableField } from './rolling-fields.ts'
 import { CountTrigger, PurgingTrigger } from './triggers.ts'
 import { AlignedWindows } from './window-assigners.ts'
@@ -87,6 +90,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   aggregate<const A extends AggregateRecord<T>>(aggregates: A): SingleOutputStreamOperator<WindowRow<T, KeyPart, A>>
   aggregate(aggregates: object, process: object | null = null): unknown {
     if (!isAggregateRecord(aggregates)) {
+      refuseLife(aggregates, 'aggregate')
       return this.operator('Window(Aggregate)', OPAQUE_SCHEMA as Schema<never>, {
         kind: 'aggregate',
         fn: aggregates as AggregateFunction<unknown, unknown, unknown>,
@@ -119,6 +123,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T>
   reduce<R>(fn: ReduceFunction<T>, process: WindowProcess<T, R, K>): SingleOutputStreamOperator<R>
   reduce(fn: ReduceFunction<T>, process: object | null = null): unknown {
+    refuseLife(fn, 'reduce')
     return this.operator('Window(Reduce)', process === null ? this.input.schema : (OPAQUE_SCHEMA as Schema<unknown>), {
       kind: 'reduce',
       fn: fn as ReduceFunction<unknown>,
@@ -139,7 +144,11 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   apply<R>(fn: WindowFunction<T, NoInfer<R>, K>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   apply<R>(fn: WindowFunction<T, R, K>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
-    const process: WindowProcess<T, R, K> = ({ key, window }, elements, collect) => fn(key, window, elements, collect)
+    const asProcess = (own: WindowFunction<T, R, K>): ProcessWindowCallback<T, R, K> => {
+      return ({ key, window }, elements, collect) => own(key, window, elements, collect)
+    }
+    const create = perSubtaskOf(fn)
+    const process = create === null ? asProcess(fn) : perSubtask(() => asProcess(create()))
     return this.operator('Window(Apply)', output, { kind: 'process', process: process as AnyProcess })
   }
 

@@ -310,6 +310,11 @@ export interface FilterObject<T> extends RichFunction {
   filter(value: T): boolean
 }
 
+/** A `reduce` with a life, for keyed streams; it may use further keyed state. */
+export interface ReduceObject<T> extends RichFunction {
+  reduce(accumulated: T, value: T): T
+}
+
 /** Per-record logic without keys: any number of results, and side outputs. A fresh one is made for each subtask. */
 export interface ProcessFunction<In, Out> extends RichFunction {
   processElement(value: In, context: ProcessFunctionContext, collect: (result: Out) => void): void
