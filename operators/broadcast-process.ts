@@ -62,6 +62,7 @@ export function broadcastProcessOperator<K, In, B, Out>(
         (value, context, collect) => fn.processBroadcastElement(value, writingOf(context), collect),
       ],
       keyed: [options.isKeyed, false],
+      batchInputs: [options.isKeyed ? 'sorted' : 'later', 'first'],
       onTimer: (timeMs, context, collect) => fn.onTimer?.(timeMs, readingOf(context), collect),
       extension: {
         open(context, openedStates, currentKey) {

@@ -8,7 +8,7 @@
 import type { AggregateFunction } from '../engine/contract/functions.ts'
 import type { CoGroupFunction, TaggedUnion } from '../engine/contract/joint-functions.ts'
 import type { ValueCodec } from '../engine/contract/keyed-state.ts'
-import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { type Batch, sliceBatch } from '../engine/core/batch.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
@@ -103,6 +103,7 @@ export function taggedInputs(operator: Operator): Operator {
 }
 
 class TaggedInputs implements Operator {
+  readonly batchInputs: readonly BatchInput[] | undefined
   private readonly operator: Operator
   private rows!: readonly [RowSource, RowSource]
   /** The batch under way, and from which of its rows on it was turned into elements. */
@@ -112,6 +113,8 @@ class TaggedInputs implements Operator {
 
   constructor(operator: Operator) {
     this.operator = operator
+    const [kind] = operator.batchInputs ?? []
+    this.batchInputs = kind === undefined ? undefined : [kind, kind]
   }
 
   open(context: OperatorContext): void {
@@ -148,6 +151,10 @@ class TaggedInputs implements Operator {
 
   advanceWatermark(watermark: number, output: Output): boolean {
     return this.operator.advanceWatermark(watermark, output)
+  }
+
+  endKey(output: Output): boolean {
+    return this.operator.endKey!(output)
   }
 
   onProcessingTime(nowMs: number, output: Output): boolean {

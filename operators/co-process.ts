@@ -11,11 +11,16 @@ import type {
 } from '../engine/contract/joint-functions.ts'
 import type { Operator } from '../engine/contract/operator.ts'
 import { collectAll } from './process.ts'
-import { ProcessOperator, type ProcessOptions } from './process-operator.ts'
+import { type ProcessLogic, ProcessOperator, type ProcessOptions } from './process-operator.ts'
 
 export interface CoProcessOptions extends ProcessOptions {
   /** True when both inputs have keys. */
   readonly isKeyed: boolean
+}
+
+/** What each input is, for `ProcessLogic`. */
+function inputsOf({ isKeyed }: CoProcessOptions): Pick<ProcessLogic, 'keyed' | 'batchInputs'> {
+  return { keyed: [isKeyed, isKeyed], ...(isKeyed ? { batchInputs: ['sorted', 'sorted'] } : {}) }
 }
 
 type AnyCoProcess = KeyedCoProcessFunction<unknown, unknown, unknown, unknown>
@@ -33,7 +38,7 @@ export function coProcessOperator<K, A, B, Out>(
         (value, context, collect) => fn.processElement1(value, context, collect),
         (value, context, collect) => fn.processElement2(value, context, collect),
       ],
-      keyed: [options.isKeyed, options.isKeyed],
+      ...inputsOf(options),
       onTimer: (timeMs, context, collect) => fn.onTimer?.(timeMs, context, collect),
     },
     options,
@@ -50,7 +55,7 @@ export function coMapOperator<A, B, Out>(create: () => CoMapFunction<A, B, Out>,
         (value, _context, collect) => collect(fn.map1(value)),
         (value, _context, collect) => collect(fn.map2(value)),
       ],
-      keyed: [options.isKeyed, options.isKeyed],
+      ...inputsOf(options),
     },
     options,
   )
@@ -69,7 +74,7 @@ export function coFlatMapOperator<A, B, Out>(
         (value, _context, collect) => collectAll(fn.flatMap1(value, collect), collect),
         (value, _context, collect) => collectAll(fn.flatMap2(value, collect), collect),
       ],
-      keyed: [options.isKeyed, options.isKeyed],
+      ...inputsOf(options),
     },
     options,
   )

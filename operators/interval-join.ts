@@ -18,7 +18,7 @@ import { BATCH_ROWS_MAX, type Batch, gatherBatch, type KeyColumn, withKeys } fro
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
+import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
 import { FunctionLife } from './function-life.ts'
@@ -71,6 +71,7 @@ interface Side {
 }
 
 class IntervalJoinOperator implements Operator {
+  readonly batchInputs = ['sorted', 'sorted'] as const
   private readonly fn: AnyFunction
   private readonly options: IntervalJoinOptions
   private readonly collector: RowCollector
@@ -253,6 +254,11 @@ class IntervalJoinOperator implements Operator {
     this.watermark = watermark
     // A row t is of use while a row of the other side at or after the watermark may meet it: t + highMs >= watermark.
     for (const { own, highMs } of this.sides) own.dropUpTo(watermark - highMs)
+    return true
+  }
+
+  endKey(): boolean {
+    for (const { own } of this.sides) own.dropUpTo(WATERMARK_MAX)
     return true
   }
 

@@ -8,12 +8,12 @@
  *   emits has no event time.
  */
 import type { OnTimerContext, OutputTag, RichFunction, TimeDomain, TimerService } from '../engine/contract/functions.ts'
-import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import type { Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
+import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
 import { FunctionLife } from './function-life.ts'
@@ -58,9 +58,12 @@ export interface ProcessLogic {
   /** Records without a result count as filtered. */
   readonly isFilter?: boolean
   readonly extension?: ProcessExtension
+  /** Where batch execution is to order the inputs. */
+  readonly batchInputs?: readonly BatchInput[]
 }
 
 export class ProcessOperator implements Operator {
+  readonly batchInputs: readonly BatchInput[] | undefined
   private readonly logic: ProcessLogic
   private readonly options: ProcessOptions
   private readonly collector: RowCollector
@@ -89,6 +92,7 @@ export class ProcessOperator implements Operator {
 
   constructor(logic: ProcessLogic, options: ProcessOptions) {
     this.logic = logic
+    this.batchInputs = logic.batchInputs
     this.options = options
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
     this.userContext = this.makeUserContext()
@@ -197,6 +201,16 @@ export class ProcessOperator implements Operator {
     const done = this.timers === null || this.timers.advanceWatermark(this.firingAt, output, this.fire)
     this.finishCall(output)
     if (done) this.firingAt = null
+    return done
+  }
+
+  endKey(output: Output): boolean {
+    if (output.blocked) return false
+    this.output = output
+    this.watermark = WATERMARK_MAX
+    const done = this.timers === null || this.timers.endKey(output, this.fire)
+    this.finishCall(output)
+    if (done) this.watermark = WATERMARK_MIN
     return done
   }
 

@@ -24,6 +24,7 @@ export function keyedProcessOperator<K, In, Out>(
       fn,
       elements: [(value, context, collect) => fn.processElement(value, context, collect)],
       keyed: [true],
+      batchInputs: ['sorted'],
       onTimer: (timeMs, context, collect) => fn.onTimer?.(timeMs, context, collect),
     },
     options,
@@ -41,7 +42,13 @@ export function processOperator<In, Out>(create: () => ProcessFunction<In, Out>,
 export function richOperator(create: () => RichObject, options: ProcessOptions & { isKeyed: boolean }): Operator {
   const fn = create()
   return new ProcessOperator(
-    { fn, elements: [elementFunctionOf(fn)], keyed: [options.isKeyed], isFilter: 'filter' in fn },
+    {
+      fn,
+      elements: [elementFunctionOf(fn)],
+      keyed: [options.isKeyed],
+      isFilter: 'filter' in fn,
+      ...(options.isKeyed ? { batchInputs: ['sorted'] } : {}),
+    },
     options,
   )
 }

@@ -39,6 +39,7 @@ export function reduceOperator<T>(fn: ReduceFunction<T> | ReduceObject<T>, optio
 }
 
 class ReduceOperator implements Operator {
+  readonly batchInputs = ['sorted'] as const
   private readonly reduce: ReduceFunction<unknown>
   private readonly codec: ValueCodec
   private readonly collector: RowCollector
@@ -148,6 +149,16 @@ class ReduceOperator implements Operator {
 
   advanceWatermark(watermark: number, output: Output): boolean {
     if (!this.isBatch || watermark !== WATERMARK_MAX) return true
+    if (!this.emitValues(output)) return false
+    this.isBatch = false
+    return true
+  }
+
+  endKey(output: Output): boolean {
+    return this.emitValues(output)
+  }
+
+  private emitValues(output: Output): boolean {
     this.scan ??= this.table.existing(0)?.scan() ?? null
     while (this.scan !== null) {
       if (output.blocked) return false
@@ -160,7 +171,6 @@ class ReduceOperator implements Operator {
       for (let i = 0; i < chunk.count; i++) this.collector.add(chunk.objects[i], Number.NaN, output)
       this.collector.flush(output)
     }
-    this.isBatch = false
     return true
   }
 

@@ -216,6 +216,14 @@ class Timers {
     this.buckets.push(this.scanned)
   }
 
+  /** All have fired, and their state is about to be dropped. */
+  forget(): void {
+    this.queue.clear()
+    this.loaded.clear()
+    this.loadedUpTo = Number.NEGATIVE_INFINITY
+    this.stale = 0
+  }
+
   private countStale(): void {
     if (++this.stale < STALE_MIN || this.stale < this.queue.size / 2) return
     this.stale = 0
@@ -295,6 +303,15 @@ export class InternalTimerService {
     if (watermark === Number.POSITIVE_INFINITY) this.ended = true
     if (!this.eventTime.fire(watermark, output, fire)) return false
     return !this.isBatchEnd || this.processingTime.fire(watermark, output, fire)
+  }
+
+  /** To be called from `endKey`, with what it has to return: the key's timers fire as at the end of input. */
+  endKey(output: Output, fire: FireTimer): boolean {
+    if (!this.advanceWatermark(Number.POSITIVE_INFINITY, output, fire)) return false
+    this.ended = false
+    this.eventTime.forget()
+    this.processingTime.forget()
+    return true
   }
 
   /** To be called from `onProcessingTime`, with what it has to return. */

@@ -14,12 +14,12 @@
  *   besides the tables, and restored windows that had fired do not fire again by themselves.
  */
 import type { SegmentChunk, SegmentScan, StateTable, ValueLayout } from '../engine/contract/keyed-state.ts'
-import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
+import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 import type { WindowAssigner } from './window-assigner.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
@@ -107,6 +107,8 @@ interface Firing {
 }
 
 class WindowOperator implements Operator {
+  /** The order of rows is of no matter where accumulators may be merged in any order. */
+  readonly batchInputs: readonly BatchInput[] | undefined
   private readonly assigner: WindowAssigner
   private readonly kernel: WindowKernel
   private readonly latenessMs: number
@@ -125,6 +127,7 @@ class WindowOperator implements Operator {
   constructor(options: WindowOptions) {
     this.assigner = options.assigner
     this.kernel = options.kernel
+    this.batchInputs = options.kernel.merge === undefined ? ['sorted'] : undefined
     this.latenessMs = options.allowedLatenessMs ?? 0
     this.late = new LateRows(options.lateTag ?? null)
     this.assigned = new Float64Array(options.assigner.windowsMax)
@@ -249,6 +252,12 @@ class WindowOperator implements Operator {
     if (!done) return false
     this.firing = null
     this.updateNextDue()
+    return true
+  }
+
+  endKey(output: Output): boolean {
+    if (!this.advanceWatermark(WATERMARK_MAX, output)) return false
+    this.watermark = WATERMARK_MIN
     return true
   }
 

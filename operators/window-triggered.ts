@@ -34,7 +34,7 @@ import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import type { RowReader } from '../engine/core/rows.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
+import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { CurrentKey } from './current-key.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
@@ -77,6 +77,7 @@ export function triggeredWindowOperator(options: TriggeredWindowOptions): Operat
 }
 
 class TriggeredWindowOperator implements Operator {
+  readonly batchInputs = ['sorted'] as const
   private readonly options: TriggeredWindowOptions
   private readonly assigner: WindowAssigner
   private readonly merging: MergingWindowAssigner | null
@@ -321,6 +322,14 @@ class TriggeredWindowOperator implements Operator {
   advanceWatermark(watermark: number, output: Output): boolean {
     this.watermark = Math.max(this.watermark, watermark)
     return this.fireDue(output, () => this.timers.advanceWatermark(watermark, output, this.fireTimer))
+  }
+
+  endKey(output: Output): boolean {
+    if (output.blocked) return false
+    this.watermark = WATERMARK_MAX
+    const done = this.fireDue(output, () => this.timers.endKey(output, this.fireTimer))
+    if (done) this.watermark = WATERMARK_MIN
+    return done
   }
 
   onProcessingTime(nowMs: number, output: Output): boolean {

@@ -245,6 +245,11 @@ export class KeyedBackend implements KeyedState {
     this.memory.cutInto = null
   }
 
+  /** Forgets every entry: batch execution does with one key after the other. */
+  clear(): void {
+    for (const table of this.tables.values()) table.clear()
+  }
+
   /** Bytes of the working set; decoded objects are estimated from the size of their encoding. */
   memoryBytes(): number {
     return this.relief.memoryBytes()

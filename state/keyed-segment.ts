@@ -63,6 +63,8 @@ const LOAD_MAX = 0.6
 const RESERVE_SLOTS_MIN = 1 << 17
 const RESERVE_FACTOR = 8
 const SLOTS_MAX = 1 << 29
+/** Larger segments are dropped rather than emptied. */
+const EMPTIED_SLOTS_MAX = 64
 /** Looking at a value that has to be decoded is this much dearer than at one that is not. */
 const DECODE_LOOKS = 8
 
@@ -636,6 +638,16 @@ export class Segment implements StateSegment {
     this.meta[at + 3] = flags & QUEUED
     this.freeHead = slot
     this.usedCount--
+  }
+
+  /** Frees all entries of a small segment that the store has not heard of; false when it is not one. */
+  empty(): boolean {
+    const isSmall = this.slotCount <= EMPTIED_SLOTS_MAX && this.scansOpen === 0
+    if (!isSmall || this.persistedAny || !this.complete || this.cutCount > 0) return false
+    for (let slot = 0; slot < this.slotCount; slot++) {
+      if ((this.meta[slot * META + 3] & (LIVE | TOMBSTONE)) !== 0) this.free(slot)
+    }
+    return true
   }
 
   /** Forgets a clean entry, which only the store holds from now on. */

@@ -106,6 +106,13 @@ export class Table implements StateTable {
     } else this.forget(segment)
   }
 
+  /** Deletes all segments. The one without a namespace stays, with the memory it has, when it is small. */
+  clear(): void {
+    for (const segment of this.segments.values()) {
+      if (segment.namespace !== 0 || !segment.empty()) this.drop(segment.namespace)
+    }
+  }
+
   private forget(segment: Segment): void {
     const { from, to } = this.shared.keyGroups
     if (!segment.complete || (segment.persistedAny && segment.usedCount > (to - from) * RANGE_ENTRIES_MIN)) {

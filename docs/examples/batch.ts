@@ -1,6 +1,7 @@
 /**
  * Batch mode: the same program over bounded input, with final results only. Running aggregates emit once a key, windows
- * and timers fire at the end of input, and nothing is late.
+ * and timers fire at the end of input, and nothing is late. Functions get one key after the other, and each key's elements in
+ * order of time; broadcast elements come first.
  *
  * Reach for it to backfill or to test a streaming job on history. `AUTOMATIC` chooses it when every source is bounded.
  */

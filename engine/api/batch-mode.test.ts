@@ -190,6 +190,20 @@ describe('batch mode', { timeout: 30_000 }, () => {
     assert.deepEqual(results, [(20_000 * 20_001) / 2])
   })
 
+  test('there is no savepoint of it, and to stop it is to give it up', async () => {
+    const env = environment(1)
+    env
+      .fromSequence(1, 50_000_000)
+      .keyBy((n) => n % 10)
+      .reduce((a, b) => a + b)
+      .addSink(() => assert.fail('it never ends'))
+    const job = await env.executeAsync('batch')
+    assert.throws(() => job.savepoint(), { code: 'BATCH_SAVEPOINT' })
+    await assert.rejects(job.rescale(2), { code: 'BATCH_SAVEPOINT' })
+    await job.stop()
+    assert.equal(job.status().state, 'cancelled')
+  })
+
   test('wants bounded sources; automatic decides by them', async () => {
     const endless = (mode: RuntimeExecutionMode) => {
       const env = environment(1).setRuntimeMode(mode)

@@ -35,6 +35,14 @@ export interface Output {
   readonly blocked: boolean
 }
 
+/**
+ * What batch execution does with the rows of one input on their way to the operator.
+ * - `sorted`: they come by key, and by event time within a key; one key after the other over all such inputs.
+ * - `first`: they come as they are read, before any row of an input that is not `first`.
+ * - `later`: they are kept until every `first` input has ended.
+ */
+export type BatchInput = 'sorted' | 'first' | 'later'
+
 /** Counters that every operator may bump; exported as metrics per subtask. */
 export interface OperatorCounters {
   /** Late records that no window took. */
@@ -66,7 +74,7 @@ export interface OperatorContext {
   scheduleProcessingTime(timeMs: number): void
   /**
    * True in batch execution: the only watermark is +Infinity, and only final results count. Keyed aggregates emit then,
-   * timers of both kinds fire then, and what fires registers none.
+   * timers of both kinds fire then, and what fires registers none. With sorted inputs that is the end of each key.
    */
   readonly isBatch?: boolean
   /** Asks for a call of `resume` on a turn of the engine; any time, from promise reactions and timers too. */
@@ -89,6 +97,15 @@ export interface Operator {
    * row comes after the call at `passedMs` or before: it is made one millisecond later.
    */
   onProcessingTime?(passedMs: number, output: Output): boolean
+  /** How batch execution orders the rows of each input; absent, it gives them as they are read. */
+  readonly batchInputs?: readonly BatchInput[] | undefined
+  /**
+   * There where an input is `sorted`: all rows of the key that came last have come. Does what the end of input means for
+   * that key, and is ready for another one; repeated until it returns true. The engine then drops the key's state.
+   */
+  endKey?(output: Output): boolean
+  /** Every row of an input has come. */
+  endInput?(input: number): void
   /** State that is not keyed; small. Keyed state is captured by the engine itself. */
   snapshot?(): JsonValue
   close?(): void | Promise<void>

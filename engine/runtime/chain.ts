@@ -241,6 +241,11 @@ export class Chain {
     else head.accept(batch, input)
   }
 
+  /** Every batch of an input has come; the chain must be drained. */
+  endInput(input: number): void {
+    this.links[0]?.operator.endInput?.(input)
+  }
+
   /** Starts a watermark on its way; the chain must be drained. */
   pushWatermark(watermark: number): void {
     assert(this.watermarkAt < 0, 'one watermark at a time')

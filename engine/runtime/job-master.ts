@@ -675,6 +675,7 @@ export class JobMaster implements RunningJob {
   }
 
   savepoint(options: { readonly stop?: boolean } = {}): Promise<string> {
+    this.refuseInBatch('savepoints')
     const run = this.runningOrStarting()
     const stops = options.stop === true
     if (stops) {
@@ -689,6 +690,8 @@ export class JobMaster implements RunningJob {
 
   async stop(): Promise<void> {
     if (this.isOver) return
+    // In the midst of a batch job there is nothing to keep: it would begin again.
+    if (this.options.runtimeMode === 'batch' && this.goal === 'run') return this.cancel()
     // A rescale under way has asked for the final checkpoint already: the job ends there instead.
     if (this.goal === 'run' || this.goal === 'rescale') {
       this.goal = 'stop'
@@ -723,6 +726,7 @@ export class JobMaster implements RunningJob {
   }
 
   async rescale(parallelism: number): Promise<void> {
+    this.refuseInBatch('rescaling')
     const run = this.runningOrStarting()
     if (!Number.isInteger(parallelism) || parallelism < 1 || parallelism > this.options.keyGroups) {
       throw new MillraceError('PARALLELISM_INVALID', `Parallelism ${parallelism} is not possible.`, {
@@ -732,6 +736,14 @@ export class JobMaster implements RunningJob {
     this.goal = 'rescale'
     this.parallelism = parallelism
     if (run !== null) this.request(run, 'final')
+  }
+
+  /** Rows that wait to be sorted are in no checkpoint. */
+  private refuseInBatch(what: string): void {
+    if (this.options.runtimeMode !== 'batch') return
+    throw new MillraceError('BATCH_SAVEPOINT', `There is no ${what} of a batch job.`, {
+      hint: 'Let it end, or run it in streaming mode.',
+    })
   }
 
   /**

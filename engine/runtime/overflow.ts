@@ -136,7 +136,7 @@ export class Overflow {
   }
 }
 
-function spillFailed(what: string, error: unknown): MillraceError {
+export function spillFailed(what: string, error: unknown): MillraceError {
   return new MillraceError('SPILL_FAILED', `Rows that wait for room cannot be ${what}: ${messageOf(error)}.`, {
     domain: 'external',
     retryable: true,
@@ -146,7 +146,7 @@ function spillFailed(what: string, error: unknown): MillraceError {
 }
 
 /** Bytes can carry every value of the rows. */
-function isEncodable(batch: Batch, rows: Int32Array | null, count: number): boolean {
+export function isEncodable(batch: Batch, rows: Int32Array | null, count: number): boolean {
   for (const column of batch.columns) {
     if (column.kind !== 'opaque') continue
     for (let i = 0; i < count; i++) if (!isPlainData(column.values[rows === null ? i : rows[i]!])) return false
@@ -155,7 +155,7 @@ function isEncodable(batch: Batch, rows: Int32Array | null, count: number): bool
 }
 
 /** Memory that a copy of the rows takes; opaque values are judged by the first one. */
-function bytesOf(batch: Batch, rows: Int32Array | null, count: number): number {
+export function bytesOf(batch: Batch, rows: Int32Array | null, count: number): number {
   let bytes = count * 8
   const strings = (starts: Int32Array, ends: Int32Array): void => {
     for (let i = 0; i < count; i++) {

@@ -26,8 +26,16 @@ export interface WorkerState {
   readonly builder: WriteBatchBuilder | null
   /** Every keyed state opened so far. */
   readonly keyed: KeyedBackend[]
-  /** The keyed state of one operator subtask. */
-  open(uid: string, subtask: number, parallelism: number, counters: OperatorCounters): KeyedBackend
+  /** What one operator subtask with keyed state may use. */
+  readonly memoryBudgetBytes: number
+  /** The keyed state of one operator subtask, within `memoryShare` (default 1) of its budget. */
+  open(
+    uid: string,
+    subtask: number,
+    parallelism: number,
+    counters: OperatorCounters,
+    memoryShare?: number,
+  ): KeyedBackend
 }
 
 const COPY_BYTES = 1 << 20
@@ -53,6 +61,7 @@ export async function openWorkerState(
       store: null,
       builder: null,
       keyed,
+      memoryBudgetBytes: 0,
       open() {
         throw new MillraceError('INVARIANT_VIOLATED', 'The plan has no keyed operator on this worker.', {
           domain: 'internal',
@@ -72,12 +81,13 @@ export async function openWorkerState(
     store,
     builder: new WriteBatchBuilder(),
     keyed,
-    open(uid, subtask, parallelism, counters) {
+    memoryBudgetBytes,
+    open(uid, subtask, parallelism, counters, memoryShare = 1) {
       const backend = new KeyedBackend({
         operatorId: deployment.operatorIds[uid]!,
         keyGroups: keyGroupRange(subtask, parallelism, deployment.keyGroups),
         store,
-        memoryBudgetBytes,
+        memoryBudgetBytes: memoryBudgetBytes * memoryShare,
         counters,
         restored: deployment.tables[uid] ?? [],
         restoredBytes,

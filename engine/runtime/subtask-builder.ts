@@ -7,7 +7,7 @@ import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { DEAD_LETTER_SINK, type DeadLetterWriter, deadLetterWriter } from '../checkpoint/dead-letters.ts'
 import { createOutbox } from '../checkpoint/outbox.ts'
 import type { OutboxMeter } from '../checkpoint/outbox-meter.ts'
-import type { GraphEdge, SinkNode, SourceNode } from '../contract/job-graph.ts'
+import type { GraphEdge, OperatorNode, SinkNode, SourceNode } from '../contract/job-graph.ts'
 import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
 import type { DeadLetter } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
@@ -16,6 +16,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { MetricRegistry } from '../core/user-metrics.ts'
+import { orderedInputs, sortsInputs } from './batch-inputs.ts'
 import { Chain, type ChainLinkOptions } from './chain.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import { type EdgeOutputOptions, OutputRouter } from './output-router.ts'
@@ -270,8 +271,7 @@ async function buildSubtask(
       links.push({ operator, keys, projection })
       return
     }
-    const operator = node.create()
-    const keyed = node.isKeyed ? options.state.open(node.uid, index, vertex.parallelism, counters) : null
+    const { operator, keyed } = createOperator(options, node, index, vertex.parallelism, counters)
     operators.push({ ...own, operator, keyed })
     links.push({ operator, keys, projection })
   })
@@ -319,6 +319,25 @@ async function buildSubtask(
   })
   await openedSink?.operator.writer.open()
   await source?.open(options.deployment.splits[first.uid]?.[index] ?? [])
+}
+
+/** In batch execution the rows of what is sorted share the operator's memory with its keyed state. */
+const SORT_SHARE = 1 / 2
+
+function createOperator(
+  { state, deployment, spillSpace }: BuildOptions,
+  node: OperatorNode,
+  index: number,
+  parallelism: number,
+  counters: OperatorCounters,
+): { operator: Operator; keyed: KeyedBackend | null } {
+  const made = node.create()
+  const isBatch = deployment.runtimeMode === 'batch'
+  const stateShare = isBatch && sortsInputs(made) ? 1 - SORT_SHARE : 1
+  const keyed = node.isKeyed ? state.open(node.uid, index, parallelism, counters, stateShare) : null
+  if (!isBatch) return { operator: made, keyed }
+  const memoryBytesMax = state.memoryBudgetBytes * SORT_SHARE
+  return { operator: orderedInputs(made, { space: spillSpace, keyed, memoryBytesMax }), keyed }
 }
 
 function operatorContext(

@@ -300,7 +300,7 @@ export class Subtask {
         case 'watermark':
           assert(message.value >= input.watermark, 'watermarks do not regress on a channel')
           input.watermark = message.value
-          if (message.value === WATERMARK_MAX) this.updateIdle()
+          if (message.value === WATERMARK_MAX) this.endChannel(input)
           break
         case 'barrier':
           this.takeBarrier(input, message.attempt)
@@ -318,6 +318,12 @@ export class Subtask {
       return true
     }
     return false
+  }
+
+  private endChannel({ input }: Input): void {
+    this.updateIdle()
+    const isOver = this.inputs.every((other) => other.input !== input || other.watermark === WATERMARK_MAX)
+    if (isOver) this.chain.endInput(input)
   }
 
   private takeBarrier(input: Input, attempt: number): void {
