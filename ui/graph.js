@@ -17,7 +17,7 @@ export function vertexFigures(status, rates, vertex) {
   const subtasks = status.subtasks.filter((subtask) => subtask.vertex === vertex.id)
   const count = Math.max(1, subtasks.length)
   const running = subtasks.filter((subtask) => !subtask.ended)
-  const times = running.map((subtask) => subtask.watermarkMs)
+  const times = running.filter((subtask) => !subtask.timeIdle).map((subtask) => subtask.watermarkMs)
   return {
     inRate: rates.rate(`in/${vertex.id}`),
     outRate: rates.rate(`out/${vertex.id}`),

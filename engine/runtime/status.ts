@@ -39,6 +39,8 @@ export interface SubtaskStatus {
   readonly deadLettered: number
   /** Milliseconds since 1970 UTC; null before the first watermark or after the end (+Infinity). */
   readonly watermarkMs: number | null
+  /** All its inputs or splits are idle, or it has none: its time holds nobody back. */
+  readonly timeIdle: boolean
   readonly ended: boolean
   /** Shares of time since the last report, 0 to 1, that sum to 1 (task-times.ts says what each means). */
   readonly busy: number

@@ -162,6 +162,7 @@ export class HostedSubtask {
       filtered: sum((counters) => counters.filtered),
       deadLettered: this.subtask.source?.deadLettered ?? 0,
       watermarkMs: Number.isFinite(this.subtask.watermark) ? this.subtask.watermark : null,
+      timeIdle: this.subtask.isTimeIdle,
       ended: this.subtask.isEnded,
       ...shares,
       paused: source?.isBeyondLimit ?? false,

@@ -261,6 +261,11 @@ export class Subtask {
     }
   }
 
+  /** Whoever is downstream was told that nothing comes for now. */
+  get isTimeIdle(): boolean {
+    return this.sentIdle
+  }
+
   private setIdle(idle: boolean): void {
     this.wantsIdle = idle
     // Results of an async operator may still come: without this input's watermark they could be late.

@@ -7,7 +7,7 @@ import type { JobStatus, SplitWatermark } from '../runtime/status.ts'
 
 /**
  * `level`: no active split is ahead of it, it merely sets the time. `no-record`: nothing was read from it yet.
- * `paused`: alignment does not let it read. `silent`: no record came for a while. `back-pressured`: its source has no
+ * `paused`: it has read up to the limit of its alignment group. `silent`: no record came for a while. `back-pressured`: its source has no
  * room downstream. `busy`: its source is at its limit. `behind`: records come, with older event times than elsewhere.
  */
 export type HeldReason = 'level' | 'no-record' | 'paused' | 'silent' | 'back-pressured' | 'busy' | 'behind'
@@ -87,7 +87,7 @@ function sentence(status: JobStatus, split: SplitWatermark, reason: HeldReason):
       const group = status.alignment.find(({ subtasks }) =>
         subtasks.some((aligned) => subtaskKey(aligned) === subtaskKey(split)),
       )
-      return `Alignment ${group === undefined ? '' : `in group ${JSON.stringify(group.group)} `}keeps it from reading until the group has caught up.`
+      return `Alignment ${group === undefined ? '' : `in group ${JSON.stringify(group.group)} `}lets nobody read further until the next limit: its members read faster than limits are exchanged.`
     }
     case 'silent':
       return `No record came for ${seconds(split.silentMs)}. ${idleSentence(split)}`

@@ -22,6 +22,7 @@ function subtask(vertex: number, index: number, over: Partial<SubtaskStatus>): S
     filtered: 0,
     deadLettered: 0,
     watermarkMs,
+    timeIdle: false,
     ended: false,
     busy,
     backPressured,

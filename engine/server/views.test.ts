@@ -17,6 +17,10 @@ test('the watermark of the job is that of its last tasks', () => {
   assert.equal(jobWatermarkMs(withLast({ watermarkMs: null })), null)
   assert.equal(jobWatermarkMs(withLast({ ended: true })), null)
   assert.equal(jobWatermarkMs(withLast({ watermarkMs: Number.POSITIVE_INFINITY })), null)
+  // An idle task beside it holds nothing back, and without another there is no time.
+  const idle = { ...last, subtask: last.subtask + 1, watermarkMs: null, timeIdle: true }
+  assert.equal(jobWatermarkMs({ ...status, subtasks: [...status.subtasks, idle] }), last.watermarkMs)
+  assert.equal(jobWatermarkMs(withLast({ timeIdle: true })), null)
   assert.equal(jobWatermarkMs(fixtureStatus({ vertices: [], edges: [], subtasks: [] })), null)
 })
 

@@ -54,24 +54,24 @@ export function jobTotals(status: JobStatus): JobTotals {
 
 /**
  * The event time that the end of the graph has reached: the minimum over the running subtasks of its
- * last vertices. Null while one of them has no watermark, and after the end of input.
+ * last vertices, idle ones left out. Null while one of them has no watermark, and after the end of input.
  */
 export function jobWatermarkMs(status: JobStatus): number | null {
   const terminal = terminalVertices(status)
   let lowestMs: number | null = null
   for (const subtask of status.subtasks) {
-    if (subtask.ended || !terminal.has(subtask.vertex)) continue
+    if (subtask.ended || subtask.timeIdle || !terminal.has(subtask.vertex)) continue
     if (!isTime(subtask.watermarkMs)) return null
     lowestMs = lowestMs === null ? subtask.watermarkMs : Math.min(lowestMs, subtask.watermarkMs)
   }
   return lowestMs
 }
 
-/** Lowest watermark of one vertex's running subtasks, or null. */
+/** Lowest watermark of one vertex's running subtasks that are not idle, or null. */
 export function vertexWatermarkMs(status: JobStatus, vertex: number): number | null {
   let lowestMs: number | null = null
   for (const subtask of status.subtasks) {
-    if (subtask.vertex !== vertex || subtask.ended) continue
+    if (subtask.vertex !== vertex || subtask.ended || subtask.timeIdle) continue
     if (!isTime(subtask.watermarkMs)) return null
     lowestMs = lowestMs === null ? subtask.watermarkMs : Math.min(lowestMs, subtask.watermarkMs)
   }
