@@ -61,6 +61,7 @@ export interface WatermarkOutput {
 
 /** Makes the watermarks of one split: Flink's interface of the same name. Its own fields are not in checkpoints. */
 export interface WatermarkGenerator<in T = unknown> {
+  /** What it emits goes out directly after `event`: a watermark for each costs much more than one now and then. */
   onEvent(event: T, eventTimestamp: number, output: WatermarkOutput): void
   /** Called after every batch of records, and many times a second while there are none. */
   onPeriodicEmit(output: WatermarkOutput): void
@@ -91,8 +92,17 @@ export class CustomGenerator implements EngineGenerator {
   }
 
   onBatch(eventTimes: Float64Array, count: number, rows?: Batch): void {
-    this.isIdle = false
-    for (let i = 0; i < count; i++) this.generator.onEvent(this.read(rows!, i), eventTimes[i]!, this.output)
+    for (let i = 0; i < count; ) i = this.onRows(eventTimes, i, count, rows!)
+  }
+
+  onRows(eventTimes: Float64Array, from: number, to: number, rows: Batch): number {
+    const { watermark } = this
+    for (let i = from; i < to; i++) {
+      this.isIdle = false
+      this.generator.onEvent(this.read(rows, i), eventTimes[i]!, this.output)
+      if (this.watermark > watermark || this.isIdle) return i + 1
+    }
+    return to
   }
 
   current(): number {

@@ -117,6 +117,8 @@ export interface Operator {
  */
 export interface WatermarkingOperator extends Operator {
   currentWatermark(): number
+  /** True when the last `process` ended at a row whose watermark is to go out before the next row is looked at. */
+  readonly isPunctuated?: boolean
 }
 
 /**

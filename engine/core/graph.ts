@@ -24,6 +24,11 @@ export type ChainingStrategy = 'always' | 'head' | 'never'
 /** Turns values into a watermark for one split; `onBatch` sees assigned event times, and the rows they belong to. */
 export interface WatermarkGenerator {
   onBatch(eventTimes: Float64Array, count: number, rows?: Batch): void
+  /**
+   * Of a generator that looks at each row, in place of `onBatch`: sees rows [from, to) up to and with the first that
+   * makes it emit, and returns the one after. What it emits goes out before that one.
+   */
+  onRows?(eventTimes: Float64Array, from: number, to: number, rows: Batch): number
   /** The watermark now, -Infinity before the first record. Never regresses. */
   current(): number
   /** True when the split is idle whatever its records say. */

@@ -7,7 +7,8 @@
  * caused before the next link sees it.
  *
  * Invariants:
- * - A link's operator gets a watermark only after every row that earlier links emitted before it.
+ * - A link's operator gets a watermark only after every row that earlier links emitted before it. One that an operator
+ *   makes in the midst of a batch goes all the way before the next row of that batch.
  * - When `advance` returns `drained`, no batch, watermark or call is under way anywhere in the chain. Async
  *   operators may then hold rows of their own, which are part of their snapshots.
  */
@@ -44,6 +45,7 @@ class Link implements Output {
   recordsOut = 0
   private readonly times: TaskTimes
   private readonly at: number
+  private readonly isBatch: boolean
   private readonly keys: KeyExtractor | null
   private readonly projection: Projection | null
   private readonly next: Link | null
@@ -54,6 +56,8 @@ class Link implements Output {
   private input = 0
   /** What came while `current` was not done. */
   private readonly waiting: Overflow
+  /** A watermark of this operator on its way down, and the link that takes it next; null for the router. */
+  private sending: { readonly watermark: number; to: Link | null } | null = null
   /** Last watermark that a watermarking operator gave. */
   ownWatermark = Number.NEGATIVE_INFINITY
   /** Processing time at which the operator wants a call, Infinity for never. */
@@ -67,7 +71,9 @@ class Link implements Output {
     space: SpillSpace | null,
     times: TaskTimes,
     at: number,
+    isBatch: boolean,
   ) {
+    this.isBatch = isBatch
     this.times = times
     this.at = at
     this.operator = options.operator
@@ -80,7 +86,7 @@ class Link implements Output {
   }
 
   get hasWork(): boolean {
-    return this.current !== null
+    return this.current !== null || this.sending !== null
   }
 
   get blocked(): boolean {
@@ -104,7 +110,7 @@ class Link implements Output {
   accept(batch: Batch, input: number): void {
     if (batch.length === 0) return
     this.recordsIn += batch.length
-    if (this.current !== null) {
+    if (this.hasWork) {
       assert(input === this.input, 'what waits is of one input')
       this.waiting.pushBatch(batch)
       return
@@ -132,31 +138,78 @@ class Link implements Output {
   /** Processes until out of rows or blocked; true when it moved. */
   private consume(): boolean {
     let moved = false
-    while (this.current !== null && !this.blocked) {
+    while (this.current !== null && this.sending === null && !this.blocked) {
       const to = this.operator.process(this.current, this.from, this, this.input)
       assert(to >= this.from && to <= this.current.length, 'process returns a row of its batch')
       // One that stopped though there is room has done its share of work for a call, in the midst of a row perhaps.
       moved ||= to > this.from || (!this.blocked && this.operator.isWaiting !== true)
       this.from = to
-      if (to < this.current.length) return moved
+      const isPunctuated = this.beginSending()
+      if (to < this.current.length && !isPunctuated) return moved
       moved = true
+      if (to < this.current.length) continue
       this.current = null
-      const waiting = this.waiting.peek()
-      if (waiting?.kind !== 'batch') continue
-      this.waiting.shift()
-      this.begin(waiting.batch)
+      this.takeWaiting()
+    }
+    return moved
+  }
+
+  private takeWaiting(): void {
+    const waiting = this.waiting.peek()
+    if (waiting?.kind !== 'batch') return
+    this.waiting.shift()
+    this.begin(waiting.batch)
+  }
+
+  /** True when the operator stopped for a watermark of its own. */
+  private beginSending(): boolean {
+    const { operator } = this
+    if (!makesWatermarks(operator) || operator.isPunctuated !== true) return false
+    const watermark = operator.currentWatermark()
+    if (watermark <= this.ownWatermark || this.isBatch) return true
+    this.ownWatermark = watermark
+    this.sending = { watermark, to: this.next }
+    return true
+  }
+
+  /** Moves the operator's own watermark to the end of the chain, link by link; true when it moved. */
+  private send(): boolean {
+    let moved = false
+    for (let sending = this.sending; sending !== null; sending = this.sending) {
+      if (this.next?.isEmpty === false) {
+        moved = this.next.run() || moved
+        if (!this.next.isEmpty) return moved
+      }
+      const link = sending.to
+      if (link === null) {
+        this.router.control({ kind: 'watermark', value: sending.watermark })
+        this.sending = null
+        return true
+      }
+      const caller = link.enter()
+      const isDone = link.operator.advanceWatermark(sending.watermark, link)
+      link.leave(caller)
+      if (!isDone) return moved || !link.blocked
+      moved = true
+      sending.to = link.next
+      if (makesWatermarks(link.operator)) this.sending = null
     }
     return moved
   }
 
   /** Empties this link and those after it; true when it moved. */
   run(): boolean {
-    const movedBelow = this.next === null ? false : this.next.run()
-    if (this.current === null) return movedBelow
+    let moved = this.next === null ? false : this.next.run()
+    if (this.sending !== null) {
+      moved = this.send() || moved
+      if (this.sending !== null) return moved
+      if (this.current === null) this.takeWaiting()
+    }
+    if (this.current === null) return moved
     const caller = this.enter()
-    const moved = this.consume()
+    moved = this.consume() || moved
     this.leave(caller)
-    return moved || movedBelow
+    return moved
   }
 
   /** From here to `leave` time is this operator's, but for what it calls. */
@@ -174,7 +227,7 @@ class Link implements Output {
 
   /** True when neither this link nor one after it holds a batch. */
   get isEmpty(): boolean {
-    return this.current === null && (this.next === null || this.next.isEmpty)
+    return !this.hasWork && (this.next === null || this.next.isEmpty)
   }
 }
 
@@ -215,7 +268,7 @@ export class Chain {
     const first = times.operators - operators.length
     const links: Link[] = []
     for (let i = operators.length - 1; i >= 0; i--) {
-      links.unshift(new Link(operators[i]!, links[0] ?? null, router, space, times, first + i))
+      links.unshift(new Link(operators[i]!, links[0] ?? null, router, space, times, first + i, isBatch))
     }
     this.links = links
     this.asyncLinks = links.filter((link) => link.async !== null).reverse()

@@ -8,12 +8,13 @@
  * - The subtask's watermark is the minimum over its splits that are not idle, and never regresses.
  * - While the watermark is beyond the limit of its alignment group, `isAhead` is true and nobody polls. Single
  *   splits beyond it are paused where the reader can.
- * - `capture` is the cut: positions after the last polled row, with watermark and idleness of each split.
+ * - `capture` is the cut: positions after the last polled row, with watermark and idleness of each split. So there is
+ *   none while `isMidBatch`: rows of a batch that is handed out in parts would be lost.
  */
 
 import type { SourceNode } from '../contract/job-graph.ts'
 import type { SourceReader, SourceReaderContext, SplitState } from '../contract/source.ts'
-import { type Batch, gatherBatch, withEventTime } from '../core/batch.ts'
+import { type Batch, gatherBatch, sliceBatch, withEventTime } from '../core/batch.ts'
 import type { WatermarkAlignment, WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { rowReader } from '../core/rows.ts'
@@ -43,8 +44,16 @@ interface SplitProgress {
   records: number
 }
 
+/** Rows of a batch that wait for the watermark after those before them. */
+interface BatchRest {
+  readonly batch: Batch
+  readonly split: SplitProgress
+  readonly from: number
+}
+
 export type SourceStep =
-  | { readonly kind: 'batch'; readonly batch: Batch }
+  /** `isPunctuated`: the watermark after it is to go out at once. */
+  | { readonly kind: 'batch'; readonly batch: Batch; readonly isPunctuated?: boolean }
   | { readonly kind: 'pending' }
   | { readonly kind: 'end' }
 
@@ -59,6 +68,7 @@ export class SourceDriver {
   private readonly splits = new Map<string, SplitProgress>()
   /** Positions of cuts by attempt, until that attempt or a later one completes. */
   private readonly cuts = new Map<number, readonly SplitState[]>()
+  private rest: BatchRest | null = null
   private watermark = Number.NEGATIVE_INFINITY
   private ended = false
   /** Aligned sources read no further than this; before the first limit, one batch. */
@@ -101,7 +111,13 @@ export class SourceDriver {
     this.reader.addSplits?.(splits)
   }
 
+  /** Part of a batch is still to be polled, which neither alignment nor a slow operator may delay. */
+  get isMidBatch(): boolean {
+    return this.rest !== null
+  }
+
   poll(rowsMax: number): SourceStep {
+    if (this.rest !== null) return this.nextRows(this.rest)
     let polled = this.reader.poll(rowsMax)
     while (polled.kind === 'finished') {
       this.splits.get(polled.split)!.idle = true
@@ -122,9 +138,21 @@ export class SourceDriver {
       const times = this.assign(batch)
       batch = this.withoutImpossibleTimes(withEventTime(batch, times), polled.split, polled.offsets ?? null)
     }
+    if (split.generator?.onRows !== undefined) return this.nextRows({ batch, split, from: 0 })
     split.generator?.onBatch(batch.eventTime, batch.length, batch)
     if (this.limit !== Number.POSITIVE_INFINITY) this.pauseSplits()
     return { kind: 'batch', batch }
+  }
+
+  /** Rows up to and with the one that makes the watermark grow. */
+  private nextRows({ batch, split, from }: BatchRest): SourceStep {
+    let to = from
+    do to = split.generator!.onRows!(batch.eventTime, to, batch.length, batch)
+    while (to < batch.length && this.minimum() <= this.watermark)
+    this.rest = to < batch.length ? { batch, split, from: to } : null
+    if (this.limit !== Number.POSITIVE_INFINITY) this.pauseSplits()
+    const rows = from === 0 && to === batch.length ? batch : sliceBatch(batch, from, to)
+    return { kind: 'batch', batch: rows, isPunctuated: this.minimum() > this.watermark }
   }
 
   private withoutImpossibleTimes(batch: Batch, split: string, offsets: Float64Array | null): Batch {

@@ -81,6 +81,8 @@ export class Subtask {
   private sentIdle = false
   private wantsIdle = false
   private lastWatermarkMs = Number.NEGATIVE_INFINITY
+  /** The source asked for its watermark to go out before the next row. */
+  private isPunctuated = false
   private triggered = 0
   /** The attempt after whose cut the source rests; 0 for none. */
   private lastAttempt = 0
@@ -163,7 +165,7 @@ export class Subtask {
     }
     if (this.reachedEnd()) return true
     if (this.wantsIdle !== this.sentIdle) this.setIdle(this.wantsIdle)
-    if (this.pushDueWatermark(false)) return true
+    if (this.pushDueWatermark(this.isPunctuated)) return true
     if (this.cutDue()) return true
     return this.source === null ? this.takeInput() : this.pollSource(this.source)
   }
@@ -177,6 +179,7 @@ export class Subtask {
 
   /** `atOnce`: without waiting for the interval. */
   private pushDueWatermark(atOnce: boolean): boolean {
+    this.isPunctuated = false
     const watermark = this.inputWatermark()
     if (watermark <= this.watermark || (this.isBatch && watermark !== WATERMARK_MAX)) return false
     const throttled = this.source !== null && watermark !== WATERMARK_MAX && !atOnce
@@ -210,7 +213,7 @@ export class Subtask {
 
   private cutDue(): boolean {
     if (this.source !== null) {
-      if (this.triggered === 0) return false
+      if (this.triggered === 0 || this.source.isMidBatch) return false
       const attempt = this.triggered
       this.triggered = 0
       this.cut(attempt, 0)
@@ -237,17 +240,23 @@ export class Subtask {
   }
 
   private pollSource(source: SourceDriver): boolean {
+    if (source.isMidBatch) return this.pollRows(source)
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
     if (this.chain.isFull) {
       this.rest = 'waiting'
       return false
     }
     if (source.isAhead) return false
+    return this.pollRows(source)
+  }
+
+  private pollRows(source: SourceDriver): boolean {
     const polled = source.poll(BATCH_ROWS_MAX)
     switch (polled.kind) {
       case 'batch':
         this.recordsIn += polled.batch.length
         this.setIdle(false)
+        this.isPunctuated = polled.isPunctuated === true
         this.chain.push(polled.batch, 0)
         return true
       case 'end':
