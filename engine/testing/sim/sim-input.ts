@@ -121,6 +121,12 @@ export function isAddable(shape: SimShape, name: BranchName): boolean {
   return !goesByClock(name) || !clockMayGoBack(shape)
 }
 
+/** The shape as a job whose rows may repeat after a failure. */
+export function withRepeats(shape: SimShape): SimShape {
+  const branches = shape.branches.filter(repeats)
+  return { ...shape, isAtLeastOnce: true, hasQuietSplit: false, branches: branches.length > 0 ? branches : ['timers'] }
+}
+
 function randomDiscovery(random: SeededRandom, splits: number): Discovery {
   const appearAtMs = Array.from({ length: splits }, () => (random.chance(0.3) ? 0 : random.between(1, 250)))
   return { everyMs: random.between(5, 60), appearAtMs }

@@ -1,6 +1,7 @@
 /**
  * Bugs that the simulator must find, planted around the engine: one for each lesson of the reliability
- * design that the engine could have to learn again, and more of their kind.
+ * design that the engine could have to learn again, and more of their kind. Here those of the protocol; those of single
+ * parts are in sim-part-mutants.ts.
  *
  * Run by mutants.ts (`npm run sim:mutants`), a few by the tests. Each entry says what the bug is; `plant`
  * makes it afresh for every run, because some remember things.
@@ -15,7 +16,8 @@ import type { FromWorker, WorkerAck } from '../../runtime/protocol.ts'
 import type { SinkRow } from './sim-external.ts'
 import type { SimShape } from './sim-input.ts'
 import type { SimJobWorld } from './sim-job.ts'
-import type { Plant } from './sim-plant.ts'
+import { PART_MUTANTS } from './sim-part-mutants.ts'
+import type { Mutant, Plant } from './sim-plant.ts'
 import {
   barrierIgnored,
   barrierOvertakes,
@@ -26,13 +28,9 @@ import {
   longOpenOutbox,
   mapPaths,
   readManifestsAs,
+  readPositionsAs,
 } from './sim-plant-parts.ts'
 import { readStoreFiles, type SimStore } from './sim-store.ts'
-
-export interface Mutant {
-  readonly what: string
-  plant(): Plant
-}
 
 const IDLE_NEVER = null
 /** A broker gives a transaction up that was open for this long. */
@@ -197,7 +195,7 @@ function collectionAtAnyTime(): Plant {
   }
 }
 
-export const MUTANTS = {
+const PROTOCOL_MUTANTS = {
   'sink-acks-early': {
     what: 'a sink acks a barrier before it has looked at its errors',
     plant: () => ({
@@ -352,26 +350,7 @@ export const MUTANTS = {
   'offsets-late': {
     what: 'positions are taken one row too far',
     plant: () => ({
-      graph: (graph, { shape }) =>
-        changeNodes(graph, {
-          source: (node) => ({
-            ...node,
-            source: {
-              ...node.source,
-              createReader(context) {
-                const reader = node.source.createReader(context)
-                const snapshot = reader.snapshot.bind(reader)
-                return Object.assign(reader, {
-                  snapshot: () =>
-                    snapshot().map(({ id, position }) => ({
-                      id,
-                      position: Math.min(shape.rowsPerSplit, (position as number) + 1),
-                    })),
-                })
-              },
-            },
-          }),
-        }),
+      graph: (graph, { shape }) => readPositionsAs(graph, (position) => Math.min(shape.rowsPerSplit, position + 1)),
     }),
   },
   'marker-ignored': { what: 'an epoch is applied again', plant: () => ({ external: { ignoresMarker: true } }) },
@@ -478,5 +457,7 @@ export const MUTANTS = {
     }),
   },
 } as const satisfies Record<string, Mutant>
+
+export const MUTANTS = { ...PROTOCOL_MUTANTS, ...PART_MUTANTS } as const
 
 export type MutantName = keyof typeof MUTANTS

@@ -4,6 +4,7 @@
 import { crc32 } from 'node:zlib'
 import { decodeManifest, encodeManifest, type Manifest } from '../../checkpoint/manifest.ts'
 import type { GraphNode, JobGraph, OperatorNode, SinkNode, SourceNode } from '../../contract/job-graph.ts'
+import type { KeyedState, TableDeclaration } from '../../contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../../contract/operator.ts'
 import type { OutboxWriter, SinkCommitter, SinkWriter, SinkWriterContext } from '../../contract/sink.ts'
 import type { Disk, DiskFile } from '../../core/io.ts'
@@ -37,17 +38,35 @@ export function changeNodes(graph: JobGraph, changes: NodeChanges): JobGraph {
   return { ...graph, nodes: graph.nodes.map(changed) }
 }
 
-/** Each new operator with other restored state or another output. */
-export function changeOperators(
-  graph: JobGraph,
-  change: { restored?(restored: readonly JsonValue[]): readonly JsonValue[]; output?(output: Output): Output },
-): JobGraph {
+export interface OperatorChange {
+  /** Uids of the operators that are changed; all when left out. */
+  readonly of?: RegExp
+  restored?(restored: readonly JsonValue[]): readonly JsonValue[]
+  context?(context: OperatorContext): OperatorContext
+  output?(output: Output): Output
+  /** What an operator is told of processing time. */
+  passedMs?(passedMs: number): number
+}
+
+/** Each new operator with other restored state, another context or another output. */
+export function changeOperators(graph: JobGraph, change: OperatorChange): JobGraph {
   const output = change.output ?? ((plain: Output) => plain)
+  const context = (plain: OperatorContext): OperatorContext => {
+    const restored = change.restored?.(plain.restored)
+    const restoring = restored === undefined ? plain : contextWith(plain, { restored: () => restored })
+    return change.context?.(restoring) ?? restoring
+  }
   const changed = (operator: Operator): Operator => {
-    const changes: Pick<Operator, 'open' | 'process' | 'advanceWatermark'> = {
-      open: (context) => operator.open(contextOf(context, change.restored?.(context.restored))),
+    const changes: Pick<Operator, 'open' | 'process' | 'advanceWatermark' | 'onProcessingTime'> = {
+      open: (plain) => operator.open(context(plain)),
       process: (batch, from, plain, input) => operator.process(batch, from, output(plain), input),
       advanceWatermark: (watermark, plain) => operator.advanceWatermark(watermark, output(plain)),
+      ...(operator.onProcessingTime === undefined
+        ? {}
+        : {
+            onProcessingTime: (passedMs, plain) =>
+              operator.onProcessingTime!(change.passedMs?.(passedMs) ?? passedMs, output(plain)),
+          }),
     }
     return new Proxy(operator, {
       get(_, name) {
@@ -56,12 +75,33 @@ export function changeOperators(
       },
     })
   }
-  return changeNodes(graph, { operator: (node) => ({ ...node, create: () => changed(node.create()) }) })
+  const isMeant = (uid: string): boolean => change.of?.test(uid) ?? true
+  return changeNodes(graph, {
+    operator: (node) => (isMeant(node.uid) ? { ...node, create: () => changed(node.create()) } : node),
+  })
 }
 
-/** `keyed` is a getter that may throw: the context is not copied. */
-function contextOf(plain: OperatorContext, restored: readonly JsonValue[] | undefined): OperatorContext {
-  return restored === undefined ? plain : Object.create(plain, { restored: { value: restored } })
+/** `keyed` is a getter that may throw: the context is not copied, and what replaces it is asked for when needed. */
+export function contextWith(
+  plain: OperatorContext,
+  changes: { readonly [K in keyof OperatorContext]?: () => OperatorContext[K] },
+): OperatorContext {
+  const properties = Object.entries(changes).map(([name, get]) => [name, { get }] as const)
+  return Object.create(plain, Object.fromEntries(properties)) as OperatorContext
+}
+
+/** Tables that are declared otherwise. */
+export function changeTables(
+  plain: OperatorContext,
+  change: (declaration: TableDeclaration) => TableDeclaration,
+): OperatorContext {
+  return contextWith(plain, {
+    keyed: () => {
+      const { keyed } = plain
+      const table: KeyedState['table'] = (declaration) => keyed.table(change(declaration))
+      return Object.create(keyed, { table: { value: table } }) as KeyedState
+    },
+  })
 }
 
 /** Each new writer and committer of every sink, changed. */
@@ -92,15 +132,34 @@ export function changeSinks(
   })
 }
 
+/** Positions of splits differ in snapshots. */
+export function readPositionsAs(graph: JobGraph, change: (position: number) => number): JobGraph {
+  return changeNodes(graph, {
+    source: (node) => ({
+      ...node,
+      source: {
+        ...node.source,
+        createReader(context) {
+          const reader = node.source.createReader(context)
+          const snapshot = reader.snapshot.bind(reader)
+          return Object.assign(reader, {
+            snapshot: () => snapshot().map(({ id, position }) => ({ id, position: change(position as number) })),
+          })
+        },
+      },
+    }),
+  })
+}
+
 /** A disk on which manifests read differently. */
-export function readManifestsAs(disk: Disk, change: (manifest: Manifest) => Manifest): Disk {
+export function readManifestsAs(disk: Disk, change: (manifest: Manifest) => Manifest | Promise<Manifest>): Disk {
   return {
     ...disk,
     async read(path) {
       const bytes = await disk.read(path)
       if (!isManifest(path)) return bytes
       try {
-        return encodeManifest(change(decodeManifest(bytes, path)))
+        return encodeManifest(await change(decodeManifest(bytes, path)))
       } catch {
         // Damaged: that is for the engine to find.
         return bytes

@@ -33,3 +33,9 @@ export interface Plant extends ChannelPlant {
   /** Now and then, with a disk of a process; `directory` is the job's. */
   meanwhile?(disk: Disk, directory: string): void
 }
+
+/** A bug with its name in plain words; `plant` makes it afresh for every run, because some remember things. */
+export interface Mutant {
+  readonly what: string
+  plant(): Plant
+}

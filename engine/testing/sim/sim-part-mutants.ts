@@ -1,0 +1,246 @@
+/**
+ * Bugs of single parts of the engine that the simulator must find: of what reads damaged files, of timers and state
+ * that go by the clock, of sources, of operators with several inputs, of spilling. See sim-mutants.ts, which runs them.
+ */
+import { createHash } from 'node:crypto'
+import { crc32 } from 'node:zlib'
+import type { Manifest } from '../../checkpoint/manifest.ts'
+import type { GraphEdge, JobGraph } from '../../contract/job-graph.ts'
+import type { ValueCodec } from '../../contract/keyed-state.ts'
+import type { OperatorContext } from '../../contract/operator.ts'
+import type { OutboxSegment } from '../../contract/sink.ts'
+import type { SplitState } from '../../contract/source.ts'
+import type { Disk } from '../../core/io.ts'
+import type { Fault } from './sim-faults.ts'
+import { type SimShape, withRepeats } from './sim-input.ts'
+import type { Mutant } from './sim-plant.ts'
+import {
+  changeNodes,
+  changeOperators,
+  changeTables,
+  contextWith,
+  isManifest,
+  readManifestsAs,
+  readPositionsAs,
+} from './sim-plant-parts.ts'
+
+/** Faults with more of one kind. */
+function more(kind: Fault['kind'], faults: readonly Fault[]): Fault[] {
+  const added = [120, 260].map((atStep): Fault => ({ kind, atStep, amount: 0.1, steps: 200 }))
+  return [...faults, ...added].sort((a, b) => a.atStep - b.atStep)
+}
+
+/** Manifests read as if their checksum fitted, and the output that they list as if its did. */
+function manifestsUnchecked(disk: Disk): Disk {
+  return {
+    ...disk,
+    async read(path) {
+      const bytes = Buffer.from(await disk.read(path))
+      if (!isManifest(path) || bytes.length < HEX_DIGEST_BYTES) return bytes
+      const body = bytes.subarray(0, bytes.length - HEX_DIGEST_BYTES).toString()
+      return Buffer.from(`${body}${createHash('sha256').update(body).digest('hex')}\n`)
+    },
+  }
+}
+
+/** With the end of line. */
+const HEX_DIGEST_BYTES = 65
+
+function outputUnchecked(disk: Disk): Disk {
+  const asFound = async (directory: string, manifest: Manifest): Promise<Manifest> => {
+    const pending = manifest.pending.map(async (commit) => {
+      const committables = commit.committables.map(async (committable) => {
+        const segment = committable as unknown as OutboxSegment
+        const bytes = await disk.read(`${directory}/${segment.file}`).catch(() => null)
+        return bytes === null ? committable : { ...segment, crc32: crc32(bytes) }
+      })
+      return { ...commit, committables: await Promise.all(committables) }
+    })
+    return { ...manifest, pending: await Promise.all(pending) }
+  }
+  return {
+    ...disk,
+    async read(path) {
+      if (!isManifest(path)) return disk.read(path)
+      const directory = path.slice(0, path.indexOf('/manifests/'))
+      return readManifestsAs(disk, (manifest) => asFound(directory, manifest)).read(path)
+    },
+  }
+}
+
+/** Timers are set, but the engine is not asked for calls while an operator opens. */
+function unscheduled(context: OperatorContext): OperatorContext {
+  let isOpening = true
+  queueMicrotask(() => {
+    isOpening = false
+  })
+  return contextWith(context, {
+    scheduleProcessingTime: () => (timeMs) => {
+      if (!isOpening) context.scheduleProcessingTime(timeMs)
+    },
+  })
+}
+
+const EARLY_MS = 30
+
+/** Of values with a stamp: each read from bytes is as if it had been used just now. */
+function neverOld(codec: ValueCodec, nowMs: () => number): ValueCodec {
+  return {
+    ...codec,
+    decode(bytes, start, end) {
+      const stamped = codec.decode(bytes, start, end) as { atMs: number }
+      stamped.atMs = nowMs()
+      return stamped
+    },
+  }
+}
+
+function changeEdges(graph: JobGraph, change: (edge: GraphEdge, uid: string) => GraphEdge): JobGraph {
+  const uids = new Map(graph.nodes.map(({ id, uid }) => [id, uid]))
+  return { ...graph, edges: graph.edges.map((edge) => change(edge, uids.get(edge.to)!)) }
+}
+
+export const PART_MUTANTS = {
+  'state-rot-unnoticed': {
+    what: 'a flipped bit in a state file is not noticed',
+    plant: () => ({
+      ignoresChecksums: true,
+      faults: (faults) => more('rot', faults),
+      disk: (disk) => ({ ...disk, link: (from, to) => disk.link(from, to) }),
+    }),
+  },
+  'output-rot-unnoticed': {
+    what: 'a flipped bit in output that waits for its commit is not noticed',
+    plant: () => ({ faults: (faults) => more('rot', faults), disk: outputUnchecked }),
+  },
+  'manifest-rot-unnoticed': {
+    what: 'a flipped bit in a manifest is not noticed',
+    plant: () => ({ faults: (faults) => more('damage', faults), disk: manifestsUnchecked }),
+  },
+  'clock-timers-early': {
+    what: 'processing-time timers fire before their time',
+    plant: () => ({
+      graph: (graph) =>
+        changeOperators(graph, {
+          passedMs: (passedMs) => passedMs + EARLY_MS,
+          context: (context) =>
+            contextWith(context, {
+              scheduleProcessingTime: () => (timeMs) => context.scheduleProcessingTime(timeMs - EARLY_MS),
+            }),
+        }),
+    }),
+  },
+  'clock-timers-forgotten': {
+    what: 'restored processing-time timers wait for another one to be set',
+    plant: () => ({ graph: (graph) => changeOperators(graph, { context: unscheduled }) }),
+  },
+  'lives-too-long': {
+    what: 'state with a time to live is as new after a restore',
+    plant: () => ({
+      graph: (graph) =>
+        changeOperators(graph, {
+          context: (context) =>
+            changeTables(context, (declaration) => {
+              const { layout, isExpired } = declaration
+              if (isExpired === undefined || layout.kind !== 'object') return declaration
+              const codec = neverOld(layout.codec, () => context.worker.nowMs())
+              return { ...declaration, layout: { ...layout, codec } }
+            }),
+        }),
+    }),
+  },
+  'dies-too-early': {
+    what: 'the sweep takes state whose time to live has not passed',
+    plant: () => ({
+      graph: (graph) =>
+        changeOperators(graph, {
+          context: (context) =>
+            changeTables(context, (declaration) =>
+              declaration.isExpired === undefined ? declaration : { ...declaration, isExpired: () => true },
+            ),
+        }),
+    }),
+  },
+  'found-splits-forgotten': {
+    what: 'positions of splits that were found while the job ran are in no checkpoint',
+    plant: () => ({
+      graph: (graph) =>
+        changeNodes(graph, {
+          source: (node) => ({
+            ...node,
+            source: {
+              ...node.source,
+              createReader(context) {
+                const reader = node.source.createReader(context)
+                const found = new Set<string>()
+                const [addSplits, snapshot] = [reader.addSplits?.bind(reader), reader.snapshot.bind(reader)]
+                return Object.assign(reader, {
+                  addSplits(splits: readonly SplitState[]) {
+                    for (const { id } of splits) found.add(id)
+                    addSplits?.(splits)
+                  },
+                  snapshot: () => snapshot().filter(({ id }) => !found.has(id)),
+                })
+              },
+            },
+          }),
+        }),
+    }),
+  },
+  'inputs-mixed-up': {
+    what: 'rows of one input are taken for those of the other',
+    plant: () => ({
+      graph: (graph) =>
+        changeEdges(graph, (edge, uid) =>
+          /^(connected|matched|grouped)/.test(uid) ? { ...edge, input: 1 - (edge.input ?? 0) } : edge,
+        ),
+    }),
+  },
+  'broadcast-to-one': {
+    what: 'a broadcast element reaches one subtask only',
+    plant: () => ({
+      graph: (graph) =>
+        changeEdges(graph, (edge) =>
+          edge.partitioning === 'broadcast' ? { ...edge, partitioning: 'rebalance' } : edge,
+        ),
+    }),
+  },
+  'broadcast-forgotten': {
+    what: 'broadcast state is not restored',
+    plant: () => ({ graph: (graph) => changeOperators(graph, { of: /^ruled/, restored: () => [] }) }),
+  },
+  'requests-forgotten': {
+    what: 'rows that wait for an answer are not restored',
+    plant: () => ({ graph: (graph) => changeOperators(graph, { of: /asking/, restored: () => [] }) }),
+  },
+  'at-least-once-unasked': {
+    what: 'barriers hold nothing back although exactly-once was asked for',
+    plant: () => ({
+      options: (options) => ({ ...options, checkpointPolicy: { ...options.checkpointPolicy, mode: 'at-least-once' } }),
+    }),
+  },
+  'at-least-once-loses': {
+    what: 'positions are taken one row too far where rows may repeat',
+    plant: () => ({
+      shape: (shape: SimShape) => withRepeats(shape),
+      graph: (graph, { shape }) => readPositionsAs(graph, (position) => Math.min(shape.rowsPerSplit, position + 1)),
+    }),
+  },
+  'spill-fails-silently': {
+    what: 'what does not fit the disk is left out of a spill file',
+    plant: () => ({
+      shape: (shape: SimShape) => ({ ...shape, spillBeyondBytes: 0 }),
+      faults: (faults) => more('disk-errors', faults),
+      spill: (file) => ({
+        ...file,
+        append(bytes) {
+          try {
+            file.append(bytes)
+          } catch {
+            // As if it had been written.
+          }
+        },
+      }),
+    }),
+  },
+} as const satisfies Record<string, Mutant>
