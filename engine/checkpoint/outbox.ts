@@ -21,6 +21,8 @@ import { layout } from './layout.ts'
 import type { PendingCommit } from './manifest.ts'
 
 const FLUSH_BYTES = 256 * 1_024
+/** Many sinks see few rows between two checkpoints. */
+const ROOM_BYTES_MIN = 1_024
 
 /** One file being written; its disk operations run one after the other. */
 class Segment {
@@ -28,7 +30,7 @@ class Segment {
   bytes = 0
   /** Handed to the disk, but not yet taken by it. */
   inFlight = 0
-  buffered = new ByteArena(64 * 1_024)
+  buffered: ByteArena
   private crc = 0
   private readonly disk: Disk
   private readonly directory: string
@@ -38,7 +40,9 @@ class Segment {
   private file: DiskFile | null = null
   private tail: Promise<void> = Promise.resolve()
 
-  constructor({ disk, directory, liveDirectory }: OutboxOptions, name: string) {
+  /** `roomBytes` is what the segment before it needed at once. */
+  constructor({ disk, directory, liveDirectory }: OutboxOptions, name: string, roomBytes: number) {
+    this.buffered = new ByteArena(roomBytes)
     this.disk = disk
     this.directory = directory
     this.name = name
@@ -55,7 +59,7 @@ class Segment {
   flush(): Promise<void> {
     if (this.buffered.length === 0) return this.tail
     const full = this.buffered
-    this.buffered = new ByteArena(64 * 1_024)
+    this.buffered = new ByteArena(full.bytes.length)
     this.inFlight += full.length
     this.tail = this.tail.then(() => this.write(full.view()))
     // Whoever awaits the tail sees the error; without this an unawaited flush would be unhandled.
@@ -111,8 +115,9 @@ export interface OutboxOptions {
 /** The outbox of one writer. */
 export function createOutbox(options: OutboxOptions): OutboxWriter {
   let sequence = 0
-  const next = (): Segment => new Segment(options, `${options.prefix}-${String(sequence++).padStart(6, '0')}.seg`)
-  let segment = next()
+  const next = (roomBytes: number): Segment =>
+    new Segment(options, `${options.prefix}-${String(sequence++).padStart(6, '0')}.seg`, roomBytes)
+  let segment = next(ROOM_BYTES_MIN)
   return {
     append(record) {
       segment.append(record)
@@ -125,7 +130,7 @@ export function createOutbox(options: OutboxOptions): OutboxWriter {
     flush: () => segment.flush(),
     seal() {
       const sealed = segment
-      segment = next()
+      segment = next(sealed.buffered.bytes.length)
       return sealed.seal()
     },
     close: () => segment.discard(),

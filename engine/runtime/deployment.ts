@@ -92,10 +92,14 @@ export function splitDiscovery(io: Io, plan: ExecutionPlan, deployment: Deployme
 /** For split enumerators, which run on the coordinator's thread and in no worker. */
 function enumeratorContext(io: Io): WorkerContext {
   let ids = 0
+  let interner: StringInterner | null = null
   return {
     workerIndex: -1,
     io,
-    interner: new StringInterner(),
+    get interner() {
+      interner ??= new StringInterner()
+      return interner
+    },
     nowMs: () => io.clock.nowMs(),
     uniqueId: (prefix) => `${prefix} master.${ids++}`,
   }

@@ -42,6 +42,8 @@ export interface WorkerEnvironment {
   readonly send: (message: FromWorker) => void
   /** Runs a task after the event loop had its turn. */
   readonly defer: (task: () => void) => void
+  /** A cache that workers of one thread may share; its own when left out. */
+  readonly interner?: StringInterner
   /** Bytes of batches without room that a queue keeps in memory before it spills; a few MiB when left out. */
   readonly spillBeyondBytes?: number
 }
@@ -75,7 +77,7 @@ export class WorkerRuntime {
     this.context = {
       workerIndex: 0,
       io: environment.io,
-      interner: new StringInterner(),
+      interner: environment.interner ?? new StringInterner(),
       nowMs: () => this.turnNowMs,
       uniqueId: (prefix) => `${prefix} ${this.context.workerIndex}.${this.ids++}`,
     }

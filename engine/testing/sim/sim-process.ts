@@ -8,6 +8,7 @@
 import { objectDisk } from '../../checkpoint/object-disk.ts'
 import type { JobGraph } from '../../contract/job-graph.ts'
 import type { Io, SpillFile } from '../../core/io.ts'
+import type { StringInterner } from '../../core/strings.ts'
 import type { ChannelHub } from '../../runtime/channel-hub.ts'
 import { JobMaster, type WorkerHandle } from '../../runtime/job-master.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
@@ -40,6 +41,8 @@ export interface SimProcessOptions {
   readonly channelCapacity: number
   readonly rings: boolean
   readonly spillBeyondBytes: number | null
+  /** Shared by all workers: making one takes longer than most of them live. */
+  readonly interner: StringInterner
   readonly buildGraph: () => JobGraph
   readonly plant: Plant
 }
@@ -158,6 +161,7 @@ export class SimProcess {
       defer: (task) => {
         scheduler.post(scope, `${name} turns`, task)
       },
+      interner: this.options.interner,
       ...(spillBeyondBytes === null ? {} : { spillBeyondBytes }),
     })
     const send = (message: ToWorker): void => {

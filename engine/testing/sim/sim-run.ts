@@ -13,6 +13,7 @@ import { layout } from '../../checkpoint/layout.ts'
 import { manifestName } from '../../checkpoint/manifest.ts'
 import { segmentsOf } from '../../checkpoint/outbox.ts'
 import { messageOf } from '../../core/errors.ts'
+import { StringInterner } from '../../core/strings.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
 import type { JobEvent } from '../../runtime/status.ts'
 import { SeededRandom } from './seeded-random.ts'
@@ -50,6 +51,8 @@ export interface SimResult {
   readonly restarts: number
   /** Batches that went through spill files. */
   readonly spilled: number
+  /** Starts that were refused because a file was damaged. */
+  readonly refusedDamage: number
   readonly shape: SimShape
 }
 
@@ -98,6 +101,7 @@ class Simulation {
   private readonly shape: SimShape
   private readonly invariants: SimInvariants
   private readonly faults: Fault[]
+  private readonly interner = new StringInterner()
   private readonly pollFailure = { armed: false }
   private readonly versions: SimVersions
   /** Where checkpoints lie, the current one last. */
@@ -119,6 +123,7 @@ class Simulation {
   private processes = 0
   private checkpoints = 0
   private restarts = 0
+  private refusedDamage = 0
   private errorsUntilStep = 0
   private outageUntilStep = 0
   private readonly externalErrorRate: number
@@ -210,6 +215,7 @@ class Simulation {
       checkpoints: this.checkpoints,
       restarts: this.restarts,
       spilled: this.disk.spilled,
+      refusedDamage: this.refusedDamage,
       shape: this.shape,
     }
   }
@@ -268,6 +274,7 @@ class Simulation {
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
       spillBeyondBytes: shape.spillBeyondBytes,
+      interner: this.interner,
       buildGraph: () => {
         const graph = buildGraph(world, program)
         return plant.graph?.(graph, world) ?? graph
@@ -358,6 +365,7 @@ class Simulation {
       this.repair()
     } else if (this.files.hasRot && isRotRefused(code, message)) {
       this.scheduler.record('files restored')
+      this.refusedDamage++
       this.files.restore()
     } else if (start.refusal === null && !explained(message, mayLose)) {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
@@ -565,6 +573,7 @@ class Simulation {
 
   /** The engine refused to go on from an older manifest: the damaged one is brought back and named. */
   private repair(): void {
+    this.refusedDamage++
     const { path, bytes } = this.damaged!
     this.damaged = null
     this.damagedIsBack = true

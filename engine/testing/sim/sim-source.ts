@@ -81,7 +81,7 @@ class SimReader implements SourceReader {
       throw new Error('planned failure of a reader')
     }
     const open = this.splits.filter((split) => split.next < shape.rowsPerSplit)
-    if (open.length === 0 && this.isAtEnd) return { kind: 'end' }
+    if (open.length === 0 && !this.isPaused && this.isAtEnd) return { kind: 'end' }
     if (this.isPaused) return { kind: 'pending' }
     if (open.length === 0) {
       this.pause(LOOK_MS)

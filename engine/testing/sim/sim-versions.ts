@@ -72,7 +72,7 @@ export class SimVersions {
   haveAll(external: SimExternal): boolean {
     return this.program.branches.every((name) => {
       const branch: Branch = BRANCHES[name]
-      return branch.hasAll?.(this.resultsOf(name, external, () => {}, false)) ?? true
+      return branch.hasAll === undefined || branch.hasAll(this.resultsOf(name, external, () => {}, false))
     })
   }
 

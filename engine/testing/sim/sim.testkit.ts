@@ -11,17 +11,21 @@ export function replayOf(result: SimResult): string {
 
 /** Runs the seeds of [from, to], and makes sure that something happened in them. */
 export async function assertSeedsHold(from: number, to: number): Promise<void> {
-  const sums = { checkpoints: 0, furtherProcesses: 0, restarts: 0 }
+  const sums = { checkpoints: 0, furtherProcesses: 0, restarts: 0, spilled: 0, refusedDamage: 0 }
   for (let seed = from; seed <= to; seed++) {
     const result = await runSeed(seed)
     assert.equal(result.violation, null, replayOf(result))
     sums.checkpoints += result.checkpoints
     sums.furtherProcesses += result.processes - 1
     sums.restarts += result.restarts
+    sums.spilled += result.spilled
+    sums.refusedDamage += result.refusedDamage
   }
   // A simulation in which nothing happens would pass as well.
   const seeds = to - from + 1
   assert.ok(sums.checkpoints > seeds, `only ${sums.checkpoints} checkpoints`)
   assert.ok(sums.furtherProcesses > seeds, `only ${sums.furtherProcesses} further processes`)
   assert.ok(sums.restarts > seeds / 2, `only ${sums.restarts} restarts`)
+  assert.ok(sums.spilled > seeds, `only ${sums.spilled} batches in spill files`)
+  assert.ok(sums.refusedDamage > seeds / 25, `only ${sums.refusedDamage} damaged files refused`)
 }
