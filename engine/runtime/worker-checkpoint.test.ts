@@ -11,6 +11,7 @@ import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { collectGarbage } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { nodeIo } from './node-io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture, WorkerAck } from './protocol.ts'
@@ -28,16 +29,20 @@ const store = {
   },
 } as unknown as KeyedStore
 
-async function rig(subtasks: number, body: (rig: Awaited<ReturnType<typeof make>>) => Promise<void>): Promise<void> {
+async function rig(
+  subtasks: number,
+  body: (rig: Awaited<ReturnType<typeof make>>) => Promise<void>,
+  keeps: KeyedStore = store,
+): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'millrace-worker-'))
   try {
-    await body(await make(directory, subtasks))
+    await body(await make(directory, subtasks, keeps))
   } finally {
     await rm(directory, { recursive: true, force: true })
   }
 }
 
-async function make(directory: string, subtasks: number) {
+async function make(directory: string, subtasks: number, keeps: KeyedStore) {
   for (const folder of [layout.shared, layout.manifests]) await nodeIo.disk.makeDirectory(folder(directory))
   const sent: FromWorker[] = []
   const failures: unknown[] = []
@@ -52,7 +57,7 @@ async function make(directory: string, subtasks: number) {
     liveDirectory: join(directory, 'live'),
     committed: [],
     restored: [],
-    store: subtasks === 0 ? null : store,
+    store: subtasks === 0 ? null : keeps,
     builder: subtasks === 0 ? null : new WriteBatchBuilder(),
     defer: setImmediate,
     send: (message) => sent.push(message),
@@ -122,6 +127,24 @@ test('output that cannot be sealed fails the job: a later checkpoint would miss 
     assert.match(String(failures[0]), /no space/)
     assert.ok(!sent.some((m) => m.type === 'ack'))
   }))
+
+test('a full disk declines the attempt; a damaged store fails the job, because no attempt would succeed', async () => {
+  for (const [code, failures] of [
+    ['STORE_IO', 0],
+    ['STORE_CORRUPT', 1],
+  ] as const) {
+    const broken = {
+      writeAndCheckpoint: () => Promise.reject(new MillraceError(code, 'simulated')),
+    } as unknown as KeyedStore
+    const body: Parameters<typeof rig>[1] = async (rigged) => {
+      rigged.checkpoints.add(1, CAPTURE, [], [])
+      await rigged.checkpoints.abort(1)
+      assert.equal(rigged.failures.length, failures, code)
+      assert.ok(rigged.sent.some((message) => message.type === 'declined'))
+    }
+    await rig(1, body, broken)
+  }
+})
 
 test('a file that only an aborted attempt had linked is linked again after a collection', () =>
   rig(1, async ({ directory, checkpoints, ack }) => {

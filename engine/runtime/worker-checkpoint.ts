@@ -19,7 +19,7 @@ import type { ManifestFile } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { assert } from '../core/assert.ts'
 import { mapBounded } from '../core/bounded.ts'
-import { messageOf } from '../core/errors.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
 
@@ -161,6 +161,8 @@ export class WorkerCheckpoints {
     } catch (error) {
       this.release(cut, false)
       await keeping.catch(() => {})
+      // What is damaged stays so: no later attempt would succeed, and the job would run on without checkpoints.
+      if (error instanceof MillraceError && error.code === 'STORE_CORRUPT') this.options.fail(error)
       send({ type: 'declined', worker, attempt: cut.attempt, reason: messageOf(error) })
     }
   }
