@@ -46,7 +46,7 @@ export interface Fault {
 const MOST: readonly (readonly [kind: FaultKind, most: number, chance: number])[] = [
   ['crash', 3, 0.75],
   ['damage', 1, 0.2],
-  ['rot', 1, 0.2],
+  ['rot', 1, 0.35],
   ['pause', 2, 0.25],
   ['reader-fails', 2, 0.6],
   ['worker-lost', 1, 0.5],

@@ -76,6 +76,8 @@ export interface SimShape {
   readonly isAtLeastOnce: boolean
   /** Bytes of batches without room that a queue keeps in memory before it writes the rest to a file; null: many. */
   readonly spillBeyondBytes: number | null
+  /** Damaged state is noticed when it is read, not when it is restored. */
+  readonly noticesRotLate: boolean
 }
 
 export interface Discovery {
@@ -89,6 +91,8 @@ export interface Discovery {
 export const REQUESTS_DEFAULT: Requests = { isOrdered: false, capacity: 4, latencyMsMax: 25 }
 
 const BRANCH_NAMES = Object.keys(BRANCHES) as BranchName[]
+/** Windows of event time are what jobs are mostly made of, and what a quiet split is tried with. */
+const BRANCH_PICKS: readonly BranchName[] = [...BRANCH_NAMES, 'windows', 'windows']
 
 const REPEATABLE = BRANCH_NAMES.filter((name) => repeats(name))
 
@@ -162,7 +166,7 @@ export function windowsOf({ windowKind, windowMs, windowStepMs }: SimShape, time
 
 export function randomShape(random: SeededRandom): SimShape {
   const isAtLeastOnce = random.chance(0.08)
-  const branches = randomBranches(random, isAtLeastOnce ? REPEATABLE : BRANCH_NAMES)
+  const branches = randomBranches(random, isAtLeastOnce ? REPEATABLE : BRANCH_PICKS)
   const needsTwo = branches.some((name) => BRANCHES[name].sources === 2)
   const first = random.between(1, 4)
   const shape = {
@@ -200,8 +204,9 @@ export function randomShape(random: SeededRandom): SimShape {
     discovery: random.chance(0.15) ? randomDiscovery(random, first) : null,
     isAtLeastOnce,
     spillBeyondBytes: random.pick([null, 0, 0, 400]),
+    noticesRotLate: random.chance(0.4),
   }
-  return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.5) }
+  return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.8) }
 }
 
 /** The other splits must get a window to its end by themselves, and still bring rows when the quiet one is idle. */

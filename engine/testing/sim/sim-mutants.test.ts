@@ -9,13 +9,18 @@ import type { MutantName } from './sim-mutants.ts'
 const SEEDS_MAX = 100
 
 const QUICK: readonly MutantName[] = [
+  'at-least-once-loses',
   'barrier-overtakes',
+  'clock-timers-early',
+  'found-splits-forgotten',
+  'lives-too-long',
   'live-store-reopened',
   'marker-ignored',
   'offsets-late',
   'outbox-removed-early',
   'shared-file-deleted',
   'stale-ack',
+  'state-rot-unnoticed',
   'sync-does-nothing',
   'watermark-forgotten',
 ]

@@ -41,6 +41,7 @@ export interface SimProcessOptions {
   readonly channelCapacity: number
   readonly rings: boolean
   readonly spillBeyondBytes: number | null
+  readonly noticesRotLate: boolean
   /** Shared by all workers: making one takes longer than most of them live. */
   readonly interner: StringInterner
   readonly buildGraph: () => JobGraph
@@ -57,6 +58,8 @@ interface RunningWorker {
 interface RestoredRun {
   readonly number: number
   readonly ready: Entries[]
+  /** What a store holds will not be used. */
+  hasRot: boolean
 }
 
 export class SimProcess {
@@ -68,7 +71,7 @@ export class SimProcess {
   private channels!: SimChannels
   private workers: RunningWorker[] = []
   private spawned = 0
-  private restored: RestoredRun = { number: 0, ready: [] }
+  private restored: RestoredRun = { number: 0, ready: [], hasRot: false }
 
   constructor(options: SimProcessOptions) {
     this.options = options
@@ -141,7 +144,9 @@ export class SimProcess {
       exited = resolve
     })
     let deployment: Deployment | null = null
-    const plain = simStoreFactory(io.disk, disk, plant.ignoresChecksums)
+    const { noticesRotLate } = this.options
+    const { ignoresChecksums = false } = plant
+    const plain = simStoreFactory({ disk: io.disk, raw: disk, noticesRotLate, ignoresChecksums })
     const stores = storesOf(plant.stores?.(plain, index) ?? plain)
     const deliver = (message: FromWorker): void => {
       if (message.type === 'closed') exited()
@@ -187,9 +192,12 @@ export class SimProcess {
 
   /** I6, once every worker of a run has restored its share and none has gone on. */
   private checkRestored(deployment: Deployment, store: SimStore | null): void {
-    if (this.restored.number !== deployment.run) this.restored = { number: deployment.run, ready: [] }
+    if (this.restored.number !== deployment.run) {
+      this.restored = { number: deployment.run, ready: [], hasRot: false }
+    }
     this.restored.ready.push(new Map(store?.entries))
-    if (this.restored.ready.length < deployment.workers) return
+    if (store !== null && store.rottenFile !== null) this.restored.hasRot = true
+    if (this.restored.ready.length < deployment.workers || this.restored.hasRot) return
     this.options.invariants.checkI6Restored(deployment, this.restored.ready)
   }
 

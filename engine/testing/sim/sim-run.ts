@@ -274,6 +274,7 @@ class Simulation {
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
       spillBeyondBytes: shape.spillBeyondBytes,
+      noticesRotLate: shape.noticesRotLate,
       interner: this.interner,
       buildGraph: () => {
         const graph = buildGraph(world, program)
@@ -322,6 +323,8 @@ class Simulation {
     if (event.type === 'restart') {
       this.restarts++
       this.hadFailure = true
+      // Nobody ends the job for that: it goes on as soon as the file is whole.
+      if (this.files.hasRot && isRotRefused(null, event.cause)) this.restoreFiles()
     }
     const active = this.actives.find((candidate) => candidate.process.master.id === `p${process}`)
     if (event.type === 'started' && active !== undefined) this.checkRefusal(active)
@@ -364,9 +367,7 @@ class Simulation {
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
       this.repair()
     } else if (this.files.hasRot && isRotRefused(code, message)) {
-      this.scheduler.record('files restored')
-      this.refusedDamage++
-      this.files.restore()
+      this.restoreFiles()
     } else if (start.refusal === null && !explained(message, mayLose)) {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
     }
@@ -569,6 +570,12 @@ class Simulation {
       ...manifest.pending.flatMap(segmentsOf).map((file) => `${this.directory}/${file}`),
     ].filter((path) => this.files.exists(path) && this.files.read(path).length > 0)
     if (paths.length > 0) this.files.rot(this.random.pick(paths), this.random.next())
+  }
+
+  private restoreFiles(): void {
+    this.scheduler.record('files restored')
+    this.refusedDamage++
+    this.files.restore()
   }
 
   /** The engine refused to go on from an older manifest: the damaged one is brought back and named. */

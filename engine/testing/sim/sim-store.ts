@@ -32,11 +32,18 @@ export interface SimStoreFactory extends KeyedStoreFactory {
   restore(image: string, directory: string): SimStore
 }
 
-/**
- * `disk` is the worker's view, `raw` the same disk for the calls that must not wait. `ignoresChecksums` plants a
- * fault.
- */
-export function simStoreFactory(disk: Disk, raw: SimDisk, ignoresChecksums = false): SimStoreFactory {
+export interface SimStoreOptions {
+  /** The worker's view. */
+  readonly disk: Disk
+  /** The same disk for the calls that must not wait. */
+  readonly raw: SimDisk
+  /** A damaged file is noticed when it is used, as RocksDB does, instead of when it is restored. */
+  readonly noticesRotLate: boolean
+  /** Plants a fault. */
+  readonly ignoresChecksums: boolean
+}
+
+export function simStoreFactory({ disk, raw, noticesRotLate, ignoresChecksums }: SimStoreOptions): SimStoreFactory {
   return {
     description: 'simulated',
     create(directory) {
@@ -50,7 +57,9 @@ export function simStoreFactory(disk: Disk, raw: SimDisk, ignoresChecksums = fal
       const store = new SimStore(disk, directory, files)
       for (const name of names) {
         raw.linkNow(`${image}/${name}`, `${directory}/${name}`)
-        readInto(store.entries, raw.readNow(`${image}/${name}`), name, !ignoresChecksums)
+        const bytes = raw.readNow(`${image}/${name}`)
+        if (noticesRotLate && !ignoresChecksums && isRotten(bytes)) store.rottenFile = name
+        else readInto(store.entries, bytes, name, !ignoresChecksums)
       }
       return store
     },
@@ -81,16 +90,16 @@ const CRC_BYTES = 4
 
 /** Name, entries and a CRC-32 of both: every byte is under a check, as in RocksDB's blocks. */
 function readInto(entries: Map<string, Uint8Array>, file: Buffer, name: string, checks: boolean): void {
+  if (checks && isRotten(file)) throw corrupt('SNAPSHOT_CORRUPT', name)
   const bytes = file.subarray(0, Math.max(0, file.length - CRC_BYTES))
-  if (checks && (file.length < CRC_BYTES || crc32(bytes) !== file.readUInt32LE(bytes.length))) throw corrupt(name)
   // The name of the store that wrote it comes first: as in RocksDB, no two stores ever write the same bytes.
   let at = bytes.length < 2 ? bytes.length : 2 + bytes.readUInt16LE(0)
   while (at < bytes.length) {
-    if (at + 8 > bytes.length) throw corrupt(name)
+    if (at + 8 > bytes.length) throw corrupt('SNAPSHOT_CORRUPT', name)
     const keyLength = bytes.readUInt32LE(at)
     const valueLength = bytes.readUInt32LE(at + 4)
     const end = at + 8 + keyLength + (valueLength === DELETED ? 0 : valueLength)
-    if (end > bytes.length) throw corrupt(name)
+    if (end > bytes.length) throw corrupt('SNAPSHOT_CORRUPT', name)
     const key = bytes.latin1Slice(at + 8, at + 8 + keyLength)
     if (valueLength === DELETED) entries.delete(key)
     else entries.set(key, Buffer.from(bytes.subarray(at + 8 + keyLength, end)))
@@ -98,8 +107,15 @@ function readInto(entries: Map<string, Uint8Array>, file: Buffer, name: string, 
   }
 }
 
+function isRotten(file: Buffer): boolean {
+  const end = file.length - CRC_BYTES
+  return end < 0 || crc32(file.subarray(0, end)) !== file.readUInt32LE(end)
+}
+
 export class SimStore implements KeyedStore {
   readonly description = 'simulated'
+  /** A file that is damaged: every use of the store fails. */
+  rottenFile: string | null = null
   readonly entries = new Map<string, Uint8Array>()
   /** Keys changed since the newest file. */
   private dirty = new Set<string>()
@@ -235,6 +251,7 @@ export class SimStore implements KeyedStore {
 
   private requireOpen(): void {
     if (this.closed) throw new MillraceError('STORE_CLOSED', 'The store is closed.', { domain: 'internal' })
+    if (this.rottenFile !== null) throw corrupt('STORE_CORRUPT', this.rottenFile)
   }
 }
 
@@ -247,8 +264,8 @@ function keysOf(arena: Arena): string[] {
   return Array.from({ length: arena.count }, (_, i) => bytes.latin1Slice(arena.offsets[i], arena.offsets[i + 1]))
 }
 
-function corrupt(name: string): MillraceError {
-  return new MillraceError('SNAPSHOT_CORRUPT', `The state file ${name} does not match its checksum.`, {
+function corrupt(code: string, name: string): MillraceError {
+  return new MillraceError(code, `The state file ${name} does not match its checksum.`, {
     domain: 'external',
   })
 }
