@@ -44,6 +44,7 @@ import {
   TOUCHED,
 } from './keyed-flags.ts'
 import {
+  doubledIndex,
   findSlot,
   META,
   placeInIndex,
@@ -158,7 +159,7 @@ export class Segment implements StateSegment {
   private allocate(entries: number): void {
     let size = INDEX_SIZE_MIN
     while (size * LOAD_MAX < entries) size *= 2
-    this.index = new Int32Array(size * 2)
+    this.index = new Int32Array(size)
     this.shift = 32 - Math.log2(size)
     this.indexRoom = Math.floor(size * LOAD_MAX)
     this.slotCapacity = Math.max(Math.floor(INDEX_SIZE_MIN * LOAD_MAX), entries)
@@ -580,16 +581,10 @@ export class Segment implements StateSegment {
     return slot
   }
 
-  /** Doubles the index. Homes are the top bits of a product, so old and new places are walked in step. */
   private growIndex(): void {
-    const size = this.index.length
-    const index = new Int32Array(size * 2)
+    this.index = doubledIndex(this.index, this.shift, this.meta)
     this.shift--
-    for (let at = 0; at < size; at += 2) {
-      if (this.index[at + 1] !== 0) placeInIndex(index, this.shift, this.index[at], this.index[at + 1] - 1)
-    }
-    this.index = index
-    this.indexRoom = Math.floor(size * LOAD_MAX)
+    this.indexRoom = Math.floor(this.index.length * LOAD_MAX)
     this.account()
   }
 
@@ -626,7 +621,7 @@ export class Segment implements StateSegment {
   /** Gives a slot back and forgets its entry. */
   free(slot: number): void {
     const at = slot * META
-    removeFromIndex(this.index, this.shift, this.meta[at], slot)
+    removeFromIndex(this.index, this.shift, this.meta, this.meta[at], slot)
     this.chains?.remove(slot, ownerHash(this.slab.bytes, this.meta[at + 1]))
     this.slab.free(this.meta[at + 1], this.meta[at + 2] - this.meta[at + 1])
     this.dropValue(slot)

@@ -19,6 +19,12 @@ namespace {
 
 constexpr uint64_t kDefaultBlockCacheBytes = 64u << 20;
 constexpr uint64_t kDefaultWriteBufferBytes = 64u << 20;
+// The cache is split by hash so that threads do not wait for each other. Small parts would refuse large blocks and
+// hold no more than a few of the others.
+constexpr uint64_t kCacheShardBytesMin = 8u << 20;
+constexpr int kCacheShardBitsMax = 4;
+// Of the cache, for blocks of filters and indexes before those of data.
+constexpr double kCacheHighPriorityShare = 0.5;
 
 struct Shared {
   std::mutex mutex;
@@ -33,11 +39,17 @@ Shared& TheShared() {
   return *shared;
 }
 
+int CacheShardBits(uint64_t bytes) {
+  int bits = 0;
+  while (bits < kCacheShardBitsMax && (bytes >> (bits + 1)) >= kCacheShardBytesMin) bits++;
+  return bits;
+}
+
 // Needs the mutex.
 void Fix(Shared& shared, uint64_t block_cache_bytes, uint64_t write_buffer_bytes) {
   shared.block_cache_bytes = block_cache_bytes;
   shared.write_buffer_bytes = write_buffer_bytes;
-  shared.cache = rocksdb::NewLRUCache(block_cache_bytes);
+  shared.cache = rocksdb::NewLRUCache(block_cache_bytes, CacheShardBits(block_cache_bytes), false, kCacheHighPriorityShare);
   shared.write_buffers = std::make_shared<rocksdb::WriteBufferManager>(write_buffer_bytes);
 }
 
@@ -66,12 +78,18 @@ rocksdb::Options StoreOptions() {
 
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = shared.cache;
-  table.block_size = 16 << 10;
+  // A look-up of a key that no other one is near costs a whole block, read and unpacked.
+  table.block_size = 4 << 10;
   table.format_version = 5;
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10, false));
   // Index and filter blocks count against the shared cache, or memory would follow the state's size.
   table.cache_index_and_filter_blocks = true;
-  table.pin_l0_filter_and_index_blocks_in_cache = true;
+  table.cache_index_and_filter_blocks_with_high_priority = true;
+  // In small pieces: a file's whole filter takes megabytes, which a small cache would read for every look-up.
+  table.index_type = rocksdb::BlockBasedTableOptions::kTwoLevelIndexSearch;
+  table.partition_filters = true;
+  table.metadata_block_size = 4 << 10;
+  table.pin_top_level_index_and_filter = true;
 
   rocksdb::Options options;
   options.env = RecoverableEnv();
