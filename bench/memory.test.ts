@@ -4,7 +4,7 @@ import { test } from 'node:test'
 import { growthOf, measureMemory } from './memory.ts'
 
 test('short-lived keys, and keys that stay', async () => {
-  const common = { parallelism: 1, checkpointIntervalMs: 50, budgetMiB: 4_096 }
+  const common = { parallelism: 1, checkpointIntervalMs: 50, budgetMiB: 4_096, stateMiB: 64 }
   const flat = await measureMemory({ ...common, shape: 'flat', events: 50_000, keys: 500 })
   assert.equal(flat.passed, true)
   const keys = await measureMemory({ ...common, shape: 'keys', events: 20_000, keys: 10_000 })

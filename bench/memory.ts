@@ -19,8 +19,10 @@ export interface MemoryOptions {
   readonly keys: number
   readonly parallelism: number
   readonly checkpointIntervalMs: number
-  /** Memory that the whole process may take; half of it is given to keyed state. */
+  /** Memory that the whole process may take. */
   readonly budgetMiB: number
+  /** Of all workers together, the part of it that is given to keyed state. */
+  readonly stateMiB: number
 }
 
 export interface MemoryResult extends MemoryOptions, JobCost {
@@ -42,7 +44,7 @@ const MIB = 1 << 20
 
 /** Throws when an event is missing from a window, or counted twice. */
 export async function measureMemory(options: MemoryOptions): Promise<MemoryResult> {
-  const { shape, events, keys, parallelism, checkpointIntervalMs, budgetMiB } = options
+  const { shape, events, keys, parallelism, checkpointIntervalMs, budgetMiB, stateMiB } = options
   const config = {
     flat: shape === 'flat' ? '1' : '0',
     events: String(events),
@@ -58,7 +60,7 @@ export async function measureMemory(options: MemoryOptions): Promise<MemoryResul
     config,
     parallelism,
     checkpointIntervalMs,
-    stateMemoryBytes: (budgetMiB * MIB) / 2 / parallelism,
+    stateMemoryBytes: (stateMiB * MIB) / parallelism,
     sample: { everyMs: SAMPLE_MS, take: () => samplesMiB.push(process.memoryUsage.rss() / MIB) },
   })
   if (tally.events !== events) throw new Error(`The windows hold ${tally.events} events, not ${events}.`)
@@ -86,6 +88,7 @@ const HELP = `millrace bench memory flat|keys: resident memory of the process
   --parallelism N          worker threads and subtasks (default 1)
   --checkpoint-interval MS (default 2000, so that the store's caches fill early)
   --budget MIB             the most that the process may take (default 1024)
+  --state-memory MIB       the part of it that keyed state is given (default three quarters)
   --json                   one JSON object on stdout
 `
 
@@ -100,6 +103,7 @@ export async function runMemory(args: readonly string[]): Promise<number> {
       parallelism: { type: 'string' },
       'checkpoint-interval': { type: 'string' },
       budget: { type: 'string' },
+      'state-memory': { type: 'string' },
       json: { type: 'boolean' },
       help: { type: 'boolean' },
     },
@@ -109,13 +113,15 @@ export async function runMemory(args: readonly string[]): Promise<number> {
     process.stdout.write(HELP)
     return values.help === true ? 0 : 2
   }
+  const budgetMiB = wholeFlag(values.budget, 1_024, 'budget')
   const result = await measureMemory({
     shape,
     events: wholeFlag(values.events, shape === 'flat' ? 100_000_000 : 20_000_000, 'events'),
     keys: wholeFlag(values.keys, shape === 'flat' ? 200_000 : 10_000_000, 'keys'),
     parallelism: wholeFlag(values.parallelism, 1, 'parallelism'),
     checkpointIntervalMs: wholeFlag(values['checkpoint-interval'], 2_000, 'checkpoint-interval'),
-    budgetMiB: wholeFlag(values.budget, 1_024, 'budget'),
+    budgetMiB,
+    stateMiB: wholeFlag(values['state-memory'], Math.floor((budgetMiB * 3) / 4), 'state-memory'),
   })
   process.stdout.write(values.json === true ? `${JSON.stringify(result)}\n` : textOf(result))
   return result.passed ? 0 : 1
@@ -127,7 +133,7 @@ function textOf(result: MemoryResult): string {
   const shown = points.map((mib) => mib?.toFixed(0) ?? '-').join(' ')
   return [
     `memory   ${result.shape}: ${result.events} events, ${result.keys} keys${result.shape === 'flat' ? ' a window' : ''}, ${result.stateBackend}, ${result.checkpoints} checkpoints`,
-    `resident ${shown} MiB at each tenth of the run; ${result.rssPeakMiB.toFixed(0)} MiB at most of ${result.budgetMiB}`,
+    `resident ${shown} MiB at each tenth of the run; ${result.rssPeakMiB.toFixed(0)} MiB at most of ${result.budgetMiB}, ${result.stateMiB} of them for state`,
     `growth   ${(result.growth * 100).toFixed(1)} % from the second to the last quarter`,
     `speed    ${(result.eventsPerCpuSecond / 1e6).toFixed(2)} M events per CPU-second`,
     result.passed ? 'passed' : 'FAILED',

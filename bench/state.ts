@@ -24,7 +24,7 @@ import { keyGroupRange, murmur3 } from '../engine/core/keys.ts'
 import { KeyedBackend } from '../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../state/keyed-layout.ts'
 import { memoryStoreFactory } from '../state/memory-store.ts'
-import { configureRocksdb, rocksdbStoreFactory } from '../state/rocksdb-store.ts'
+import { rocksdbStoreFactory } from '../state/rocksdb-store.ts'
 import { objectCodec } from '../state/value-codec.ts'
 
 const KEY_BYTES = 17
@@ -388,7 +388,6 @@ if (import.meta.main) {
   const { defaults } = scenario
   const number = (text: string | undefined, otherwise: number): number =>
     text === undefined ? otherwise : Number(text)
-  configureRocksdb({ blockCacheBytes: 64 * MIB, writeBufferBytes: 64 * MIB })
   const line = await scenario.run({
     kind: (values.kind ?? defaults.kind ?? 'doubles') as StateBenchOptions['kind'],
     keys: number(values.keys, defaults.keys ?? 10e6),

@@ -142,6 +142,7 @@ export class KeyedBackend implements KeyedState {
       store,
       counters,
       memory: this.memory,
+      memoryBudgetBytes,
       coldKeysBytesMax: memoryBudgetBytes * COLD_KEYS_SHARE,
       composite: declaration.composite ?? false,
       isExpired: declaration.isExpired ?? null,

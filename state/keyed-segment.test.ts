@@ -38,6 +38,7 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
     store: null as unknown as KeyedStore,
     counters: { lateDropped: 0, filtered: 0, coldReads: 0 },
     memory,
+    memoryBudgetBytes: Number.POSITIVE_INFINITY,
     coldKeysBytesMax: 1 << 20,
   }
   return { segment: new Segment(0, shared, true), memory }

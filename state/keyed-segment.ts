@@ -79,6 +79,8 @@ export interface SegmentShared {
   readonly store: KeyedStore
   readonly counters: OperatorCounters
   readonly memory: SegmentMemory
+  /** Bytes that all tables of the backend may take. */
+  readonly memoryBudgetBytes: number
   /** Bytes that the filter of one segment's cold keys may take. */
   readonly coldKeysBytesMax: number
   readonly composite: boolean
@@ -596,8 +598,7 @@ export class Segment implements StateSegment {
         { hint: 'Raise the parallelism or lower the memory budget of keyed state.' },
       )
     }
-    const factor = this.slotCapacity >= RESERVE_SLOTS_MIN ? RESERVE_FACTOR : 2
-    const capacity = Math.min(SLOTS_MAX, this.slotCapacity * factor)
+    const capacity = Math.min(SLOTS_MAX, this.nextCapacity())
     this.slotCapacity = capacity
     this.meta = grownInts(this.meta, capacity * META)
     if (this.isObjects) this.spans = grownInts(this.spans, capacity * 2)
@@ -607,6 +608,15 @@ export class Segment implements StateSegment {
       return column
     })
     this.account()
+  }
+
+  /** Large arrays grow as seldom as can be, because what they were copied from stays until it is collected. */
+  private nextCapacity(): number {
+    const { slotCapacity } = this
+    if (slotCapacity < RESERVE_SLOTS_MIN) return slotCapacity * 2
+    const ahead = slotCapacity * RESERVE_FACTOR
+    const affordable = Math.ceil(this.shared.memoryBudgetBytes / (this.accountedBytes / this.usedCount))
+    return affordable > ahead * 2 ? ahead : Math.max(affordable, slotCapacity * 2)
   }
 
   /** The slot's change was appended to a batch that the caller writes at once. */

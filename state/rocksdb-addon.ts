@@ -19,9 +19,8 @@ export type LockHandle = number & { readonly handleOf?: 'lock' }
 export interface RocksdbAddon {
   /** Version of librocksdb, `7.8.3`. */
   readonly version: string
-  /** Process-wide budgets; settable once, before the first store is opened. */
-  configure(blockCacheBytes: number, writeBufferBytes: number): void
-  open(path: string, exists: boolean): StoreHandle
+  /** `memoryBytes`: what the store may take for cached blocks and unflushed writes; 2 MiB or more. */
+  open(path: string, exists: boolean, memoryBytes: number): StoreHandle
   /** Returns the bytes all values need; beyond `outBytes.length` the bytes are incomplete: ask again. */
   multiGet(
     store: StoreHandle,

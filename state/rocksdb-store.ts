@@ -33,35 +33,32 @@ const SST_BYTES_MIN = 256 << 10
 const SCAN_BYTES_DEFAULT = 256 << 10
 const SCAN_ROW_BYTES_GUESS = 16
 
-export interface RocksdbBudgets {
-  /** Bytes of data, index and filter blocks cached for all stores of the process. */
-  readonly blockCacheBytes: number
-  /** Bytes of unflushed writes of all stores of the process. */
-  readonly writeBufferBytes: number
-}
+/** Without a word of the caller. */
+const MEMORY_BYTES_DEFAULT = 64 << 20
+export const ROCKSDB_MEMORY_BYTES_MIN = 2 << 20
 
-/** Sets the process-wide budgets, once, before the first store is opened. Throws `ROCKSDB_UNAVAILABLE`. */
-export function configureRocksdb(budgets: RocksdbBudgets): void {
-  const addon = loadRocksdbAddon()
-  guarded('set the RocksDB budgets', () => addon.configure(budgets.blockCacheBytes, budgets.writeBufferBytes))
-}
-
-/** A factory of RocksDB stores. Throws `ROCKSDB_UNAVAILABLE`, with a hint, where the addon is missing. */
-export function rocksdbStoreFactory(): KeyedStoreFactory {
+/**
+ * A factory of RocksDB stores, each of which takes up to `memoryBytes` for cached blocks and unflushed writes; stores
+ * of one process lend each other what they do not use. Throws `ROCKSDB_UNAVAILABLE`, with a hint, where the addon is
+ * missing.
+ */
+export function rocksdbStoreFactory(memoryBytes: number = MEMORY_BYTES_DEFAULT): KeyedStoreFactory {
   const addon = loadRocksdbAddon()
   const description = `rocksdb ${addon.version}`
+  const storeMemoryBytes = Math.max(ROCKSDB_MEMORY_BYTES_MIN, Math.floor(memoryBytes))
   return {
     description,
+    storeMemoryBytes,
     create(directory) {
       claimDirectory(directory)
-      const handle = guarded(`create a store in ${directory}`, () => addon.open(directory, false))
+      const handle = guarded(`create a store in ${directory}`, () => addon.open(directory, false, storeMemoryBytes))
       return new RocksdbStore(addon, handle, description)
     },
     restore(image, directory) {
       claimDirectory(directory)
       placeImage(image, directory)
       try {
-        return new RocksdbStore(addon, addon.open(directory, true), description)
+        return new RocksdbStore(addon, addon.open(directory, true, storeMemoryBytes), description)
       } catch (error) {
         const code = codeOf(error)
         // What is missing from an image RocksDB reports as an invalid argument or as corruption.

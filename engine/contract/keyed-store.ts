@@ -87,6 +87,8 @@ export interface KeyedStore {
 /** Opens stores; one factory a process, one store a worker. */
 export interface KeyedStoreFactory {
   readonly description: string
+  /** What one of its stores may take for caches and buffers. Absent where stores hold all their entries in memory. */
+  readonly storeMemoryBytes?: number
   /** Creates an empty store in `directory`, which must not exist or be empty. */
   create(directory: string): KeyedStore
   /** Opens a writable store that starts from the checkpoint files in `image`, hard-linked or copied into `directory`. */

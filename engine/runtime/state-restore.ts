@@ -40,6 +40,17 @@ export interface WorkerState {
 
 const COPY_BYTES = 1 << 20
 const FILES_AT_ONCE = 8
+/** Of a worker's state memory, what changes may take that wait for a checkpoint, and their encoded form in it. */
+const CHANGES_SHARE = 1 / 8
+const CHANGES_BYTES_MAX = 64 << 20
+/** However much the store and the changes take, tables keep this part. */
+const TABLES_SHARE_MIN = 1 / 2
+
+/** How a worker's state memory is divided; the store's part is the store's own to keep to. */
+function shareMemory(bytes: number, storeBytes: number): { tables: number; changes: number } {
+  const changes = Math.min(bytes * CHANGES_SHARE, CHANGES_BYTES_MAX)
+  return { tables: Math.max(bytes - storeBytes - changes, bytes * TABLES_SHARE_MIN), changes }
+}
 
 interface KeyedShare {
   readonly uid: string
@@ -51,7 +62,7 @@ export async function openWorkerState(
   deployment: Deployment,
   liveDirectory: string,
   io: Io,
-  factoryOf: (backend: Deployment['stateBackend']) => Promise<KeyedStoreFactory>,
+  factoryOf: (backend: Deployment['stateBackend'], stateMemoryBytes: number) => Promise<KeyedStoreFactory>,
 ): Promise<WorkerState> {
   const shares = keyedShares(plan)
   const keyed: KeyedBackend[] = []
@@ -69,14 +80,15 @@ export async function openWorkerState(
       },
     }
   }
-  const factory = await factoryOf(deployment.stateBackend)
+  const factory = await factoryOf(deployment.stateBackend, deployment.stateMemoryBytes)
   const store = await openStore(factory, shares, deployment, liveDirectory, io)
   const isRestored = deployment.stores.length > 0
   const sources = deployment.storesMatchWorkers
     ? deployment.stores.filter((source) => source.worker === deployment.workerIndex)
     : deployment.stores
   const restoredBytes = sources.reduce((sum, { files }) => sum + files.reduce((s, file) => s + file.size, 0), 0)
-  const memoryBudgetBytes = deployment.stateMemoryBytes / hosted
+  const memory = shareMemory(deployment.stateMemoryBytes, factory.storeMemoryBytes ?? 0)
+  const memoryBudgetBytes = memory.tables / hosted
   return {
     store,
     builder: new WriteBatchBuilder(),
@@ -88,6 +100,7 @@ export async function openWorkerState(
         keyGroups: keyGroupRange(subtask, parallelism, deployment.keyGroups),
         store,
         memoryBudgetBytes: memoryBudgetBytes * memoryShare,
+        dirtyBytesMax: memory.changes / hosted,
         counters,
         restored: deployment.tables[uid] ?? [],
         restoredBytes,

@@ -6,11 +6,24 @@ import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import type { KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { StateBackendName } from './launcher-types.ts'
 
-/** Rejects with `ROCKSDB_UNAVAILABLE`, saying how to get it. */
-export async function keyedStoreFactory(backend: StateBackendName): Promise<KeyedStoreFactory> {
+/** Of a worker's state memory, what its store gets for caches and buffers. */
+const STORE_SHARE = 1 / 8
+/** More than this speeds up nothing: the system's page cache is behind it. */
+const STORE_BYTES_MAX = 128 << 20
+
+/**
+ * Stores for workers that keep `stateMemoryBytes` of state each; without it, of a modest size. Rejects with
+ * `ROCKSDB_UNAVAILABLE`, saying how to get it.
+ */
+export async function keyedStoreFactory(
+  backend: StateBackendName,
+  stateMemoryBytes?: number,
+): Promise<KeyedStoreFactory> {
   if (backend === 'memory') return memoryStoreFactory()
   const { rocksdbStoreFactory } = await import('../../state/rocksdb-store.ts')
-  return rocksdbStoreFactory()
+  return stateMemoryBytes === undefined
+    ? rocksdbStoreFactory()
+    : rocksdbStoreFactory(Math.min(stateMemoryBytes * STORE_SHARE, STORE_BYTES_MAX))
 }
 
 /** RocksDB where its addon was built, else memory. */

@@ -37,7 +37,7 @@ const STATUS_INTERVAL_MS = 250
 export interface WorkerEnvironment {
   readonly io: Io
   readonly graph: JobGraph
-  readonly storeFactory: (backend: Deployment['stateBackend']) => Promise<KeyedStoreFactory>
+  readonly storeFactory: (backend: Deployment['stateBackend'], stateMemoryBytes: number) => Promise<KeyedStoreFactory>
   readonly createHub: (deployment: Deployment, wake: () => void) => ChannelHub
   readonly send: (message: FromWorker) => void
   /** Runs a task after the event loop had its turn. */

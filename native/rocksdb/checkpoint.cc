@@ -16,6 +16,9 @@ namespace {
 // The size at which an SST file built from a batch is closed and the next one begun.
 constexpr uint64_t kSstFileBytes = 64u << 20;
 
+// After a batch of this size it pays to look for memory that RocksDB's and our own buffers left behind.
+constexpr uint64_t kTrimBytesMin = 4u << 20;
+
 constexpr int kFlushAttempts = 20;
 constexpr std::chrono::milliseconds kFlushPause(50);
 
@@ -76,6 +79,7 @@ void Database::RunCheckpoint() {
     failure_code_ = kFailed;
     failure_message_ = error.what();
   }
+  if (in_flight_->TotalBytes() >= kTrimBytesMin) ReturnFreeMemory();
   SetPhase(Phase::kDone);
 }
 

@@ -7,13 +7,13 @@
 #include <limits>
 
 #include "failure.h"
-#include "shared-resources.h"
 
 namespace millrace {
 namespace {
 
 constexpr size_t kWriteBatchBytes = 4u << 20;
 constexpr size_t kLookupRows = 128;
+constexpr uint64_t kOverlayBytesMin = 4u << 20;
 
 rocksdb::WriteOptions NoLog() {
   rocksdb::WriteOptions options;
@@ -23,9 +23,9 @@ rocksdb::WriteOptions NoLog() {
 
 }  // namespace
 
-std::shared_ptr<Database> Database::Open(const std::string& path, bool exists) {
-  std::shared_ptr<Database> database(new Database(path));
-  database->options_ = StoreOptions();
+std::shared_ptr<Database> Database::Open(const std::string& path, bool exists, uint64_t memory_bytes) {
+  std::shared_ptr<Database> database(new Database(path, memory_bytes));
+  database->options_ = StoreOptions(memory_bytes);
   database->options_.create_if_missing = !exists;
   database->options_.error_if_exists = !exists;
   rocksdb::DB* raw = nullptr;
@@ -35,6 +35,8 @@ std::shared_ptr<Database> Database::Open(const std::string& path, bool exists) {
 }
 
 Database::~Database() { Close(); }
+
+uint64_t Database::OverlayBytesMax() const { return std::max<uint64_t>(memory_.bytes() / 2, kOverlayBytesMin); }
 
 void Database::Close() {
   if (db_ == nullptr) return;
@@ -48,75 +50,95 @@ void Database::Close() {
   overlay_.Clear();
   db_->Close().PermitUncheckedError();
   db_.reset();
+  memory_.Release();
 }
 
+// Answers by row, before they are put in order: values back to back in `bytes`.
+struct Database::Answers {
+  explicit Answers(uint32_t rows) : starts(rows, 0), sizes(rows, kAbsent) {}
+  void Put(uint32_t row, const rocksdb::Slice& value) {
+    starts[row] = bytes.size();
+    sizes[row] = static_cast<uint32_t>(value.size());
+    bytes.append(value.data(), value.size());
+  }
+  static constexpr uint32_t kAbsent = std::numeric_limits<uint32_t>::max();
+  std::string bytes;
+  std::vector<uint64_t> starts;
+  std::vector<uint32_t> sizes;
+};
+
 uint64_t Database::MultiGet(const Arena& keys, const LookupTarget& target) {
+  Answers answers(keys.count);
+  Find(keys, &answers);
+  uint64_t total = 0;
+  target.offsets[0] = 0;
+  for (uint32_t row = 0; row < keys.count; row++) {
+    const bool found = answers.sizes[row] != Answers::kAbsent;
+    const uint32_t size = found ? answers.sizes[row] : 0;
+    target.found[row] = found ? 1 : 0;
+    if (size > 0 && total + size <= target.bytes.length) {
+      std::memcpy(target.bytes.data + total, answers.bytes.data() + answers.starts[row], size);
+    }
+    total += size;
+    if (total > std::numeric_limits<uint32_t>::max()) {
+      throw Failure(kArgument, "the values asked for are larger than 4 GiB together; ask for fewer keys");
+    }
+    target.offsets[row + 1] = static_cast<uint32_t>(total);
+  }
+  return total;
+}
+
+// In key order: keys that lie in one block, or under one piece of a filter or an index, are then asked for together.
+void Database::Find(const Arena& keys, Answers* answers) {
   // Rows still being sorted cannot be found yet, and they may be what is asked for.
   const SortedBatch* in_flight = WaitUntilSorted() == Phase::kIdle ? nullptr : in_flight_.get();
   const bool layered = in_flight != nullptr || !overlay_.Empty();
-  rocksdb::ReadOptions options;
+  const rocksdb::ReadOptions options;
   std::array<rocksdb::Slice, kLookupRows> asked;
+  std::array<uint32_t, kLookupRows> rows;
   std::array<rocksdb::PinnableSlice, kLookupRows> pinned;
   std::array<rocksdb::Status, kLookupRows> statuses;
-  std::array<rocksdb::Slice, kLookupRows> values;  // of rows answered by a layer above RocksDB
-  std::array<int32_t, kLookupRows> source;         // index into `pinned`, or one of these:
-  constexpr int32_t kLayer = -1, kAbsent = -2;
-  uint64_t total = 0;
-  target.offsets[0] = 0;
-
-  for (uint32_t start = 0; start < keys.count; start += kLookupRows) {
-    const uint32_t rows = std::min<uint32_t>(kLookupRows, keys.count - start);
-    uint32_t misses = 0;
-    for (uint32_t i = 0; i < rows; i++) {
-      const rocksdb::Slice key = keys.At(start + i);
-      if (layered) {
-        Overlay::Answer answer = overlay_.Find(key, &values[i]);
-        if (answer == Overlay::Answer::kUnknown && in_flight != nullptr) {
-          const int64_t row = in_flight->Find(key);
-          if (row >= 0) {
-            const bool deleted = in_flight->batch().IsDelete(static_cast<uint32_t>(row));
-            answer = deleted ? Overlay::Answer::kAbsent : Overlay::Answer::kPresent;
-            values[i] = in_flight->batch().values.At(static_cast<uint32_t>(row));
-          }
-        }
-        if (answer != Overlay::Answer::kUnknown) {
-          source[i] = answer == Overlay::Answer::kPresent ? kLayer : kAbsent;
-          continue;
-        }
+  uint32_t count = 0;
+  const auto ask = [&] {
+    if (count == 0) return;
+    db_->MultiGet(options, db_->DefaultColumnFamily(), count, asked.data(), pinned.data(), statuses.data(), true);
+    for (uint32_t i = 0; i < count; i++) {
+      if (!statuses[i].IsNotFound()) {
+        Check(statuses[i]);
+        answers->Put(rows[i], pinned[i]);
       }
-      asked[misses] = key;
-      source[i] = static_cast<int32_t>(misses++);
+      pinned[i].Reset();
     }
-    if (misses > 0) {
-      db_->MultiGet(options, db_->DefaultColumnFamily(), misses, asked.data(), pinned.data(), statuses.data());
-    }
-    for (uint32_t i = 0; i < rows; i++) {
-      bool found = source[i] == kLayer;
-      rocksdb::Slice value = found ? values[i] : rocksdb::Slice();
-      if (source[i] >= 0 && !statuses[source[i]].IsNotFound()) {
-        Check(statuses[source[i]]);
-        found = true;
-        value = pinned[source[i]];
-      }
-      target.found[start + i] = found ? 1 : 0;
-      if (total + value.size() <= target.bytes.length && value.size() > 0) {
-        std::memcpy(target.bytes.data + total, value.data(), value.size());
-      }
-      total += value.size();
-      if (total > std::numeric_limits<uint32_t>::max()) {
-        throw Failure(kArgument, "the values asked for are larger than 4 GiB together; ask for fewer keys");
-      }
-      target.offsets[start + i + 1] = static_cast<uint32_t>(total);
-    }
-    for (uint32_t i = 0; i < misses; i++) pinned[i].Reset();
+    count = 0;
+  };
+  for (const uint32_t row : SortedRows(keys)) {
+    const rocksdb::Slice key = keys.At(row);
+    rocksdb::Slice value;
+    const Overlay::Answer answer = layered ? FindLayered(key, in_flight, &value) : Overlay::Answer::kUnknown;
+    if (answer == Overlay::Answer::kPresent) answers->Put(row, value);
+    if (answer != Overlay::Answer::kUnknown) continue;
+    asked[count] = key;
+    rows[count++] = row;
+    if (count == kLookupRows) ask();
   }
-  return total;
+  ask();
+}
+
+// What the layers above RocksDB know of a key.
+Overlay::Answer Database::FindLayered(const rocksdb::Slice& key, const SortedBatch* in_flight, rocksdb::Slice* value) {
+  const Overlay::Answer answer = overlay_.Find(key, value);
+  if (answer != Overlay::Answer::kUnknown || in_flight == nullptr) return answer;
+  const int64_t row = in_flight->Find(key);
+  if (row < 0) return Overlay::Answer::kUnknown;
+  if (in_flight->batch().IsDelete(static_cast<uint32_t>(row))) return Overlay::Answer::kAbsent;
+  *value = in_flight->batch().values.At(static_cast<uint32_t>(row));
+  return Overlay::Answer::kPresent;
 }
 
 void Database::Write(const Batch& batch) {
   if (phase() != Phase::kIdle) {
     overlay_.Add(batch);
-    if (overlay_.Full()) FinishCheckpoint();
+    if (overlay_.Full(OverlayBytesMax())) FinishCheckpoint();
     return;
   }
   MergeOverlay();
@@ -129,7 +151,7 @@ void Database::Write(const Batch& batch) {
 void Database::DeleteRange(const rocksdb::Slice& from, const rocksdb::Slice& to) {
   if (phase() != Phase::kIdle) {
     overlay_.DeleteRange(from, to);
-    if (overlay_.Full()) FinishCheckpoint();
+    if (overlay_.Full(OverlayBytesMax())) FinishCheckpoint();
     return;
   }
   MergeOverlay();

@@ -22,6 +22,7 @@
 
 #include "arena.h"
 #include "overlay.h"
+#include "shared-resources.h"
 #include "sorted-batch.h"
 
 namespace millrace {
@@ -41,7 +42,8 @@ struct LookupTarget {
 class Database {
  public:
   // Creates a database in an empty or new directory, or opens what a checkpoint left in it.
-  static std::shared_ptr<Database> Open(const std::string& path, bool exists);
+  // `memory_bytes` is what it may take for cached blocks and unflushed writes.
+  static std::shared_ptr<Database> Open(const std::string& path, bool exists, uint64_t memory_bytes);
   ~Database();
 
   // Bytes needed for all values. When that is more than target.bytes holds, the bytes are not
@@ -70,7 +72,12 @@ class Database {
  private:
   enum class Phase { kIdle, kSorting, kSorted, kApplied, kDone };
 
-  explicit Database(std::string path) : path_(std::move(path)) {}
+  struct Answers;
+
+  Database(std::string path, uint64_t memory_bytes) : path_(std::move(path)), memory_(memory_bytes) {}
+  void Find(const Arena& keys, Answers* answers);
+  Overlay::Answer FindLayered(const rocksdb::Slice& key, const SortedBatch* in_flight, rocksdb::Slice* value);
+  uint64_t OverlayBytesMax() const;
   Phase phase();
   void SetPhase(Phase phase);
   Phase WaitUntilSorted();
@@ -83,6 +90,7 @@ class Database {
   void ThrowIfStopping() const;
 
   const std::string path_;
+  StoreMemory memory_;
   rocksdb::Options options_;
   std::unique_ptr<rocksdb::DB> db_;
   Overlay overlay_;

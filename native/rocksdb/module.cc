@@ -1,7 +1,7 @@
 // The addon's exported functions; state/rocksdb-addon.ts types them and is their only caller.
 //
 // Handles are numbers (instance.h). Arenas come as (bytes, offsets, count). Errors carry a code
-// (failure.h). The module keeps no state of its own beside the shared budgets (shared-resources.h):
+// (failure.h). The module keeps no state of its own beside the shared memory (shared-resources.h):
 // each environment that loads it has its Instance.
 #include <rocksdb/version.h>
 
@@ -22,23 +22,16 @@ struct CheckpointWork {
   napi_ref borrowed[2] = {nullptr, nullptr};  // keeps the batch's memory from being collected
 };
 
-// configure(blockCacheBytes, writeBufferBytes)
-napi_value ConfigureBudgets(Call& call) {
-  const uint64_t cache = call.Whole(0, "blockCacheBytes");
-  const uint64_t buffers = call.Whole(1, "writeBufferBytes");
-  if (cache < (1u << 20) || buffers < (1u << 20)) throw Failure(kArgument, "a budget is below 1 MiB");
-  Configure(cache, buffers);
-  return nullptr;
-}
-
-// open(path, exists) -> handle
+// open(path, exists, memoryBytes) -> handle
 napi_value Open(Call& call) {
   const std::string path = call.Path(0, "path");
   bool exists;
   if (napi_get_value_bool(call.env, call.Raw(1), &exists) != napi_ok) {
     throw Failure(kArgument, "exists is not a boolean");
   }
-  return NumberValue(call.env, call.instance().AddDatabase(Database::Open(path, exists)));
+  const uint64_t memory = call.Whole(2, "memoryBytes");
+  if (memory < kStoreMemoryBytesMin) throw Failure(kArgument, "memoryBytes is below 2 MiB");
+  return NumberValue(call.env, call.instance().AddDatabase(Database::Open(path, exists, memory)));
 }
 
 // multiGet(store, keyBytes, keyOffsets, count, outBytes, outOffsets, outFound) -> bytes needed
@@ -219,7 +212,6 @@ void Initialise(napi_env env, napi_value exports) {
   Check(napi_set_instance_data(
       env, instance.get(), [](napi_env, void* data, void*) { delete static_cast<Instance*>(data); }, nullptr));
   instance.release();
-  Export(env, exports, "configure", Guarded<ConfigureBudgets>);
   Export(env, exports, "open", Guarded<Open>);
   Export(env, exports, "multiGet", Guarded<MultiGet>);
   Export(env, exports, "write", Guarded<Write>);

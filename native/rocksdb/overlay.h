@@ -26,7 +26,7 @@ class Overlay {
 
   bool Empty() const { return entries_.empty() && ranges_.empty(); }
   // True when the caller should wait for the checkpoint instead of adding more.
-  bool Full() const { return bytes_ > kBytesMax || ranges_.size() > kRangesMax; }
+  bool Full(uint64_t bytes_max) const { return bytes_ > bytes_max || ranges_.size() > kRangesMax; }
   uint64_t Bytes() const { return bytes_; }
 
   void Add(const Batch& batch) {
@@ -86,9 +86,8 @@ class Overlay {
   }
 
  private:
-  static constexpr uint64_t kBytesMax = 64u << 20;
   static constexpr size_t kRangesMax = 256;
-  static constexpr uint64_t kEntryBytes = 96;  // a map node and two strings, roughly
+  static constexpr uint64_t kEntryBytes = 160;  // a map node and two strings as malloc rounds them, roughly
 
   std::map<std::string, std::optional<std::string>, std::less<>> entries_;
   std::vector<std::pair<std::string, std::string>> ranges_;

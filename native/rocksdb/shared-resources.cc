@@ -7,31 +7,36 @@
 #include <rocksdb/table.h>
 #include <rocksdb/write_buffer_manager.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <memory>
 #include <mutex>
 
-#include "failure.h"
 #include "recoverable-files.h"
 
 namespace millrace {
 namespace {
 
-constexpr uint64_t kDefaultBlockCacheBytes = 64u << 20;
-constexpr uint64_t kDefaultWriteBufferBytes = 64u << 20;
-// The cache is split by hash so that threads do not wait for each other. Small parts would refuse large blocks and
-// hold no more than a few of the others.
-constexpr uint64_t kCacheShardBytesMin = 8u << 20;
-constexpr int kCacheShardBitsMax = 4;
+// Half of a share is for cached blocks, the other half for unflushed writes.
+constexpr uint64_t kCacheParts = 2;
+// A memtable being filled and one being flushed have room in that half.
+constexpr uint64_t kWriteBufferParts = 4;
+constexpr uint64_t kWriteBufferBytesMin = 1u << 20;
+constexpr uint64_t kWriteBufferBytesMax = 64u << 20;
+// The cache is split by hash so that threads do not wait for each other. A few parts will do.
+constexpr int kCacheShardBits = 2;
 // Of the cache, for blocks of filters and indexes before those of data.
 constexpr double kCacheHighPriorityShare = 0.5;
 
 struct Shared {
   std::mutex mutex;
-  uint64_t block_cache_bytes = 0;  // 0: not set yet
-  uint64_t write_buffer_bytes = 0;
-  std::shared_ptr<rocksdb::Cache> cache;
-  std::shared_ptr<rocksdb::WriteBufferManager> write_buffers;
+  uint64_t bytes = 0;  // of all databases that are open
+  std::shared_ptr<rocksdb::Cache> cache = rocksdb::NewLRUCache(kStoreMemoryBytesMin, kCacheShardBits, false, kCacheHighPriorityShare);
+  std::shared_ptr<rocksdb::WriteBufferManager> write_buffers =
+      std::make_shared<rocksdb::WriteBufferManager>(kStoreMemoryBytesMin);
 };
 
 Shared& TheShared() {
@@ -39,18 +44,11 @@ Shared& TheShared() {
   return *shared;
 }
 
-int CacheShardBits(uint64_t bytes) {
-  int bits = 0;
-  while (bits < kCacheShardBitsMax && (bytes >> (bits + 1)) >= kCacheShardBytesMin) bits++;
-  return bits;
-}
-
 // Needs the mutex.
-void Fix(Shared& shared, uint64_t block_cache_bytes, uint64_t write_buffer_bytes) {
-  shared.block_cache_bytes = block_cache_bytes;
-  shared.write_buffer_bytes = write_buffer_bytes;
-  shared.cache = rocksdb::NewLRUCache(block_cache_bytes, CacheShardBits(block_cache_bytes), false, kCacheHighPriorityShare);
-  shared.write_buffers = std::make_shared<rocksdb::WriteBufferManager>(write_buffer_bytes);
+void Resize(Shared& shared) {
+  const uint64_t half = std::max(shared.bytes, kStoreMemoryBytesMin) / kCacheParts;
+  shared.cache->SetCapacity(half);
+  shared.write_buffers->SetBufferSize(half);
 }
 
 rocksdb::CompressionType BestCompression() {
@@ -61,20 +59,30 @@ rocksdb::CompressionType BestCompression() {
 
 }  // namespace
 
-void Configure(uint64_t block_cache_bytes, uint64_t write_buffer_bytes) {
+StoreMemory::StoreMemory(uint64_t bytes) : bytes_(bytes) {
   Shared& shared = TheShared();
   std::lock_guard<std::mutex> guard(shared.mutex);
-  if (shared.block_cache_bytes == 0) {
-    Fix(shared, block_cache_bytes, write_buffer_bytes);
-  } else if (shared.block_cache_bytes != block_cache_bytes || shared.write_buffer_bytes != write_buffer_bytes) {
-    throw Failure(kArgument, "the memory budgets of this process are already fixed with other values");
-  }
+  shared.bytes += bytes_;
+  Resize(shared);
 }
 
-rocksdb::Options StoreOptions() {
+void StoreMemory::Release() {
+  if (!held_) return;
+  held_ = false;
   Shared& shared = TheShared();
   std::lock_guard<std::mutex> guard(shared.mutex);
-  if (shared.block_cache_bytes == 0) Fix(shared, kDefaultBlockCacheBytes, kDefaultWriteBufferBytes);
+  shared.bytes -= bytes_;
+  Resize(shared);
+}
+
+void ReturnFreeMemory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
+rocksdb::Options StoreOptions(uint64_t memory_bytes) {
+  const Shared& shared = TheShared();
 
   rocksdb::BlockBasedTableOptions table;
   table.block_cache = shared.cache;
@@ -96,7 +104,7 @@ rocksdb::Options StoreOptions() {
   options.listeners.push_back(ResumeByHand());
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_manager = shared.write_buffers;
-  options.write_buffer_size = std::max<uint64_t>(1u << 20, std::min<uint64_t>(shared.write_buffer_bytes, 64u << 20));
+  options.write_buffer_size = std::clamp(memory_bytes / kWriteBufferParts, kWriteBufferBytesMin, kWriteBufferBytesMax);
   options.arena_block_size = 256 << 10;
   options.max_write_buffer_number = 3;
   // Most look-ups are of keys that are not in the memtable: a filter spares them the walk through it.

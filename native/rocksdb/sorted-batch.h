@@ -1,4 +1,4 @@
-// Key order over a borrowed batch, last write of a key winning.
+// Key order over borrowed keys, and over a batch, last write of a key winning.
 //
 // Sorted input is what makes both ways of writing cheap (memtable inserts near each other; SST files
 // need it), and it lets reads find rows of a batch that is still on its way into the database.
@@ -10,6 +10,9 @@
 #include "arena.h"
 
 namespace millrace {
+
+// Rows of `keys` in key order, equal keys in the order they came in.
+std::vector<uint32_t> SortedRows(const Arena& keys);
 
 class SortedBatch {
  public:
