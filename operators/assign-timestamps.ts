@@ -21,11 +21,13 @@ class AssignTimestampsOperator implements WatermarkingOperator {
   private readonly assign: ((batch: Batch) => Float64Array) | null
   private ended = false
   isPunctuated = false
+  readonly idleAfterMs: number | null
   /** Event times of the batch that is under way, when it was stopped in the midst of it. */
   private assigned: { readonly batch: Batch; readonly eventTime: Float64Array } | null = null
 
   constructor(plan: WatermarkPlan) {
     this.generator = plan.createGenerator()
+    this.idleAfterMs = plan.idleAfterMs
     this.assign = plan.createAssigner === null ? null : plan.createAssigner()
   }
 
@@ -60,6 +62,10 @@ class AssignTimestampsOperator implements WatermarkingOperator {
   advanceWatermark(watermark: number): boolean {
     if (watermark === WATERMARK_MAX) this.ended = true
     return true
+  }
+
+  get isIdle(): boolean {
+    return this.generator.isIdle === true
   }
 
   currentWatermark(): number {

@@ -101,7 +101,10 @@ export class WatermarkStrategy<in T = unknown> {
     )
   }
 
-  /** A split without records for this long does not hold time back. One minute unless told. */
+  /**
+   * A split without records for this long does not hold time back, nor does a subtask whose watermarks are assigned in the
+   * midst of a stream. Time in which there is no room for records does not count. One minute unless told.
+   */
   withIdleness(after: Duration | number): WatermarkStrategy<T> {
     const idleAfterMs = checkDuration('idleness', toMs(after))
     return new WatermarkStrategy<T>(this.createGenerator, this.assigner, idleAfterMs, this.alignment)

@@ -119,6 +119,10 @@ export interface WatermarkingOperator extends Operator {
   currentWatermark(): number
   /** True when the last `process` ended at a row whose watermark is to go out before the next row is looked at. */
   readonly isPunctuated?: boolean
+  /** Without rows for this long it holds time back no more; null or absent turns idleness off. */
+  readonly idleAfterMs?: number | null
+  /** True when it holds time back no more, whatever its rows say. */
+  readonly isIdle?: boolean
 }
 
 /**

@@ -243,6 +243,7 @@ export class Chain {
   private readonly links: readonly Link[]
   /** Those of async operators, the last first: what one emits finds room in those after it. */
   private readonly asyncLinks: readonly Link[]
+  private readonly assignerLink: (Link & { readonly operator: WatermarkingOperator }) | null
   private readonly router: OutputRouter
   /** Link that takes the watermark under way next; -1 when none is. */
   private watermarkAt = -1
@@ -272,6 +273,8 @@ export class Chain {
     }
     this.links = links
     this.asyncLinks = links.filter((link) => link.async !== null).reverse()
+    const last = links.findLast(({ operator }) => makesWatermarks(operator) && !isAsync(operator))
+    this.assignerLink = (last as Chain['assignerLink'] | undefined) ?? null
     this.router = router
   }
 
@@ -338,6 +341,11 @@ export class Chain {
   /** True while an async operator holds rows or watermarks. */
   get isPending(): boolean {
     return this.asyncLinks.some((link) => link.async!.isPending)
+  }
+
+  /** The last operator that makes its watermarks from rows: it decides whether what comes out is idle. */
+  get assigner(): { readonly operator: WatermarkingOperator; readonly recordsIn: number } | null {
+    return this.assignerLink
   }
 
   /** Earliest processing time asked for. */

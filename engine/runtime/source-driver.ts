@@ -18,6 +18,7 @@ import { type Batch, gatherBatch, sliceBatch, withEventTime } from '../core/batc
 import type { WatermarkAlignment, WatermarkGenerator, WatermarkPlan } from '../core/graph.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { rowReader } from '../core/rows.ts'
+import { IdleClock } from './idle-clock.ts'
 import type { SplitWatermark } from './status.ts'
 
 /** How far ahead of processing time an event may claim to be. */
@@ -40,7 +41,8 @@ export interface AssignedSplit extends SplitState {
 interface SplitProgress {
   readonly generator: WatermarkGenerator | null
   idle: boolean
-  lastRecordMs: number
+  /** When its last record came, by the two counts of the idle clock. */
+  heardAt: { runningMs: number; listeningMs: number }
   records: number
 }
 
@@ -66,6 +68,7 @@ export class SourceDriver {
   private readonly plan: WatermarkPlan | null
   private readonly assign: ((batch: Batch) => Float64Array) | null
   private readonly splits = new Map<string, SplitProgress>()
+  private readonly clock: IdleClock
   /** Positions of cuts by attempt, until that attempt or a later one completes. */
   private readonly cuts = new Map<number, readonly SplitState[]>()
   private rest: BatchRest | null = null
@@ -88,14 +91,15 @@ export class SourceDriver {
     this.limit = this.alignment === null ? Number.POSITIVE_INFINITY : Number.NEGATIVE_INFINITY
     this.assign = this.plan?.createAssigner?.() ?? null
     this.reader = node.source.createReader(this.context)
+    this.clock = new IdleClock(this.monotonicMs())
   }
 
   async open(splits: readonly AssignedSplit[]): Promise<void> {
-    const now = this.monotonicMs()
+    this.clock.enter('working', this.monotonicMs())
     for (const split of splits) {
       const generator = this.plan?.createGenerator() ?? null
       generator?.restore(split.watermark)
-      this.splits.set(split.id, { generator, idle: split.idle, lastRecordMs: now, records: 0 })
+      this.splits.set(split.id, { generator, idle: split.idle, heardAt: this.now(), records: 0 })
     }
     await this.reader.open(splits)
     this.watermark = this.minimum()
@@ -103,10 +107,9 @@ export class SourceDriver {
 
   /** Takes splits that were found while the job runs. */
   addSplits(splits: readonly SplitState[]): void {
-    const now = this.monotonicMs()
     for (const { id } of splits) {
       const generator = this.plan?.createGenerator() ?? null
-      this.splits.set(id, { generator, idle: false, lastRecordMs: now, records: 0 })
+      this.splits.set(id, { generator, idle: false, heardAt: this.now(), records: 0 })
     }
     this.reader.addSplits?.(splits)
   }
@@ -117,13 +120,17 @@ export class SourceDriver {
   }
 
   poll(rowsMax: number): SourceStep {
+    this.clock.enter('working', this.monotonicMs())
     if (this.rest !== null) return this.nextRows(this.rest)
     let polled = this.reader.poll(rowsMax)
     while (polled.kind === 'finished') {
       this.splits.get(polled.split)!.idle = true
       polled = this.reader.poll(rowsMax)
     }
-    if (polled.kind === 'pending') return polled
+    if (polled.kind === 'pending') {
+      this.clock.enter('listening', this.monotonicMs())
+      return polled
+    }
     if (polled.kind === 'end') {
       this.ended = true
       return polled
@@ -131,7 +138,7 @@ export class SourceDriver {
     this.recordsIn += polled.batch.length
     const split = this.splits.get(polled.split)!
     split.idle = false
-    split.lastRecordMs = this.monotonicMs()
+    split.heardAt = this.now()
     split.records += polled.batch.length
     let batch = polled.batch
     if (this.assign !== null) {
@@ -183,11 +190,10 @@ export class SourceDriver {
 
   /** Marks splits idle that had no record for long; returns true when every split is idle. */
   updateIdleness(): boolean {
-    const nowMs = this.monotonicMs()
     const idleAfterMs = this.plan?.idleAfterMs ?? null
     let active = 0
     for (const [id, split] of this.splits) {
-      const isSilent = idleAfterMs !== null && nowMs - split.lastRecordMs >= idleAfterMs
+      const isSilent = idleAfterMs !== null && this.silenceMs(split) >= idleAfterMs
       if (isSilent && !this.pausedSplits.has(id)) split.idle = true
       if (split.generator?.isIdle === true) split.idle = true
       if (!split.idle) active++
@@ -226,8 +232,7 @@ export class SourceDriver {
   get isAhead(): boolean {
     if (!this.isBeyondLimit) return false
     // It waits for others: that is not silence of its own.
-    const now = this.monotonicMs()
-    for (const split of this.splits.values()) split.lastRecordMs = now
+    this.blocked()
     return true
   }
 
@@ -244,9 +249,24 @@ export class SourceDriver {
     }
     if (paused.size === this.pausedSplits.size && [...paused].every((id) => this.pausedSplits.has(id))) return
     // What was paused was not silent by itself.
-    for (const id of this.pausedSplits) this.splits.get(id)!.lastRecordMs = this.monotonicMs()
+    for (const id of this.pausedSplits) this.splits.get(id)!.heardAt = this.now()
     this.pausedSplits = paused
     this.reader.pauseSplits(paused)
+  }
+
+  /** The subtask cannot poll: there is no room for what would come. */
+  blocked(): void {
+    this.clock.enter('blocked', this.monotonicMs())
+  }
+
+  private now(): SplitProgress['heardAt'] {
+    const { runningMs, listeningMs } = this.clock
+    return { runningMs, listeningMs }
+  }
+
+  /** A reader may leave a split for last: one that gave nothing yet is silent only while there is nothing at all. */
+  private silenceMs({ heardAt, records }: SplitProgress): number {
+    return records === 0 ? this.clock.listeningMs - heardAt.listeningMs : this.clock.runningMs - heardAt.runningMs
   }
 
   /** Silence is measured by the clock that nobody sets: a jump of the other one says nothing about event time. */
@@ -280,7 +300,6 @@ export class SourceDriver {
   }
 
   splitWatermarks(vertex: number, subtask: number): SplitWatermark[] {
-    const now = this.monotonicMs()
     const isAhead = this.isBeyondLimit
     return [...this.splits].map(([id, split]) => {
       const watermark = split.generator?.current() ?? Number.NEGATIVE_INFINITY
@@ -292,7 +311,7 @@ export class SourceDriver {
         idle: split.idle,
         paused: this.pausedSplits.has(id) || (isAhead && !split.idle),
         records: split.records,
-        silentMs: Math.max(0, now - split.lastRecordMs),
+        silentMs: this.silenceMs(split),
         idleAfterMs: this.plan?.idleAfterMs ?? null,
       }
     })

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import type { AsyncOperator, Operator } from '../contract/operator.ts'
+import type { AsyncOperator, Operator, WatermarkingOperator } from '../contract/operator.ts'
 import type { Batch } from '../core/batch.ts'
 import { batchOfRows } from '../core/rows.ts'
 import { schema, t } from '../core/schema.ts'
@@ -94,6 +94,77 @@ function contents(channel: LocalChannel): unknown[] {
   }
   return out
 }
+
+/** Makes the greatest number its watermark, as an assigner in the midst of a stream does. */
+class Assigner extends Recorder implements WatermarkingOperator {
+  readonly idleAfterMs = 1_000
+  isIdle = false
+  private greatest = Number.NEGATIVE_INFINITY
+  override process: Operator['process'] = (batch, from, output) => {
+    if (output.blocked) return from
+    this.greatest = Math.max(this.greatest, ...numbersOf(batch))
+    output.emit(batch)
+    return batch.length
+  }
+  currentWatermark(): number {
+    return this.greatest
+  }
+}
+
+describe('an assigner in the midst of a stream', () => {
+  test('is idle without rows for long, whatever its inputs say, but not while there is no room', () => {
+    let nowMs = 0
+    const inputs = channels(2)
+    const [output] = channels(1, 2)
+    const writers = {
+      partitioning: 'forward',
+      keys: null,
+      sideTag: null,
+      writers: [output!],
+      keyGroups: 128,
+      subtask: 0,
+    } as const
+    const router = new OutputRouter([writers])
+    const assigner = new Assigner([])
+    const subtask = new Subtask({
+      chain: new Chain([{ operator: assigner, keys: null }], router),
+      router,
+      source: null,
+      inputs: inputs.map((reader) => ({ reader, input: 0 })),
+      alignsBarriers: true,
+      monotonicMs: () => nowMs,
+      hooks: { capture: nothing, ended: nothing },
+    })
+    const after = (ms: number): unknown[] => {
+      nowMs += ms
+      runAll(subtask)
+      return contents(output!)
+    }
+    for (const input of inputs) input.writeControl({ kind: 'idle' })
+    inputs[0]!.writeBatch(batchOf(1), null, 1)
+    assert.deepEqual(after(1), [1, 'watermark'], 'inputs may be idle, and rows come')
+    assert.deepEqual(after(999), [])
+    assert.deepEqual(after(1), ['idle'])
+    inputs[0]!.writeBatch(batchOf(2), null, 1)
+    assert.deepEqual(after(5), [2, 'watermark', 'active'])
+    // Three batches into room for two: blocked.
+    for (const n of [3, 4, 5]) inputs[1]!.writeBatch(batchOf(n), null, 1)
+    nowMs += 1
+    runAll(subtask)
+    nowMs += 60_000
+    runAll(subtask)
+    const seen = [...contents(output!), ...after(0), ...after(0), ...after(0)]
+    assert.deepEqual(
+      seen.filter((what) => typeof what === 'number'),
+      [3, 4, 5],
+    )
+    assert.ok(!seen.includes('idle'), 'a minute without room is no silence')
+    assert.deepEqual(after(1_000), ['idle'])
+    assigner.isIdle = true
+    inputs[0]!.writeBatch(batchOf(6), null, 1)
+    assert.deepEqual(after(1), [6, 'watermark'], 'its generator says that it is idle')
+  })
+})
 
 /** Holds batches until `release`, with their watermarks behind them. */
 class Holding implements AsyncOperator {

@@ -12,6 +12,7 @@
  * - While an async operator holds enough rows no batch is taken, but watermarks and barriers are.
  * - A checkpoint is cut between records: state, offsets, outbox and watermark belong to one instant; the
  *   barrier is sent on before any later output.
+ * - Behind an assigner of watermarks in its chain the subtask is idle when that has no rows, whatever its inputs say.
  * - A barrier older than the newest one seen, or of an aborted attempt, is ignored.
  */
 import { assert } from '../core/assert.ts'
@@ -19,6 +20,7 @@ import { BATCH_ROWS_MAX } from '../core/batch.ts'
 import { WATERMARK_MAX, WATERMARK_MIN } from '../core/time.ts'
 import type { Chain } from './chain.ts'
 import type { ChannelReader } from './channel.ts'
+import { IdleClock } from './idle-clock.ts'
 import type { OutputRouter } from './output-router.ts'
 import type { SourceDriver } from './source-driver.ts'
 import type { Rest } from './task-times.ts'
@@ -77,6 +79,10 @@ export class Subtask {
   private readonly monotonicMs: () => number
   private held: ChannelReader | null = null
   private nextInput = 0
+  /** For an assigner in the chain: how long it has had no rows. */
+  private readonly assignerClock: IdleClock
+  private assignerRecords = 0
+  private assignerHeardAtMs = 0
   private sourceEnded = false
   private sentIdle = false
   private wantsIdle = false
@@ -99,6 +105,7 @@ export class Subtask {
     this.alignsBarriers = options.alignsBarriers
     this.isBatch = options.isBatch === true
     this.monotonicMs = options.monotonicMs
+    this.assignerClock = new IdleClock(options.monotonicMs())
     this.inputs = options.inputs.map((channel) => ({
       ...channel,
       watermark: WATERMARK_MIN,
@@ -158,16 +165,48 @@ export class Subtask {
   step(nowMs: number): boolean {
     const progress = this.chain.advance(nowMs)
     this.rest = progress === 'blocked' ? (this.router.blocked ? 'blocked' : 'waiting') : 'idle'
+    if (progress === 'blocked') this.cannotListen()
     if (progress !== 'drained') return progress === 'yield'
     if (this.held !== null) {
       this.held.pop()
       this.held = null
     }
     if (this.reachedEnd()) return true
+    this.hearAssigner()
     if (this.wantsIdle !== this.sentIdle) this.setIdle(this.wantsIdle)
     if (this.pushDueWatermark(this.isPunctuated)) return true
     if (this.cutDue()) return true
-    return this.source === null ? this.takeInput() : this.pollSource(this.source)
+    if (this.source === null ? this.takeInput() : this.pollSource(this.source)) return true
+    if (this.chain.assigner !== null && this.rest === 'idle') {
+      this.assignerClock.enter('listening', this.monotonicMs())
+      this.hearAssigner()
+    }
+    return false
+  }
+
+  private cannotListen(): void {
+    this.source?.blocked()
+    if (this.chain.assigner !== null) this.assignerClock.enter('blocked', this.monotonicMs())
+  }
+
+  /** Idleness of an assigner in the chain, in place of that of the inputs. */
+  private hearAssigner(): void {
+    const { assigner } = this.chain
+    if (assigner === null) return
+    const { recordsIn, operator } = assigner
+    if (recordsIn !== this.assignerRecords) {
+      this.assignerClock.enter('working', this.monotonicMs())
+      this.assignerRecords = recordsIn
+      this.assignerHeardAtMs = this.assignerClock.runningMs
+    }
+    const idleAfterMs = operator.idleAfterMs ?? null
+    const isSilent = idleAfterMs !== null && this.assignerClock.runningMs - this.assignerHeardAtMs >= idleAfterMs
+    this.setIdle(this.watermark !== WATERMARK_MAX && (isSilent || operator.isIdle === true))
+  }
+
+  /** What the inputs say; an assigner behind them knows better. */
+  private setInputIdle(idle: boolean): void {
+    if (this.chain.assigner === null) this.setIdle(idle)
   }
 
   private reachedEnd(): boolean {
@@ -244,9 +283,13 @@ export class Subtask {
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
     if (this.chain.isFull) {
       this.rest = 'waiting'
+      this.cannotListen()
       return false
     }
-    if (source.isAhead) return false
+    if (source.isAhead) {
+      this.cannotListen()
+      return false
+    }
     return this.pollRows(source)
   }
 
@@ -255,17 +298,17 @@ export class Subtask {
     switch (polled.kind) {
       case 'batch':
         this.recordsIn += polled.batch.length
-        this.setIdle(false)
+        this.setInputIdle(false)
         this.isPunctuated = polled.isPunctuated === true
         this.chain.push(polled.batch, 0)
         return true
       case 'end':
         this.sourceEnded = true
-        this.setIdle(false)
+        this.setInputIdle(false)
         return this.pushDueWatermark(true)
       case 'pending':
         if (this.pushDueWatermark(true)) return true
-        if (source.updateIdleness()) this.setIdle(true)
+        if (source.updateIdleness()) this.setInputIdle(true)
         return false
     }
   }
@@ -287,7 +330,7 @@ export class Subtask {
   private updateIdle(): void {
     const inputs = this.inputs
     const resting = inputs.every((input) => input.idle || input.watermark === WATERMARK_MAX)
-    this.setIdle(resting && inputs.some((input) => input.idle))
+    this.setInputIdle(resting && inputs.some((input) => input.idle))
   }
 
   /** Takes the next message from an input that is not held back by alignment, in turn. */
