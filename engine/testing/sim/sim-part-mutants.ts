@@ -20,6 +20,7 @@ import {
   changeTables,
   contextWith,
   isManifest,
+  type OperatorChange,
   readManifestsAs,
   readPositionsAs,
 } from './sim-plant-parts.ts'
@@ -81,7 +82,16 @@ function unscheduled(context: OperatorContext): OperatorContext {
   })
 }
 
-const EARLY_MS = 30
+/** Timers that fire so much before their time has passed. */
+function earlier(ms: number): OperatorChange {
+  return {
+    passedMs: (passedMs) => passedMs + ms,
+    context: (context) =>
+      contextWith(context, {
+        scheduleProcessingTime: () => (timeMs) => context.scheduleProcessingTime(timeMs - ms),
+      }),
+  }
+}
 
 /** Of values with a stamp: each read from bytes is as if it had been used just now. */
 function neverOld(codec: ValueCodec, nowMs: () => number): ValueCodec {
@@ -119,16 +129,11 @@ export const PART_MUTANTS = {
   },
   'clock-timers-early': {
     what: 'processing-time timers fire before their time',
-    plant: () => ({
-      graph: (graph) =>
-        changeOperators(graph, {
-          passedMs: (passedMs) => passedMs + EARLY_MS,
-          context: (context) =>
-            contextWith(context, {
-              scheduleProcessingTime: () => (timeMs) => context.scheduleProcessingTime(timeMs - EARLY_MS),
-            }),
-        }),
-    }),
+    plant: () => ({ graph: (graph) => changeOperators(graph, earlier(30)) }),
+  },
+  'clock-timers-at-once': {
+    what: 'processing-time timers fire in their millisecond, in which more rows may come',
+    plant: () => ({ graph: (graph) => changeOperators(graph, earlier(1)) }),
   },
   'clock-timers-forgotten': {
     what: 'restored processing-time timers wait for another one to be set',

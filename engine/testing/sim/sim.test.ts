@@ -22,7 +22,8 @@ describe('simulated jobs', () => {
 
   test('the same seed gives the same trace, another seed another one', async () => {
     const hashes = new Set<string>()
-    for (const seed of [5, 17, 58, 123]) {
+    // With rot, found splits, remote checkpoints, at-least-once, rings, spilling, and what goes by the clock.
+    for (const seed of [10, 18, 27, 35]) {
       const first = await runSeed(seed)
       const second = await runSeed(seed)
       assert.deepEqual(second, first)
