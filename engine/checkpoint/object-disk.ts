@@ -119,10 +119,12 @@ class ObjectDisk implements Disk {
     return found !== null && Buffer.compare(found, bytes) === 0
   }
 
-  /** Not atomic, and meant for what a single owner sets aside. `to` existing already is kept. */
+  /** Not atomic, and meant for what a single owner sets aside. As on a disk, `to` is replaced. */
   async rename(from: string, to: string): Promise<void> {
     if (!isObjectUrl(from)) return this.local.rename(from, to)
-    await this.createExclusive(to, await this.read(from))
+    const bytes = await this.read(from)
+    const { store, key } = await this.at(to)
+    await this.retrying(() => store.put(key, bytes))
     await this.remove(from)
   }
 

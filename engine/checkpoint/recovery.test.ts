@@ -2,7 +2,7 @@
  * Takeovers on a real disk: numbers, generations, what is set aside; and what a manifest means for a graph.
  */
 import assert from 'node:assert/strict'
-import { truncate, writeFile } from 'node:fs/promises'
+import { readFile, truncate, writeFile } from 'node:fs/promises'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { GraphNode, JobGraph } from '../contract/job-graph.ts'
@@ -96,6 +96,18 @@ describe('a takeover', () => {
       const again = await takeOver(disk, optionsOf(directory))
       assert.deepEqual([again.manifest.number, again.manifest.generation], [manifest.number, manifest.generation])
       assert.equal(manifest.number, 4, 'numbers of manifests set aside are not used again')
+    }))
+
+  test('is refused each time when every checkpoint is damaged: the second start does not begin from nothing', () =>
+    withCheckpointDirectory(async (directory) => {
+      await createManifest(disk, directory, manifestOf({ number: 1, generation: 1 }))
+      const whole = await readFile(pathOf(directory, 1))
+      await truncate(pathOf(directory, 1), 100)
+      for (let start = 1; start <= 2; start++) {
+        await assert.rejects(takeOver(disk, optionsOf(directory)), { code: 'CHECKPOINT_NOT_FOUND' })
+      }
+      await writeFile(pathOf(directory, 1), whole)
+      assert.equal((await takeOver(disk, optionsOf(directory))).manifest.parent, 1)
     }))
 
   test('by a restart fails once another process has had the job', () =>

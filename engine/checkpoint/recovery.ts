@@ -21,7 +21,7 @@ import { type AssignedSplit, assignedSplit } from '../runtime/source-driver.ts'
 import { DEAD_LETTER_SINK } from './dead-letters.ts'
 import { layout } from './layout.ts'
 import { MANIFEST_FORMAT, type Manifest, type ManifestTable, manifestName, type PendingCommit } from './manifest.ts'
-import { createManifest, listManifests, readManifest } from './manifest-store.ts'
+import { createManifest, listManifests, type ManifestListing, readManifest } from './manifest-store.ts'
 import { isAnySegmentGone, segmentsOf } from './outbox.ts'
 
 /** Attempts of one generation are numbered from generation times this. */
@@ -63,7 +63,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   }
   // Without this a power cut could take a new folder away with everything that was made durable in it.
   await disk.syncDirectory(directory)
-  const { numbers, last } = await listManifests(disk, directory)
+  const { numbers, setAside, last } = await listManifests(disk, directory)
   if (options.restore === null && numbers.length > 0) {
     throw new MillraceError('CHECKPOINT_DIRECTORY_NOT_EMPTY', `${directory} already holds checkpoints.`, {
       hint: 'Continue them with --restore latest, or choose an empty directory.',
@@ -74,7 +74,7 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
     options.restore === null
       ? null
       : options.restore === 'latest'
-        ? await newestValid(disk, directory, numbers, quarantined)
+        ? await newestValid(disk, directory, { numbers, setAside }, quarantined)
         : await named(disk, options.restore)
   const base = found?.manifest ?? null
   if (base !== null && base.keyGroups !== options.keyGroups) {
@@ -165,7 +165,7 @@ interface Found {
 async function newestValid(
   disk: Disk,
   directory: string,
-  numbers: readonly number[],
+  { numbers, setAside }: Pick<ManifestListing, 'numbers' | 'setAside'>,
   quarantined: { path: string; reason: string }[],
 ): Promise<Found | null> {
   for (const number of [...numbers].reverse()) {
@@ -183,7 +183,14 @@ async function newestValid(
     await disk.rename(entry.path, `${layout.manifest(directory, manifestName(number)).replace(/\.json$/, '')}.corrupt`)
     quarantined.push({ path: entry.path, reason: entry.error })
   }
-  if (numbers.length === 0) return null
+  if (numbers.length === 0) {
+    if (setAside.length === 0) return null
+    // An earlier start was refused for this: the next one must not begin from nothing as if there had been nothing.
+    throw new MillraceError('CHECKPOINT_NOT_FOUND', `No checkpoint in ${directory} is left but damaged ones.`, {
+      domain: 'external',
+      hint: `Repair one of ${setAside.map((n) => manifestName(n).replace('.json', '.corrupt')).join(', ')}, or start in an empty directory.`,
+    })
+  }
   if (quarantined.length === 0) throw takenOver(directory)
   throw new MillraceError('CHECKPOINT_NOT_FOUND', `No checkpoint in ${directory} is readable.`, {
     domain: 'external',
