@@ -365,7 +365,8 @@ class Simulation {
     } else if (start.refusal !== null && code !== start.refusal && !explained(message, mayLose)) {
       this.invariants.fail('I6', `the job was refused with ${code} ${message}, not with ${start.refusal}`)
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
-      this.repair()
+      // Whoever repairs sees to it first that no other process is still setting the damaged one aside.
+      if (this.actives.length === 0) this.repair()
     } else if (this.files.hasRot && isRotRefused(code, message)) {
       this.restoreFiles()
     } else if (start.refusal === null && !explained(message, mayLose)) {
