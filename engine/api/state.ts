@@ -2,6 +2,7 @@
  * What `import ... from 'millrace/state'` offers: reading and rewriting savepoints from a program. A reviewed list;
  * test/api-surface.txt must agree with it.
  */
+
 export {
   type KeyedStateEntry,
   type SavepointOperator,
@@ -11,7 +12,10 @@ export {
 } from '../runtime/savepoint-reader.ts'
 export {
   type BootstrapEntry,
+  type BootstrapTarget,
   type NewSavepointOptions,
+  type OperatorBootstrap,
   SavepointWriter,
   type WritableState,
 } from '../runtime/savepoint-writer.ts'
+export { bootstrapWith } from './bootstrap.ts'

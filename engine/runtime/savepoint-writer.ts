@@ -6,6 +6,7 @@
  *       .changeOperatorUid('sums', 'totals')
  *       .transformKeyedState('totals', new ValueStateDescriptor<Total>('total', ...), ({ value }) => ({ ...value, n: 0 }))
  *       .withKeyedState('limits', new ValueStateDescriptor<number>('limit'), limits)
+ *       .withOperator('visits', bootstrapWith((env) => env.fromCollection(rows).keyBy('user').process(new Visits())))
  *       .write('new')
  *     // then: millrace run JOB.ts --restore new/manifests/000000000001.json
  *
@@ -43,6 +44,7 @@ import { createManifest, manifestNumbers } from '../checkpoint/manifest-store.ts
 import { adoptPending } from '../checkpoint/recovery.ts'
 import type { ValueCodec } from '../contract/keyed-state.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
+import { assert } from '../core/assert.ts'
 import { CompositeKeys } from '../core/composite-keys.ts'
 import { MillraceError } from '../core/errors.ts'
 import { DEFAULT_KEY_GROUPS, encodeKey, type Key, keyGroupOf, murmur3, subtaskOfKeyGroup } from '../core/keys.ts'
@@ -51,6 +53,7 @@ import { linkCheckpoint, openImages } from './checkpoint-images.ts'
 import type { StateBackendName } from './launcher-types.ts'
 import { nodeIo } from './node-io.ts'
 import { workerOf } from './planner.ts'
+import { adoptRows } from './savepoint-adopt.ts'
 import { type KeyedStateEntry, operatorOf, placeOf, type StateOf, unknownState } from './savepoint-reader.ts'
 import { defaultStateBackend, keyedStoreFactory } from './store-factories.ts'
 
@@ -73,11 +76,27 @@ export interface NewSavepointOptions {
   readonly jobName?: string
 }
 
+/** What a bootstrap job has to fit. */
+export interface BootstrapTarget {
+  /** Empty, and of a checkpoint afterwards. */
+  readonly directory: string
+  readonly keyGroups: number
+  readonly stateBackend: StateBackendName
+}
+
+/** Makes the state of an operator; see `bootstrapWith`. */
+export interface OperatorBootstrap {
+  /** Leaves a checkpoint with the operator `uid` in the target's directory. */
+  run(uid: string, target: BootstrapTarget): Promise<void>
+}
+
 /** What a step works on. */
 interface Draft {
   manifest: Manifest
   /** By worker. */
   readonly stores: KeyedStore[]
+  /** For files that steps need meanwhile. */
+  readonly scratch: string
 }
 
 type Step = (draft: Draft) => Promise<void>
@@ -120,11 +139,7 @@ export class SavepointWriter {
       const { operators, sources, sinks, pending } = draft.manifest
       const known = [...operators.map(({ uid }) => uid), ...sources.map(({ uid }) => uid)]
       if (!known.includes(from)) operatorOf(operators, from)
-      if (known.includes(to)) {
-        throw new MillraceError('OPERATOR_UID_TAKEN', `The savepoint has an operator ${JSON.stringify(to)} already.`, {
-          hint: 'Remove that one first, or choose another uid.',
-        })
-      }
+      if (known.includes(to)) throw uidTaken(to)
       const uidOf = <T extends { readonly uid: string }>(part: T): T =>
         part.uid === from ? { ...part, uid: to } : part
       draft.manifest = {
@@ -161,6 +176,14 @@ export class SavepointWriter {
     return this.also((draft) => bootstrap(draft, uid, state, entries))
   }
 
+  /**
+   * Adds an operator whose state a job over rows makes: lists, maps, times to live, timers and windows too. Rejects with
+   * `OPERATOR_UID_TAKEN` when the savepoint has one of that uid.
+   */
+  withOperator(uid: string, bootstrap: OperatorBootstrap): this {
+    return this.also((draft) => adopt(draft, uid, bootstrap))
+  }
+
   private also(step: Step): this {
     this.steps.push(step)
     return this
@@ -184,7 +207,7 @@ export class SavepointWriter {
       draft =
         linked === null
           ? await emptyDraft(this.options, scratch)
-          : { manifest: linked.manifest, stores: await openImages(linked, scratch) }
+          : { manifest: linked.manifest, stores: await openImages(linked, scratch), scratch }
       for (const step of this.steps) await step(draft)
       return await finish(draft, linked?.directory ?? null, place, scratch)
     } finally {
@@ -216,7 +239,7 @@ async function emptyDraft(options: NewSavepointOptions, scratch: string): Promis
     sinks: [],
     pending: [],
   }
-  return { manifest, stores: [factory.create(join(scratch, 'store-0'))] }
+  return { manifest, stores: [factory.create(join(scratch, 'store-0'))], scratch }
 }
 
 /** Files first, the manifest last. */
@@ -344,6 +367,47 @@ async function bootstrap(
   declare(draft, uid, { id, ...shape })
 }
 
+/** Runs the bootstrap job beside the draft, and takes the operator over. */
+async function adopt(draft: Draft, uid: string, bootstrap: OperatorBootstrap): Promise<void> {
+  const { keyGroups, stateBackend, operators } = draft.manifest
+  if (operators.some((operator) => operator.uid === uid)) throw uidTaken(uid)
+  const scratch = await mkdtemp(join(draft.scratch, 'bootstrap-'))
+  const directory = join(scratch, 'job')
+  await bootstrap.run(uid, { directory, keyGroups, stateBackend: stateBackend as StateBackendName })
+  const linked = await linkCheckpoint(nodeIo.disk, directory, scratch)
+  const made = operatorOf(linked.manifest.operators, uid)
+  const { operatorId } = newOperator(draft, uid)
+  const from = await openImages(linked, scratch)
+  try {
+    const places = storesByKeyGroup(draft, made)
+    const storeOf = (group: number): KeyedStore => draft.stores[places[group]!]!
+    await adoptRows({ from, operator: made, operatorId, keyGroups, storeOf })
+  } finally {
+    for (const store of from) store.close()
+  }
+  const adopted = draft.manifest.operators.map((operator) =>
+    operator.uid === uid ? { ...made, operatorId } : operator,
+  )
+  draft.manifest = { ...draft.manifest, operators: adopted }
+}
+
+/** Where a restore looks for the keys of an operator: for each key group the place of its store. */
+function storesByKeyGroup({ manifest, stores }: Draft, { parallelism }: ManifestOperator): number[] {
+  const { keyGroups, workers } = manifest
+  return Array.from({ length: keyGroups }, (_, group) => {
+    const subtask = subtaskOfKeyGroup(group, Math.max(1, parallelism), keyGroups)
+    const at = manifest.stores.findIndex(({ worker }) => worker === workerOf(subtask, workers))
+    assert(stores.length > 0, 'a savepoint that takes state has a store')
+    return Math.max(0, at)
+  })
+}
+
+function uidTaken(uid: string): MillraceError {
+  return new MillraceError('OPERATOR_UID_TAKEN', `The savepoint has an operator ${JSON.stringify(uid)} already.`, {
+    hint: 'Remove that one first, or choose another uid.',
+  })
+}
+
 /** Encodes rows and writes each to the store where its key group lies. */
 class RowWriter {
   private readonly draft: Draft
@@ -356,18 +420,12 @@ class RowWriter {
   private rows = 0
 
   constructor(draft: Draft, operator: ManifestOperator, stateId: number, isComposite: boolean) {
-    const { keyGroups, workers, stores } = draft.manifest
+    const { keyGroups } = draft.manifest
     this.draft = draft
     this.prefix = keyPrefix(operator.operatorId, stateId, 0)
     this.batches = draft.stores.map(() => new WriteBatchBuilder())
     this.composites = isComposite ? new CompositeKeys(keyGroups) : null
-    this.storeOf = Array.from({ length: keyGroups }, (_, group) => {
-      const subtask = subtaskOfKeyGroup(group, Math.max(1, operator.parallelism), keyGroups)
-      return Math.max(
-        0,
-        stores.findIndex(({ worker }) => worker === workerOf(subtask, workers)),
-      )
-    })
+    this.storeOf = storesByKeyGroup(draft, operator)
   }
 
   get isFull(): boolean {
@@ -444,7 +502,7 @@ function writable(state: WritableState<unknown>, before: string | null): ValueCo
   const isWrapped = before !== null && /^(ttl |list |times|doubles)/.test(before)
   if (state.kind === 'list' || state.ttl !== undefined || isWrapped) {
     throw new MillraceError('STATE_NOT_WRITABLE', `State ${JSON.stringify(state.name)} cannot be written here.`, {
-      hint: 'Value, reducing, aggregating and map state without a time to live can.',
+      hint: 'Value, reducing, aggregating and map state without a time to live can; make others with `withOperator`.',
     })
   }
   return stateCodec(state)
