@@ -15,7 +15,7 @@ export const PERSISTED = 2
 export const TOMBSTONE = 4
 /** Encoded into the batch of a checkpoint that is not settled. */
 export const CAPTURED = 8
-/** Used since the clock hand last passed. */
+/** Used since eviction last looked at it. */
 export const TOUCHED = 16
 /** The object of the slot is decoded. */
 export const DECODED = 32

@@ -5,9 +5,9 @@
  * store of dropped windows, write changes down when too many wait for the next checkpoint, and, when memory nears
  * the budget, put decoded objects back into bytes, which take a fourth of the room, and then evict.
  *
- * Eviction takes segments that nothing used lately as a whole, oldest first. In segments in use a clock
- * makes room for as many entries as come in, so that their arrays stay as large as they are. Arrays far
- * larger than what they hold are rebuilt.
+ * Eviction takes segments that nothing used lately as a whole, oldest first. In segments in use it gives a second
+ * chance to what was used since it last looked, and makes room for as many entries as come in, so that their arrays
+ * stay as large as they are. Arrays far larger than what they hold are rebuilt.
  *
  * Invariants:
  * - An entry leaves memory only when the store has it, and never under an open scan.
@@ -42,7 +42,7 @@ const EVICT_ENTRIES_MIN = 4_096
 /** A segment is cold when nothing used it for this many turns. */
 const COLD_TURNS = 16
 /** Above this part of the budget arrays no longer grow. */
-const RELIEF_FROM = 0.85
+const RELIEF_FROM = 0.9
 /** Below this part of its arrays in use, a segment above the budget is rebuilt. */
 const REBUILD_BELOW = 0.7
 

@@ -130,11 +130,13 @@ export class Segment implements StateSegment {
   capturedAny = false
   /** The store may hold, or may have held, entries of this segment. */
   persistedAny = false
-  /** Where sweeps go on: the clock hand, the draining of changes, the encoding of a cut, its settlement. */
+  /** Where sweeps go on: eviction, the draining of changes, the encoding of a cut, its settlement. */
   hand = 0
   drainAt = 0
   cutAt = 0
   settleAt = 0
+  /** Chooses where eviction begins next: pseudo-random and the same in every run. */
+  leap = 1
   private index: Int32Array = new Int32Array(0)
   private shift = 0
   private indexRoom = 0

@@ -77,9 +77,16 @@ export interface SweepLimits {
   readonly isHot: boolean
 }
 
+/** Multiplier of a full-period linear congruential generator (Knuth vol. 2, 3.2.1.2). */
+const LEAP_FACTOR = 1_664_525
+const LEAP_STEP = 1_013_904_223
+
 /**
- * The clock (second chance): picks up to `entriesMax` entries to evict, appends the changed ones to the
- * batch, and returns their slots. The caller writes the batch and then calls `evictAll`.
+ * Second chance: picks up to `entriesMax` entries to evict, appends the changed ones to the batch, and
+ * returns their slots. The caller writes the batch and then calls `evictAll`.
+ *
+ * Each call begins somewhere else, unlike a clock: where keys come round in the same order, a hand that goes round
+ * takes just those that are needed next, so that a little too little memory is no better than none.
  */
 export function pickVictims(segment: Segment, limits: SweepLimits): number[] {
   const victims: number[] = []
@@ -87,6 +94,8 @@ export function pickVictims(segment: Segment, limits: SweepLimits): number[] {
   const { meta } = segment
   const { dirtyBit, cutBit } = segment.shared.memory
   const { into, entriesMax, isHot } = limits
+  segment.leap = (Math.imul(segment.leap, LEAP_FACTOR) + LEAP_STEP) >>> 0
+  segment.hand = Math.floor((segment.leap / 2 ** 32) * segment.slotCount)
   // Two rounds: the first takes second chances away, the second finds what nobody used since.
   const looksMax = Math.min(segment.slotCount * 2, entriesMax * LOOKS_AN_ENTRY * 2)
   for (let looks = 0; looks < looksMax && victims.length < entriesMax; looks++) {
