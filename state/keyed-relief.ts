@@ -192,7 +192,8 @@ export class KeyedRelief {
   /** Entries to evict from a segment in use, so that what comes in finds room in its arrays. */
   private roomWanted(segment: Segment, inserted: number): number {
     if (segment.lastInsertTurn < this.memory.turn - COLD_TURNS) return 0
-    return Math.max(0, 2 * inserted + EVICT_ENTRIES_MIN / 4 - (segment.slotCount - segment.usedCount))
+    const ahead = Math.min(EVICT_ENTRIES_MIN / 4, segment.usedCount >>> 4)
+    return Math.max(0, 2 * inserted + ahead - (segment.slotCount - segment.usedCount))
   }
 
   private evictFrom(

@@ -11,9 +11,11 @@
 namespace millrace {
 namespace {
 
-constexpr size_t kWriteBatchBytes = 4u << 20;
+constexpr size_t kWriteBatchBytesMax = 4u << 20;
+// A batch goes into one memtable, whose size it must not decide.
+constexpr size_t kWriteBatchesAMemtable = 4;
 constexpr size_t kLookupRows = 128;
-constexpr uint64_t kOverlayBytesMin = 4u << 20;
+constexpr uint64_t kOverlayBytesMin = 1u << 20;
 
 rocksdb::WriteOptions NoLog() {
   rocksdb::WriteOptions options;
@@ -35,6 +37,10 @@ std::shared_ptr<Database> Database::Open(const std::string& path, bool exists, u
 }
 
 Database::~Database() { Close(); }
+
+size_t Database::WriteBatchBytes() const {
+  return std::min(options_.write_buffer_size / kWriteBatchesAMemtable, kWriteBatchBytesMax);
+}
 
 uint64_t Database::OverlayBytesMax() const { return std::max<uint64_t>(memory_.bytes() / 2, kOverlayBytesMin); }
 
@@ -178,7 +184,7 @@ uint64_t Database::MemoryBytes() {
 // Writes that waited for a checkpoint go down. Stays filled when RocksDB cannot write now.
 void Database::MergeOverlay() {
   if (overlay_.Empty()) return;
-  overlay_.Drain(kWriteBatchBytes, [this](rocksdb::WriteBatch* batch) { Check(WriteWithResume(batch)); });
+  overlay_.Drain(WriteBatchBytes(), [this](rocksdb::WriteBatch* batch) { Check(WriteWithResume(batch)); });
   overlay_.Clear();
 }
 
@@ -193,7 +199,7 @@ void Database::WriteRows(const Batch& batch, const std::vector<uint32_t>* order)
     } else {
       Check(chunk.Put(batch.keys.At(row), batch.values.At(row)));
     }
-    if (chunk.GetDataSize() < kWriteBatchBytes) continue;
+    if (chunk.GetDataSize() < WriteBatchBytes()) continue;
     Check(WriteWithResume(&chunk));
     chunk.Clear();
     if (order != nullptr) ThrowIfStopping();

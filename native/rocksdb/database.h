@@ -78,6 +78,7 @@ class Database {
   void Find(const Arena& keys, Answers* answers);
   Overlay::Answer FindLayered(const rocksdb::Slice& key, const SortedBatch* in_flight, rocksdb::Slice* value);
   uint64_t OverlayBytesMax() const;
+  size_t WriteBatchBytes() const;
   Phase phase();
   void SetPhase(Phase phase);
   Phase WaitUntilSorted();

@@ -24,7 +24,7 @@ namespace {
 constexpr uint64_t kCacheParts = 2;
 // A memtable being filled and one being flushed have room in that half.
 constexpr uint64_t kWriteBufferParts = 4;
-constexpr uint64_t kWriteBufferBytesMin = 1u << 20;
+constexpr uint64_t kWriteBufferBytesMin = 512u << 10;
 constexpr uint64_t kWriteBufferBytesMax = 64u << 20;
 // The cache is split by hash so that threads do not wait for each other. A few parts will do.
 constexpr int kCacheShardBits = 2;
@@ -105,7 +105,7 @@ rocksdb::Options StoreOptions(uint64_t memory_bytes) {
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.write_buffer_manager = shared.write_buffers;
   options.write_buffer_size = std::clamp(memory_bytes / kWriteBufferParts, kWriteBufferBytesMin, kWriteBufferBytesMax);
-  options.arena_block_size = 256 << 10;
+  options.arena_block_size = std::min<size_t>(options.write_buffer_size / 8, 256 << 10);
   options.max_write_buffer_number = 3;
   // Most look-ups are of keys that are not in the memtable: a filter spares them the walk through it.
   options.memtable_whole_key_filtering = true;
