@@ -10,6 +10,7 @@ import { promisify } from 'node:util'
 import { Worker } from 'node:worker_threads'
 import { MillraceError } from '../engine/core/errors.ts'
 import { acquireFileLock, acquirePidFileLock } from '../state/file-lock.ts'
+import { loadRocksdbAddon } from '../state/rocksdb-addon.ts'
 
 const root = mkdtempSync(join(tmpdir(), 'millrace-addon-'))
 after(() => rmSync(root, { recursive: true, force: true }))
@@ -17,7 +18,7 @@ after(() => rmSync(root, { recursive: true, force: true }))
 const fixture = (name: string): string => join(import.meta.dirname, `${name}.fixture.ts`)
 
 async function runFixture(name: string, ...args: string[]): Promise<string> {
-  return (await promisify(execFile)(process.execPath, [fixture(name), ...args])).stdout
+  return (await promisify(execFile)(process.execPath, ['--expose-gc', fixture(name), ...args])).stdout
 }
 
 describe('rocksdb addon', () => {
@@ -32,6 +33,12 @@ describe('rocksdb addon', () => {
 
   test('workers terminated in the middle of checkpoints leave the process well', async () => {
     assert.equal(await runFixture('rocksdb-terminate', join(root, 'terminate')), 'survived\n')
+  })
+
+  test('holes in the heap are given back to the system', {
+    skip: loadRocksdbAddon().trimHeap === undefined,
+  }, async () => {
+    assert.ok(Number(await runFixture('rocksdb-trim')) > 40)
   })
 
   test('four workers each use a store at once', async () => {

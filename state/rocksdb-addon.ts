@@ -69,6 +69,12 @@ export interface RocksdbAddon {
   close(store: StoreHandle): void
   lockFile(path: string): LockHandle
   unlockFile(lock: LockHandle): void
+  /**
+   * Gives what is free in the C library's heaps back to the system; takes some 20 ms. A thread's heap (glibc's
+   * arena) stays resident when the thread ends, and the next threads may fill others. Missing where the C
+   * library is not glibc.
+   */
+  trimHeap?(): void
 }
 
 /** Where native/install.ts puts the addon. */

@@ -57,6 +57,8 @@ export interface MasterEnvironment {
   ) => WorkerHandle
   /** Shared memory for the channels between workers, or null when they share a thread. */
   readonly createRings: (channels: number, workers: number) => RingMemoryBuffers | null
+  /** Gives what ended workers left in the process's heaps back to the system, or each restart would add to it. */
+  readonly releaseMemory?: () => void
   /** Description of the state backend, with its version. */
   readonly stateBackend: string
   readonly jobId: string
@@ -558,6 +560,7 @@ export class JobMaster implements RunningJob {
     await Promise.allSettled(run.workers.map((worker) => worker.terminate()))
     await run.commits.close().catch(() => {})
     await run.onDisk
+    this.environment.releaseMemory?.()
   }
 
   private rejectSavepoints(error: unknown): void {

@@ -21,6 +21,8 @@ export interface FixtureOptions {
   readonly keys: number
   /** Called with every emitted row index of a split; may throw to simulate a failing source. */
   readonly onPoll?: (split: number, row: number) => void
+  /** A reader throws after this many rows, each time it is opened. */
+  readonly failAfterRows?: number
   /** Milliseconds that a reader pauses after each batch. */
   readonly pauseMs?: number
 }
@@ -53,6 +55,7 @@ function fixtureSource(options: FixtureOptions): Source {
     createReader(context): SourceReader {
       let splits: { id: string; next: number }[] = []
       let turn = 0
+      let given = 0
       let pausedUntil = 0
       return {
         async open(assigned: readonly SplitState[]) {
@@ -67,11 +70,13 @@ function fixtureSource(options: FixtureOptions): Source {
             pausedUntil = now + options.pauseMs
             context.worker.io.timers.schedule(options.pauseMs + 1, () => context.wake())
           }
+          if (given >= (options.failAfterRows ?? Number.POSITIVE_INFINITY)) throw new Error('planned failure')
           const split = open[turn++ % open.length]!
           const to = Math.min(options.rowsPerSplit, split.next + 100)
           const rows: unknown[] = []
           for (; split.next < to; split.next++) {
             options.onPoll?.(Number(split.id), split.next)
+            given++
             rows.push(fixtureRow(Number(split.id), split.next, options.keys))
           }
           return { kind: 'batch', split: split.id, batch: batchOfRows(INPUT, rows) }

@@ -14,6 +14,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
+import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
@@ -113,7 +114,7 @@ function removeTemporary(directory: string, onEvent: JobOptions['onEvent']): voi
   })
 }
 
-type Placement = Pick<MasterEnvironment, 'spawn' | 'createRings'>
+type Placement = Pick<MasterEnvironment, 'spawn' | 'createRings' | 'releaseMemory'>
 
 /** Ends a worker politely, then by force. */
 function closing(send: () => void, closed: Promise<void>, force: () => Promise<unknown>): Promise<void> {
@@ -131,6 +132,7 @@ function threads(options: JobOptions): Placement {
   return {
     createRings: (channels, workers) => (channels === 0 ? null : createRingMemory(channels, workers)),
     spawn: (index, onMessage, onExit) => spawnThread(options, index, onMessage, onExit),
+    releaseMemory: () => tryLoadRocksdbAddon()?.trimHeap?.(),
   }
 }
 

@@ -5,6 +5,10 @@
 // each environment that loads it has its Instance.
 #include <rocksdb/version.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <memory>
 #include <string>
 
@@ -198,6 +202,14 @@ napi_value UnlockFile(Call& call) {
   return nullptr;
 }
 
+#ifdef __GLIBC__
+// trimHeap(): gives the free pages of all malloc arenas back to the system. An arena outlives its thread.
+napi_value TrimHeap(Call&) {
+  malloc_trim(0);
+  return nullptr;
+}
+#endif
+
 void CleanUp(void* data) { static_cast<Instance*>(data)->CloseAll(); }
 
 void Export(napi_env env, napi_value exports, const char* name, napi_callback function) {
@@ -224,6 +236,9 @@ void Initialise(napi_env env, napi_value exports) {
   Export(env, exports, "close", Guarded<Close>);
   Export(env, exports, "lockFile", Guarded<LockFile>);
   Export(env, exports, "unlockFile", Guarded<UnlockFile>);
+#ifdef __GLIBC__
+  Export(env, exports, "trimHeap", Guarded<TrimHeap>);
+#endif
   napi_value version;
   const std::string text = rocksdb::GetRocksVersionAsString(true);
   Check(napi_create_string_utf8(env, text.c_str(), text.size(), &version));

@@ -2,9 +2,12 @@
  * Preloaded into a process under test (`node --import`), and by that into its worker threads: kills the
  * process with SIGKILL when it reaches the step that CHAOS_FAILPOINT names, as `step:nth`.
  *
+ * SIGUSR2 has the coordinator's thread collect its garbage, so that memory read afterwards is what is in use.
+ *
  * Steps are those of the engine's protocol and, as `before:...` and `after:...`, the calls it makes to the
  * disk by kind of call and folder. Only tests load this; nothing that is published does.
  */
+import { isMainThread } from 'node:worker_threads'
 import type { Disk, DiskFile } from '../../engine/core/io.ts'
 import { nodeIo } from '../../engine/runtime/node-io.ts'
 import { folderOf } from './steps.ts'
@@ -53,3 +56,5 @@ function armedDisk(disk: Disk): Disk {
 }
 
 if (step !== '') Object.assign(nodeIo, { failpoint: reached, disk: armedDisk(nodeIo.disk) })
+
+if (isMainThread) process.on('SIGUSR2', () => globalThis.gc?.())

@@ -10,7 +10,7 @@ import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { connectPostgres } from '../../connectors/postgres/index.ts'
 import { chaosEvent, keyNumberOf, WINDOW_MS } from './events.ts'
-import { type RssSample, rssSlopeMibPerHour } from './rss-slope.ts'
+import { rssSlope } from './rss-slope.ts'
 import { judge } from './verdict.ts'
 
 test('kills at steps and at random instants lose and double nothing', () => {
@@ -67,13 +67,18 @@ test('the judge sees what is lost, doubled and wrong', async () => {
   }
 })
 
-test('memory slope: growth within processes counts, a new process at another level does not', () => {
-  const line = (process: number, level: number, mibPerHour: number): RssSample[] =>
-    Array.from({ length: 50 }, (_, i) => ({
-      process,
-      timeMs: process * 1e6 + i * 1_000,
-      mib: level + (mibPerHour * i) / 3_600,
+test('memory slope: growth an hour, and an error that scatter makes and time lessens', () => {
+  const samples = (minutes: number, scatterMib: number) =>
+    Array.from({ length: minutes }, (_, i) => ({
+      timeMs: 5e9 + i * 60_000,
+      mib: 500 + (36 * i) / 60 + (i % 2 === 0 ? scatterMib : -scatterMib),
     }))
-  assert.ok(Math.abs(rssSlopeMibPerHour([...line(1, 500, 0), ...line(2, 300, 0)])) < 1e-6)
-  assert.ok(Math.abs(rssSlopeMibPerHour([...line(1, 500, 36), ...line(2, 300, 36)]) - 36) < 1e-6)
+  const exact = rssSlope(samples(60, 0))!
+  assert.ok(Math.abs(exact.mibPerHour - 36) < 1e-6 && exact.errorMibPerHour < 1e-6)
+  const hour = rssSlope(samples(60, 20))!
+  const quarter = rssSlope(samples(15, 20))!
+  assert.ok(Math.abs(hour.mibPerHour - 36) < 2 * hour.errorMibPerHour)
+  // The error falls with the length to the power of 3/2, at samples evenly spaced: 4 times as long, an eighth.
+  assert.ok(Math.abs(quarter.errorMibPerHour / hour.errorMibPerHour - 8) < 0.5)
+  assert.equal(rssSlope(samples(2, 0)), null)
 })

@@ -33,7 +33,19 @@ export class JobProcess {
     const manifests = join(checkpoints, 'manifests')
     const restores = existsSync(manifests) && readdirSync(manifests).some((name) => name.endsWith('.json'))
     const args = [
-      ...['--import', PRELOAD, CLI, 'run', JOB, '--json', '--port', '0', '--checkpoint-dir', checkpoints],
+      ...[
+        '--expose-gc',
+        '--import',
+        PRELOAD,
+        CLI,
+        'run',
+        JOB,
+        '--json',
+        '--port',
+        '0',
+        '--checkpoint-dir',
+        checkpoints,
+      ],
       ...['--parallelism', String(start.parallelism), '--workers', String(start.workers)],
       ...['--set', `dir=${start.directory}`],
       ...(restores ? ['--restore', 'latest'] : []),
