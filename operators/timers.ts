@@ -269,6 +269,16 @@ export class InternalTimerService {
     this.eventTime.register(keys, row, timeMs, namespace)
   }
 
+  /** As `registerEventTimeTimer` for what the operator itself has to do, at the end of batch execution too. */
+  wakeInEventTime(keys: KeyColumn, row: number, timeMs: number): void {
+    this.eventTime.register(keys, row, timeMs, 0)
+  }
+
+  wakeInProcessingTime(keys: KeyColumn, row: number, timeMs: number): void {
+    this.processingTime.register(keys, row, timeMs, 0)
+    this.schedule(timeMs)
+  }
+
   /** Returns false when there is no such timer. */
   deleteEventTimeTimer(keys: KeyColumn, row: number, timeMs: number, namespace = 0): boolean {
     return this.eventTime.delete(keys, row, timeMs, namespace)
@@ -287,7 +297,7 @@ export class InternalTimerService {
   }
 
   /** In batch execution a timer that is registered while the last ones fire would be one of the past. */
-  private get isBatchEnd(): boolean {
+  get isBatchEnd(): boolean {
     return this.ended && this.context.isBatch === true
   }
 

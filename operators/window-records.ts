@@ -1,5 +1,5 @@
 /**
- * The windows of one key, as the triggered window operator keeps them: one object in state a key.
+ * The windows of one key, as the triggered window operator keeps them: one object in state a key (`KeyWindows`).
  *
  * A record holds all that belongs to a window: contents, the timers that its trigger set, and small states by
  * name. So merging windows moves all of it at once, and a key without windows leaves nothing behind. Invariant:
@@ -19,8 +19,23 @@ interface KeptState {
 
 const NO_BYTES = new Uint8Array(0)
 
+/**
+ * All windows of a key. The key has a timer at or before the earliest time that any of them waits for; when it has
+ * fired, the next one is set. So a session that grows with each element needs no new timer each time.
+ */
+export class KeyWindows {
+  readonly records: WindowRecord[]
+  /** The key has timers at these times; NaN where that is not known, as after a restore. */
+  eventWakeMs = Number.NaN
+  processingWakeMs = Number.NaN
+
+  constructor(records: WindowRecord[] = []) {
+    this.records = records
+  }
+}
+
 export class WindowRecord {
-  readonly window: TimeWindow
+  window: TimeWindow
   contents: unknown = undefined
   readonly eventTimers: number[] = []
   readonly processingTimers: number[] = []
@@ -67,7 +82,7 @@ export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
   return {
     description: `windows(${contents.description})`,
     encode(value) {
-      const records = value as readonly WindowRecord[]
+      const { records } = value as KeyWindows
       arena.clear()
       writeLength(arena, records.length)
       for (const record of records) writeRecord(arena, record, contents)
@@ -75,7 +90,7 @@ export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
     },
     decode(bytes, start) {
       const reader = new RecordReader(bytes, start, contents)
-      return Array.from({ length: reader.length() }, () => reader.record())
+      return new KeyWindows(Array.from({ length: reader.length() }, () => reader.record()))
     },
   }
 }

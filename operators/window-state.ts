@@ -54,6 +54,8 @@ export class WindowStates implements KeyedStateStore {
   private readonly options: WindowStatesOptions
   private readonly codecs = new Map<string, ValueCodec>()
   private readonly handles = new Map<string, unknown>()
+  /** By descriptor, which most triggers keep. */
+  private readonly known = new WeakMap<object, unknown>()
   private readonly refuse = (value: unknown): void => {
     if (isPromise(value)) throw asyncFunctionError(this.options.context.name)
   }
@@ -84,6 +86,15 @@ export class WindowStates implements KeyedStateStore {
 
   /** The state of any kind that a descriptor says. */
   of(descriptor: { readonly kind: string }): unknown {
+    let handle = this.known.get(descriptor)
+    if (handle === undefined) {
+      handle = this.made(descriptor)
+      this.known.set(descriptor, handle)
+    }
+    return handle
+  }
+
+  private made(descriptor: { readonly kind: string }): unknown {
     switch (descriptor.kind) {
       case 'value':
         return this.getState(descriptor as ValueStateDescriptor<unknown>)

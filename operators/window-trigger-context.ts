@@ -2,7 +2,7 @@
  * What a trigger sees while it is asked about one window of one key, and the calls to it.
  *
  * Used by window-triggered.ts, which selects key and record before each call. Invariant: a time is in a record's
- * list exactly when the record waits for it, and the key has a timer for each time in any of its lists.
+ * list exactly when the record waits for it, and the key has a timer at or before the earliest time in any of its lists.
  */
 import type { TimeDomain } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
@@ -11,6 +11,7 @@ import type {
   MergingStateDescriptor,
   OnMergeContext,
   PartitionedState,
+  TimeWindow,
   Trigger,
   TriggerResult,
   WindowAssignerContext,
@@ -21,7 +22,7 @@ import type { Key } from '../engine/core/keys.ts'
 import type { CurrentKey } from './current-key.ts'
 import type { InternalTimerService } from './timers.ts'
 import type { CodecFactory } from './user-state.ts'
-import type { WindowRecord } from './window-records.ts'
+import { KeyWindows, type WindowRecord } from './window-records.ts'
 import { WindowStates } from './window-state.ts'
 
 export interface TriggerSurroundings {
@@ -37,12 +38,15 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
   private readonly trigger: Trigger
   private readonly around: TriggerSurroundings
   private readonly states: WindowStates
-  private windows: readonly WindowRecord[] = []
+  private windows = new KeyWindows()
+  private readonly growing: Trigger | null
   private selected: WindowRecord | null = null
   private merged: readonly WindowRecord[] = []
 
   constructor(trigger: Trigger, around: TriggerSurroundings) {
     this.trigger = trigger
+    // One that a subclass inherited says nothing of what the subclass does.
+    this.growing = Object.hasOwn(Object.getPrototypeOf(trigger) as object, 'onGrow') ? trigger : null
     this.around = around
     const { context, codecOf } = around
     this.states = new WindowStates({ prefix: 'trigger.', record: () => this.record, codecOf, context })
@@ -50,8 +54,7 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
       this.states.of(descriptor)) as PartitionedState
   }
 
-  /** `windows`: all records of the key. */
-  setKey(keys: KeyColumn, row: number, windows: readonly WindowRecord[]): void {
+  setKey(keys: KeyColumn, row: number, windows: KeyWindows): void {
     this.around.current.set(keys, row)
     this.windows = windows
     this.selected = null
@@ -59,7 +62,6 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
 
   clearKey(): void {
     this.around.current.clear()
-    this.windows = []
     this.selected = null
   }
 
@@ -103,12 +105,22 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
     this.merged = []
   }
 
+  /** Tells the trigger that a record's window grew; false when it has to be told by merging. */
+  onGrow(record: WindowRecord, window: TimeWindow): boolean {
+    if (this.growing === null) return false
+    const before = record.window
+    record.window = window
+    this.selected = record
+    this.growing.onGrow!(before, window, this)
+    return true
+  }
+
   /** The trigger clears up, and what it left goes too. */
   clear(record: WindowRecord): void {
     this.selected = record
     this.trigger.clear(record.window, this)
-    while (record.eventTimers.length > 0) this.deleteEventTimeTimer(record.eventTimers.at(-1)!)
-    while (record.processingTimers.length > 0) this.deleteProcessingTimeTimer(record.processingTimers.at(-1)!)
+    record.eventTimers.length = 0
+    record.processingTimers.length = 0
   }
 
   mergePartitionedState(descriptor: MergingStateDescriptor): void {
@@ -117,37 +129,81 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
 
   registerEventTimeTimer(timeMs: number): void {
     const { eventTimers } = this.record
-    if (eventTimers.includes(timeMs)) return
-    const { current, timers } = this.around
-    timers.registerEventTimeTimer(current.require(), current.rows[0], timeMs)
+    if (eventTimers.includes(timeMs) || this.around.timers.isBatchEnd) return
+    this.wakeInEventTime(timeMs)
     eventTimers.push(timeMs)
   }
 
   registerProcessingTimeTimer(timeMs: number): void {
     const { processingTimers } = this.record
-    if (processingTimers.includes(timeMs)) return
-    const { current, timers } = this.around
-    timers.registerProcessingTimeTimer(current.require(), current.rows[0], timeMs)
+    if (processingTimers.includes(timeMs) || this.around.timers.isBatchEnd) return
+    this.wakeInProcessingTime(timeMs)
     processingTimers.push(timeMs)
   }
 
   deleteEventTimeTimer(timeMs: number): void {
-    const { eventTimers } = this.record
-    const at = eventTimers.indexOf(timeMs)
-    if (at < 0) return
-    eventTimers.splice(at, 1)
-    if (this.windows.some((record) => record.eventTimers.includes(timeMs))) return
-    const { current, timers } = this.around
-    timers.deleteEventTimeTimer(current.require(), current.rows[0], timeMs)
+    remove(this.record.eventTimers, timeMs)
   }
 
   deleteProcessingTimeTimer(timeMs: number): void {
-    const { processingTimers } = this.record
-    const at = processingTimers.indexOf(timeMs)
-    if (at < 0) return
-    processingTimers.splice(at, 1)
-    if (this.windows.some((record) => record.processingTimers.includes(timeMs))) return
-    const { current, timers } = this.around
-    timers.deleteProcessingTimeTimer(current.require(), current.rows[0], timeMs)
+    remove(this.record.processingTimers, timeMs)
   }
+
+  /** Sees to it that the key has a timer at or before `timeMs`. Throws `TIMER_INVALID`. */
+  private wakeInEventTime(timeMs: number): void {
+    const { windows } = this
+    // False for what is no time, which the timers refuse, and where no timer is known.
+    if (timeMs >= windows.eventWakeMs) return
+    const { current, timers } = this.around
+    timers.wakeInEventTime(current.require(), current.rows[0], timeMs)
+    windows.eventWakeMs = timeMs
+  }
+
+  private wakeInProcessingTime(timeMs: number): void {
+    const { windows } = this
+    if (timeMs >= windows.processingWakeMs) return
+    const { current, timers } = this.around
+    timers.wakeInProcessingTime(current.require(), current.rows[0], timeMs)
+    windows.processingWakeMs = timeMs
+  }
+
+  /** The key's timer at `timeMs` has fired. */
+  woken(timeMs: number, domain: TimeDomain): void {
+    const { windows } = this
+    if (domain === 'EVENT_TIME' && windows.eventWakeMs <= timeMs) windows.eventWakeMs = Number.NaN
+    if (domain !== 'EVENT_TIME' && windows.processingWakeMs <= timeMs) {
+      windows.processingWakeMs = Number.NaN
+    }
+  }
+
+  /** The key waits for nothing: a timer that lies far ahead would only take room until then. */
+  sleep(): void {
+    const { current, timers } = this.around
+    const { eventWakeMs, processingWakeMs } = this.windows
+    if (!Number.isNaN(eventWakeMs)) timers.deleteEventTimeTimer(current.require(), current.rows[0], eventWakeMs)
+    if (!Number.isNaN(processingWakeMs)) {
+      timers.deleteProcessingTimeTimer(current.require(), current.rows[0], processingWakeMs)
+    }
+    this.windows.eventWakeMs = Number.NaN
+    this.windows.processingWakeMs = Number.NaN
+  }
+
+  /** Sets the key's next timer. */
+  wakeNext(domain: TimeDomain): void {
+    const isEventTime = domain === 'EVENT_TIME'
+    let next: number | null = null
+    for (const { eventTimers, processingTimers } of this.windows.records) {
+      for (const timeMs of isEventTime ? eventTimers : processingTimers) {
+        if (next === null || timeMs < next) next = timeMs
+      }
+    }
+    if (next === null) return
+    if (isEventTime) this.wakeInEventTime(next)
+    else this.wakeInProcessingTime(next)
+  }
+}
+
+function remove(times: number[], timeMs: number): void {
+  const at = times.indexOf(timeMs)
+  if (at >= 0) times.splice(at, 1)
 }

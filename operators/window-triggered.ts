@@ -3,8 +3,8 @@
  * merge, processing time, global windows, user-defined ones. Aligned event-time windows under their own trigger
  * have faster operators (window-aggregate.ts, window-slices-operator.ts).
  *
- * All windows of a key are one object in state (window-records.ts), looked up once a row. Timers are those of
- * timers.ts, one a key and time: a record knows which of them are its own.
+ * All windows of a key are one object in state (window-records.ts), looked up once a row. A record knows the times that
+ * it waits for; timers.ts has a timer at or before the earliest of a key, and when it fires the next one is set.
  *
  * - A row goes to each window that its assigner names and that is not over; the trigger says whether the window
  *   fires. A row that all its windows refuse is late. A merging assigner's row is late when the window that it
@@ -14,7 +14,7 @@
  *
  * Invariants:
  * - A record is in state exactly as long as it has contents, states or timers.
- * - A key's timer is registered as long as a record of that key has its time.
+ * - A key has a timer at or before every time that a record of it has.
  * - Rows see the new watermark once `advanceWatermark` was called with it; the engine sends none until all its
  *   timers fired.
  */
@@ -25,7 +25,7 @@ import {
   type Evictor,
   MergingWindowAssigner,
   type TimestampedValue,
-  type TimeWindow,
+  TimeWindow,
   type Trigger,
   TriggerResult,
   type WindowAssigner,
@@ -42,7 +42,7 @@ import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './u
 import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 import type { WindowContents } from './window-contents.ts'
 import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
-import { WindowRecord, windowRecordsCodec } from './window-records.ts'
+import { KeyWindows, WindowRecord, windowRecordsCodec } from './window-records.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
 import { WindowTriggerContext } from './window-trigger-context.ts'
 
@@ -174,13 +174,14 @@ class TriggeredWindowOperator implements Operator {
       if (i > from && this.fn.emitted && output.blocked) return i
       this.fn.emitted = false
       const slot = this.slots[i - from]
-      let windows = objects[slot] as WindowRecord[] | undefined
+      let windows = objects[slot] as KeyWindows | undefined
       if (windows === undefined) {
-        windows = []
+        windows = new KeyWindows()
         objects[slot] = windows
       }
       this.trigger.setKey(keys, i, windows)
-      this.addRow(batch, i, windows)
+      this.addRow(batch, i, windows.records)
+      if (windows.records.length === 0) this.trigger.sleep()
     }
     return batch.length
   }
@@ -189,8 +190,8 @@ class TriggeredWindowOperator implements Operator {
   private removeEmpty(segment: StateSegment, count: number): void {
     const { objects } = segment
     for (let j = 0; j < count; j++) {
-      const windows = objects[this.slots[j]] as WindowRecord[] | undefined
-      if (windows === undefined || windows.length === 0) segment.remove(this.slots[j])
+      const windows = objects[this.slots[j]] as KeyWindows | undefined
+      if (windows === undefined || windows.records.length === 0) segment.remove(this.slots[j])
     }
   }
 
@@ -216,7 +217,7 @@ class TriggeredWindowOperator implements Operator {
       if (isPromise(contents)) throw asyncFunctionError(this.context.name)
       record.contents = contents
       const result = this.trigger.onElement(record, own, timeMs)
-      this.carryOut(record, result, false)
+      if (result !== TriggerResult.CONTINUE) this.carryOut(record, result, false)
       this.registerCleanup(record)
     }
     if (isSkipped && this.isEventTime && timeMs + this.latenessMs <= this.watermark) this.late.add(i)
@@ -234,8 +235,8 @@ class TriggeredWindowOperator implements Operator {
   private recordFor(window: TimeWindow, windows: WindowRecord[]): WindowRecord | null {
     if (this.merging !== null) return this.mergeIn(this.merging, window, windows)
     if (this.isLate(window)) return null
-    const known = windows.find((record) => isSame(record.window, window))
-    return known ?? addRecord(windows, window)
+    for (let w = 0; w < windows.length; w++) if (isSame(windows[w].window, window)) return windows[w]
+    return addRecord(windows, window)
   }
 
   private isLate(window: TimeWindow): boolean {
@@ -248,7 +249,8 @@ class TriggeredWindowOperator implements Operator {
 
   private registerCleanup(record: WindowRecord): void {
     const timeMs = this.cleanupTimeOf(record.window)
-    if (timeMs === Number.POSITIVE_INFINITY) return
+    const times = this.isEventTime ? record.eventTimers : record.processingTimers
+    if (times[0] === timeMs || timeMs === Number.POSITIVE_INFINITY) return
     this.trigger.select(record)
     if (this.isEventTime) this.trigger.registerEventTimeTimer(timeMs)
     else this.trigger.registerProcessingTimeTimer(timeMs)
@@ -256,6 +258,10 @@ class TriggeredWindowOperator implements Operator {
 
   /** Adds a window to those of the key, merging what belongs together; null when the result is over. */
   private mergeIn(assigner: MergingWindowAssigner, added: TimeWindow, windows: WindowRecord[]): WindowRecord | null {
+    if (assigner.mergesTouching) {
+      const record = this.growInto(added, windows)
+      if (record !== undefined) return record
+    }
     let target = added
     const merges: { readonly sources: readonly WindowRecord[]; readonly result: TimeWindow }[] = []
     if (windows.length > 0) {
@@ -272,6 +278,33 @@ class TriggeredWindowOperator implements Operator {
       this.merge(sources, result, windows)
     }
     return windows.find((record) => isSame(record.window, target)) ?? addRecord(windows, target)
+  }
+
+  /**
+   * The shorter way where a new window touches one window of the key at most, which is most of the time: that window, or
+   * a new one; null when it is over, undefined when windows have to be merged.
+   */
+  private growInto(added: TimeWindow, windows: WindowRecord[]): WindowRecord | null | undefined {
+    let touched: WindowRecord | null = null
+    for (let w = 0; w < windows.length; w++) {
+      const { start, end } = windows[w].window
+      if (start > added.end || added.start > end) continue
+      if (touched !== null) return undefined
+      touched = windows[w]
+    }
+    if (touched === null) return this.isLate(added) ? null : addRecord(windows, added)
+    const { window } = touched
+    const isInside = window.start <= added.start && added.end <= window.end
+    const target = isInside
+      ? window
+      : new TimeWindow(Math.min(window.start, added.start), Math.max(window.end, added.end))
+    if (this.isLate(target)) return null
+    if (isInside) return touched
+    if (!this.trigger.onGrow(touched, target)) return undefined
+    const cleanupMs = this.cleanupTimeOf(window)
+    if (this.isEventTime) this.trigger.deleteEventTimeTimer(cleanupMs)
+    else this.trigger.deleteProcessingTimeTimer(cleanupMs)
+    return touched
   }
 
   /** Contents, trigger state and timers of `sources` become those of one window. */
@@ -348,17 +381,25 @@ class TriggeredWindowOperator implements Operator {
     segment.find(timer.keys, this.firstRow, 1, this.slots)
     const slot = this.slots[0]
     if (slot < 0) return
-    segment.markDirty(slot)
-    const windows = segment.objects[slot] as WindowRecord[]
+    const windows = segment.objects[slot] as KeyWindows
+    const { records } = windows
     const { timeMs } = timer
     this.trigger.setKey(timer.keys, 0, windows)
-    for (const record of windows.filter((candidate) => timesOf(candidate, domain).includes(timeMs))) {
+    this.trigger.woken(timeMs, domain)
+    const due = records.filter((candidate) => timesOf(candidate, domain).includes(timeMs))
+    for (const record of due) {
       const times = timesOf(record, domain)
       times.splice(times.indexOf(timeMs), 1)
-      this.fireRecord(record, timeMs, domain, windows)
+      this.fireRecord(record, timeMs, domain, records)
     }
-    dropIdle(windows)
-    if (windows.length === 0) segment.remove(slot)
+    if (due.length > 0) segment.markDirty(slot)
+    dropIdle(records)
+    if (records.length > 0) {
+      this.trigger.wakeNext(domain)
+      return
+    }
+    this.trigger.sleep()
+    segment.remove(slot)
   }
 
   private fireRecord(record: WindowRecord, timeMs: number, domain: TimeDomain, windows: WindowRecord[]): void {

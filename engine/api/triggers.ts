@@ -49,6 +49,10 @@ export class EventTimeTrigger extends Trigger {
     // A window that is due already fires with the element that comes next.
     if (window.maxTimestamp > context.currentWatermark) context.registerEventTimeTimer(window.maxTimestamp)
   }
+  override onGrow(before: TimeWindow, window: TimeWindow, context: TriggerContext): void {
+    context.deleteEventTimeTimer(before.maxTimestamp)
+    if (window.maxTimestamp > context.currentWatermark) context.registerEventTimeTimer(window.maxTimestamp)
+  }
   clear(window: TimeWindow, context: TriggerContext): void {
     context.deleteEventTimeTimer(window.maxTimestamp)
   }
@@ -73,6 +77,10 @@ export class ProcessingTimeTrigger extends Trigger {
     return true
   }
   override onMerge(window: TimeWindow, context: OnMergeContext): void {
+    if (window.maxTimestamp > context.currentProcessingTime) context.registerProcessingTimeTimer(window.maxTimestamp)
+  }
+  override onGrow(before: TimeWindow, window: TimeWindow, context: TriggerContext): void {
+    context.deleteProcessingTimeTimer(before.maxTimestamp)
     if (window.maxTimestamp > context.currentProcessingTime) context.registerProcessingTimeTimer(window.maxTimestamp)
   }
   clear(window: TimeWindow, context: TriggerContext): void {
@@ -112,6 +120,7 @@ export class CountTrigger extends Trigger {
   override onMerge(_window: TimeWindow, context: OnMergeContext): void {
     context.mergePartitionedState(this.count)
   }
+  override onGrow(): void {}
   clear(_window: TimeWindow, context: TriggerContext): void {
     context.getPartitionedState(this.count).clear()
   }

@@ -320,6 +320,7 @@ export type SessionWindowTimeGapExtractor<T> = (element: T) => Duration | number
 
 /** A window for each run of elements with gaps shorter than the session gap; a gap just as long does not end it. */
 abstract class SessionWindows<T> extends MergingWindowAssigner<T> {
+  override readonly mergesTouching = true
   private readonly gap: number | SessionWindowTimeGapExtractor<T>
 
   constructor(gap: Duration | number | SessionWindowTimeGapExtractor<T>) {

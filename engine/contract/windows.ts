@@ -59,6 +59,9 @@ export abstract class WindowAssigner<T = unknown> {
 
 /** An assigner whose windows of one key grow together. Windows that are merged are never apart again. */
 export abstract class MergingWindowAssigner<T = unknown> extends WindowAssigner<T> {
+  /** True when `mergeWindows` makes one of all windows that overlap or touch, and leaves the others alone. */
+  readonly mergesTouching: boolean = false
+
   /** Calls `merge` once for each set of two or more windows that become one. */
   abstract mergeWindows(
     windows: readonly TimeWindow[],
@@ -124,6 +127,13 @@ export abstract class Trigger<T = unknown> {
   onMerge(_window: TimeWindow, _context: OnMergeContext): void {
     throw new Error(`${this} does not support merging windows.`)
   }
+
+  /**
+   * A window grew to `window`, and no other one became part of it; what the trigger keeps stays as it is, timers too.
+   * Does what `onMerge` and then `clear` of the window before would have come to, for less. Optional, and called only
+   * where the trigger's own class defines it.
+   */
+  onGrow?(before: TimeWindow, window: TimeWindow, context: TriggerContext): void
 
   /** The window is over: drop its timers and state. */
   abstract clear(window: TimeWindow, context: TriggerContext): void
