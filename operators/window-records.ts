@@ -12,9 +12,11 @@ import { writeEncoded, writeLength } from './window-contents.ts'
 
 /** A named value of a window: encoded in `bytes` until its codec is known. */
 interface KeptState {
+  name: string
   codec: ValueCodec | null
   value: unknown
   bytes: Uint8Array
+  next: KeptState | null
 }
 
 const NO_BYTES = new Uint8Array(0)
@@ -25,21 +27,34 @@ const NO_BYTES = new Uint8Array(0)
  */
 export class KeyWindows {
   readonly records: WindowRecord[]
+  /** The record where there is just one, as `settle` found it: most rows need no more. */
+  only: WindowRecord | null = null
   /** The key has timers at these times; NaN where that is not known, as after a restore. */
   eventWakeMs = Number.NaN
   processingWakeMs = Number.NaN
 
   constructor(records: WindowRecord[] = []) {
     this.records = records
+    this.settle()
+  }
+
+  /** To be called when records came or went. */
+  settle(): void {
+    this.only = this.records.length === 1 ? this.records[0] : null
   }
 }
 
 export class WindowRecord {
   window: TimeWindow
   contents: unknown = undefined
+  /** `eventTimers` has the window's last millisecond. False also where nobody looked. */
+  waitsForEnd = false
+  /** The time after which the window is forgotten is among its timers. False also where nobody looked. */
+  waitsForCleanup = false
   readonly eventTimers: number[] = []
   readonly processingTimers: number[] = []
-  readonly states = new Map<string, KeptState>()
+  /** The first of a list: windows have one or two states, and a map of its own for each window would be large. */
+  states: KeptState | null = null
 
   constructor(window: TimeWindow) {
     this.window = window
@@ -51,28 +66,46 @@ export class WindowRecord {
       this.contents === undefined &&
       this.eventTimers.length === 0 &&
       this.processingTimers.length === 0 &&
-      this.states.size === 0
+      this.states === null
     )
   }
 
   state(name: string, codec: ValueCodec): unknown {
-    const kept = this.states.get(name)
-    if (kept === undefined) return undefined
+    const kept = this.kept(name)
+    if (kept === null) return undefined
     if (kept.codec === null) {
       kept.value = codec.decode(kept.bytes, 0, kept.bytes.length)
       kept.codec = codec
       kept.bytes = NO_BYTES
+      // The very text that it will be asked for by.
+      kept.name = name
     }
     return kept.value
   }
 
   setState(name: string, codec: ValueCodec, value: unknown): void {
-    const kept = this.states.get(name)
-    if (kept === undefined) this.states.set(name, { codec, value, bytes: NO_BYTES })
+    const kept = this.kept(name)
+    if (kept === null) this.states = { name, codec, value, bytes: NO_BYTES, next: this.states }
     else {
       kept.codec = codec
       kept.value = value
     }
+  }
+
+  deleteState(name: string): void {
+    let before: KeptState | null = null
+    for (let kept = this.states; kept !== null; before = kept, kept = kept.next) {
+      if (kept.name !== name) continue
+      if (before === null) this.states = kept.next
+      else before.next = kept.next
+      return
+    }
+  }
+
+  private kept(name: string): KeptState | null {
+    let kept = this.states
+    while (kept !== null && kept.name !== name) kept = kept.next
+    return kept
   }
 }
 
@@ -102,9 +135,11 @@ function writeRecord(arena: ByteArena, record: WindowRecord, contents: ValueCode
   writeTimes(arena, eventTimers)
   writeLength(arena, processingTimers.length)
   writeTimes(arena, processingTimers)
-  writeLength(arena, states.size)
-  for (const [name, kept] of states) {
-    writeEncoded(arena, Buffer.from(name))
+  let count = 0
+  for (let kept = states; kept !== null; kept = kept.next) count++
+  writeLength(arena, count)
+  for (let kept = states; kept !== null; kept = kept.next) {
+    writeEncoded(arena, Buffer.from(kept.name))
     writeEncoded(arena, kept.codec === null ? kept.bytes : kept.codec.encode(kept.value))
   }
   arena.writeByte(record.contents === undefined ? 0 : 1)
@@ -163,7 +198,7 @@ class RecordReader {
     this.times(record.processingTimers)
     for (let left = this.length(); left > 0; left--) {
       const name = new TextDecoder().decode(this.copied())
-      record.states.set(name, { codec: null, value: undefined, bytes: this.copied() })
+      record.states = { name, codec: null, value: undefined, bytes: this.copied(), next: record.states }
     }
     if (this.bytes[this.at++] === 1) {
       const start = this.encoded()

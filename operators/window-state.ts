@@ -159,7 +159,7 @@ export class WindowStates implements KeyedStateStore {
       get: () => record().state(name, codec),
       set: (value) => record().setState(name, codec, value),
       clear: () => {
-        record().states.delete(name)
+        record().deleteState(name)
       },
     })
     this.handles.set(name, made)

@@ -110,6 +110,8 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
     if (this.growing === null) return false
     const before = record.window
     record.window = window
+    record.waitsForEnd = false
+    record.waitsForCleanup = false
     this.selected = record
     this.growing.onGrow!(before, window, this)
     return true
@@ -119,6 +121,8 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
   clear(record: WindowRecord): void {
     this.selected = record
     this.trigger.clear(record.window, this)
+    record.waitsForEnd = false
+    record.waitsForCleanup = false
     record.eventTimers.length = 0
     record.processingTimers.length = 0
   }
@@ -128,10 +132,16 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
   }
 
   registerEventTimeTimer(timeMs: number): void {
-    const { eventTimers } = this.record
-    if (eventTimers.includes(timeMs) || this.around.timers.isBatchEnd) return
-    this.wakeInEventTime(timeMs)
-    eventTimers.push(timeMs)
+    const { record } = this
+    const isEnd = timeMs === record.window.maxTimestamp
+    if (isEnd && record.waitsForEnd) return
+    const { eventTimers } = record
+    if (!eventTimers.includes(timeMs)) {
+      if (this.around.timers.isBatchEnd) return
+      this.wakeInEventTime(timeMs)
+      eventTimers.push(timeMs)
+    }
+    if (isEnd) record.waitsForEnd = true
   }
 
   registerProcessingTimeTimer(timeMs: number): void {
@@ -142,11 +152,14 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
   }
 
   deleteEventTimeTimer(timeMs: number): void {
-    remove(this.record.eventTimers, timeMs)
+    const { record } = this
+    if (!remove(record.eventTimers, timeMs)) return
+    record.waitsForEnd = false
+    record.waitsForCleanup = false
   }
 
   deleteProcessingTimeTimer(timeMs: number): void {
-    remove(this.record.processingTimers, timeMs)
+    if (remove(this.record.processingTimers, timeMs)) this.record.waitsForCleanup = false
   }
 
   /** Sees to it that the key has a timer at or before `timeMs`. Throws `TIMER_INVALID`. */
@@ -203,7 +216,10 @@ export class WindowTriggerContext implements OnMergeContext, EvictorContext, Win
   }
 }
 
-function remove(times: number[], timeMs: number): void {
+function remove(times: number[], timeMs: number): boolean {
   const at = times.indexOf(timeMs)
-  if (at >= 0) times.splice(at, 1)
+  if (at < 0) return false
+  if (at === times.length - 1) times.pop()
+  else times.splice(at, 1)
+  return true
 }

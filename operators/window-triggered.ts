@@ -180,8 +180,7 @@ class TriggeredWindowOperator implements Operator {
         objects[slot] = windows
       }
       this.trigger.setKey(keys, i, windows)
-      this.addRow(batch, i, windows.records)
-      if (windows.records.length === 0) this.trigger.sleep()
+      this.addRow(batch, i, windows)
     }
     return batch.length
   }
@@ -200,28 +199,60 @@ class TriggeredWindowOperator implements Operator {
     this.fn.flush(output)
   }
 
-  private addRow(batch: Batch, i: number, windows: WindowRecord[]): void {
+  private addRow(batch: Batch, i: number, windows: KeyWindows): void {
     const timeMs = batch.eventTime[i]
     // Nothing orders such times: no watermark would end their windows.
     if (this.isEventTime && !Number.isFinite(timeMs)) throw timestampMissing(this.context.name)
     const row = this.read(batch, i)
     const assigned = this.assigner.assignWindows(row, timeMs, this.trigger)
+    if (assigned.length === 1 && windows.only !== null) {
+      const record = this.onlyRecordFor(assigned[0], windows.only)
+      if (record !== null && this.addTo(record, row, timeMs)) return
+      if (record !== null) {
+        this.settle(windows)
+        return
+      }
+    }
     if (assigned.length > 1 && batch.schema.isOpaque) this.sharesRows = true
     let isSkipped = true
     for (let w = 0; w < assigned.length; w++) {
-      const record = this.recordFor(assigned[w], windows)
+      const record = this.recordFor(assigned[w], windows.records)
       if (record === null) continue
       isSkipped = false
-      const own = w === 0 ? row : this.ownRow(batch, i, row, record)
-      const contents = this.options.contents.add(own, record.contents, timeMs)
-      if (isPromise(contents)) throw asyncFunctionError(this.context.name)
-      record.contents = contents
-      const result = this.trigger.onElement(record, own, timeMs)
-      if (result !== TriggerResult.CONTINUE) this.carryOut(record, result, false)
-      this.registerCleanup(record)
+      this.addTo(record, w === 0 ? row : this.ownRow(batch, i, row, record), timeMs)
     }
     if (isSkipped && this.isEventTime && timeMs + this.latenessMs <= this.watermark) this.late.add(i)
-    dropIdle(windows)
+    this.settle(windows)
+  }
+
+  /** `only` if it is the record of a window without further ado, perhaps after it grew; null for the longer way. */
+  private onlyRecordFor(window: TimeWindow, only: WindowRecord): WindowRecord | null {
+    if (this.merging !== null) return this.merging.mergesTouching ? this.growInto(window, only) : null
+    if (this.isLate(window)) return null
+    if (only.window === window) return only
+    if (!isSame(only.window, window)) return null
+    // The assigner's own object: it is near, and the next row will most likely bring it again.
+    only.window = window
+    return only
+  }
+
+  /** Adds a row to a window; true when there is nothing more to do. */
+  private addTo(record: WindowRecord, row: unknown, timeMs: number): boolean {
+    const contents = this.options.contents.add(row, record.contents, timeMs)
+    if (isPromise(contents)) throw asyncFunctionError(this.context.name)
+    record.contents = contents
+    const result = this.trigger.onElement(record, row, timeMs)
+    const isQuiet = result === TriggerResult.CONTINUE && contents !== undefined
+    if (!isQuiet) this.carryOut(record, result, false)
+    if (!record.waitsForCleanup) this.registerCleanup(record)
+    return isQuiet
+  }
+
+  /** Records may have come or gone. */
+  private settle(windows: KeyWindows): void {
+    dropIdle(windows.records)
+    windows.settle()
+    if (windows.records.length === 0) this.trigger.sleep()
   }
 
   /** The row for one more window, which may change what it keeps. */
@@ -249,8 +280,8 @@ class TriggeredWindowOperator implements Operator {
 
   private registerCleanup(record: WindowRecord): void {
     const timeMs = this.cleanupTimeOf(record.window)
-    const times = this.isEventTime ? record.eventTimers : record.processingTimers
-    if (times[0] === timeMs || timeMs === Number.POSITIVE_INFINITY) return
+    record.waitsForCleanup = true
+    if (timeMs === Number.POSITIVE_INFINITY) return
     this.trigger.select(record)
     if (this.isEventTime) this.trigger.registerEventTimeTimer(timeMs)
     else this.trigger.registerProcessingTimeTimer(timeMs)
@@ -258,10 +289,7 @@ class TriggeredWindowOperator implements Operator {
 
   /** Adds a window to those of the key, merging what belongs together; null when the result is over. */
   private mergeIn(assigner: MergingWindowAssigner, added: TimeWindow, windows: WindowRecord[]): WindowRecord | null {
-    if (assigner.mergesTouching) {
-      const record = this.growInto(added, windows)
-      if (record !== undefined) return record
-    }
+    if (assigner.mergesTouching && windows.length === 0) return this.isLate(added) ? null : addRecord(windows, added)
     let target = added
     const merges: { readonly sources: readonly WindowRecord[]; readonly result: TimeWindow }[] = []
     if (windows.length > 0) {
@@ -280,31 +308,21 @@ class TriggeredWindowOperator implements Operator {
     return windows.find((record) => isSame(record.window, target)) ?? addRecord(windows, target)
   }
 
-  /**
-   * The shorter way where a new window touches one window of the key at most, which is most of the time: that window, or
-   * a new one; null when it is over, undefined when windows have to be merged.
-   */
-  private growInto(added: TimeWindow, windows: WindowRecord[]): WindowRecord | null | undefined {
-    let touched: WindowRecord | null = null
-    for (let w = 0; w < windows.length; w++) {
-      const { start, end } = windows[w].window
-      if (start > added.end || added.start > end) continue
-      if (touched !== null) return undefined
-      touched = windows[w]
-    }
-    if (touched === null) return this.isLate(added) ? null : addRecord(windows, added)
-    const { window } = touched
+  /** The key's only window where it takes a new one in; null when they do not touch, or by merging only. */
+  private growInto(added: TimeWindow, only: WindowRecord): WindowRecord | null {
+    const { window } = only
+    if (window.start > added.end || added.start > window.end) return null
     const isInside = window.start <= added.start && added.end <= window.end
     const target = isInside
       ? window
       : new TimeWindow(Math.min(window.start, added.start), Math.max(window.end, added.end))
     if (this.isLate(target)) return null
-    if (isInside) return touched
-    if (!this.trigger.onGrow(touched, target)) return undefined
+    if (isInside) return only
+    if (!this.trigger.onGrow(only, target)) return null
     const cleanupMs = this.cleanupTimeOf(window)
     if (this.isEventTime) this.trigger.deleteEventTimeTimer(cleanupMs)
     else this.trigger.deleteProcessingTimeTimer(cleanupMs)
-    return touched
+    return only
   }
 
   /** Contents, trigger state and timers of `sources` become those of one window. */
@@ -390,16 +408,14 @@ class TriggeredWindowOperator implements Operator {
     for (const record of due) {
       const times = timesOf(record, domain)
       times.splice(times.indexOf(timeMs), 1)
+      record.waitsForEnd = false
+      record.waitsForCleanup = false
       this.fireRecord(record, timeMs, domain, records)
     }
     if (due.length > 0) segment.markDirty(slot)
-    dropIdle(records)
-    if (records.length > 0) {
-      this.trigger.wakeNext(domain)
-      return
-    }
-    this.trigger.sleep()
-    segment.remove(slot)
+    this.settle(windows)
+    if (records.length > 0) this.trigger.wakeNext(domain)
+    else segment.remove(slot)
   }
 
   private fireRecord(record: WindowRecord, timeMs: number, domain: TimeDomain, windows: WindowRecord[]): void {

@@ -37,6 +37,8 @@ interface Row {
   readonly key: string
   readonly value: number
 }
+/** Times are as large as they are in life: numbers that do not fit 32 bits cost more. */
+const START_MS = 1_700_000_040_000
 const EVENTS_A_SECOND = 50_000
 const OUT_OF_ORDER_MS = 2_000
 const BATCHES_A_CHECKPOINT = 100
@@ -123,7 +125,7 @@ export function inputOf(keys: number, batches: number): Batch[] {
       value: next(),
     }))
     const times = rows.map((_row, i) =>
-      Math.floor(((b * BATCH_ROWS_MAX + i) * 1_000) / EVENTS_A_SECOND - next() * OUT_OF_ORDER_MS),
+      Math.floor(START_MS + ((b * BATCH_ROWS_MAX + i) * 1_000) / EVENTS_A_SECOND - next() * OUT_OF_ORDER_MS),
     )
     const batch = batchOfRows(ROWS, rows, times)
     const { bytes, starts, ends, hashes } = extract(batch)
@@ -201,7 +203,7 @@ export function runKind(
     const batch = input[b]!
     for (let row = 0; row < batch.length; ) row = operator.process(batch, row, output, 0)
     backend.maybeEvict()
-    const watermark = ((b + 1) * BATCH_ROWS_MAX * 1_000) / EVENTS_A_SECOND - OUT_OF_ORDER_MS - 1
+    const watermark = START_MS + ((b + 1) * BATCH_ROWS_MAX * 1_000) / EVENTS_A_SECOND - OUT_OF_ORDER_MS - 1
     while (!operator.advanceWatermark(watermark, output)) backend.maybeEvict()
     if ((b + 1) % BATCHES_A_CHECKPOINT !== 0) continue
     builder.clear()
