@@ -128,11 +128,8 @@ export class KeyedMap implements MapState<Key, unknown> {
 
   clear(): void {
     this.changes++
-    const segment = this.table.segment(0)
-    for (const chunk of this.chunks(CHUNK_ENTRIES)) {
-      segment.overwrite(chunk.keys, null, chunk.count, this.slots)
-      for (let i = 0; i < chunk.count; i++) segment.remove(this.slots[i])
-    }
+    const { prefix, ownerHash } = this.compose()
+    this.table.segment(0).removeKey(prefix, ownerHash)
   }
 
   private *chunks(entries: number): Generator<SegmentChunk> {

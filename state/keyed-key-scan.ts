@@ -2,7 +2,7 @@
  * Scans of the entries of one key, for tables of composite keys: what is in memory first, then what only the
  * store holds.
  *
- * Called by `Segment.scanKey`. Unlike a scan of the whole segment it goes on while the segment changes: users
+ * Called by `Segment.scanKey` and `removeKey`. Unlike a scan of the whole segment it goes on while the segment changes: users
  * remove and put entries as they iterate. Invariants:
  * - Each entry that exists from beginning to end comes once; a removed one does not come after its removal;
  *   one that was added meanwhile may come or not.
@@ -17,6 +17,44 @@ import { copyOf } from './keyed-scan.ts'
 import type { Segment } from './keyed-segment.ts'
 
 const STORE_CHUNK_BYTES = 16 << 10
+
+/** Whether the key at `start` is one of an owner's entries. */
+function startsWith(bytes: Uint8Array, start: number, owner: Uint8Array): boolean {
+  for (let i = 0; i < owner.length; i++) if (bytes[start + i] !== owner[i]) return false
+  return true
+}
+
+/** Deletes the entries of one key, those that only the store holds as well; no value is read. Parameters as `KeyScan`'s. */
+export function removeKey(
+  segment: Segment,
+  owner: Uint8Array,
+  ownerHash: number,
+  storePrefix: Uint8Array | null,
+): void {
+  const { chains, meta, slab, shared } = segment
+  for (let slot = chains!.first(ownerHash); slot >= 0; ) {
+    const after = chains!.after(slot)
+    const at = slot * META
+    if ((meta[at + 3] & LIVE) !== 0 && startsWith(slab.bytes, meta[at + 1], owner)) segment.remove(slot)
+    slot = after
+  }
+  if (storePrefix === null) return
+  shared.counters.coldReads++
+  const scan = shared.store.scan(storePrefix, prefixEnd(storePrefix))
+  try {
+    for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
+      const { bytes, offsets, count } = chunk.keys
+      for (let row = 0; row < count; row++) {
+        const from = offsets[row] + PREFIX_BYTES
+        const to = offsets[row + 1]
+        const hash = segment.hashOf(bytes, from, to)
+        if (segment.slotOf(hash, bytes, from, to) < 0) segment.bury(hash, bytes, from, to)
+      }
+    }
+  } finally {
+    scan.close()
+  }
+}
 
 export class KeyScan implements SegmentScan {
   private readonly segment: Segment
@@ -61,18 +99,12 @@ export class KeyScan implements SegmentScan {
     this.chunk = null
   }
 
-  private isOwn(bytes: Uint8Array, start: number): boolean {
-    const { owner } = this
-    for (let i = 0; i < owner.length; i++) if (bytes[start + i] !== owner[i]) return false
-    return true
-  }
-
   private nextInMemory(maxEntries: number): SegmentChunk | null {
     const { meta, slab, chains, shared } = this.segment
     const found: number[] = []
     for (; this.slot >= 0 && found.length < maxEntries; this.slot = chains!.after(this.slot)) {
       const at = this.slot * META
-      if ((meta[at + 3] & LIVE) === 0 || !this.isOwn(slab.bytes, meta[at + 1])) continue
+      if ((meta[at + 3] & LIVE) === 0 || !startsWith(slab.bytes, meta[at + 1], this.owner)) continue
       // Users may change the objects that they get.
       if ((meta[at + 3] & shared.memory.cutBit) !== 0) this.segment.captureForCut(this.slot)
       found.push(this.slot)

@@ -53,7 +53,7 @@ import {
   TOUCH_SLOTS_MIN,
   touchAhead,
 } from './keyed-index.ts'
-import { KeyScan } from './keyed-key-scan.ts'
+import { KeyScan, removeKey } from './keyed-key-scan.ts'
 import { keyPrefix, PieceArena, PREFIX_BYTES, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { segmentScan } from './keyed-scan.ts'
 import { SlotQueue } from './slot-queue.ts'
@@ -492,11 +492,21 @@ export class Segment implements StateSegment {
   scanKey(owner: Uint8Array, hash: number): SegmentScan {
     assert(this.chains !== null, 'only tables of composite keys list the entries of a key')
     if (this.complete) return new KeyScan(this, owner, hash, null)
+    return new KeyScan(this, owner, hash, this.storePrefixOf(owner, hash))
+  }
+
+  removeKey(owner: Uint8Array, hash: number): void {
+    assert(this.chains !== null, 'only tables of composite keys list the entries of a key')
+    removeKey(this, owner, hash, this.complete ? null : this.storePrefixOf(owner, hash))
+  }
+
+  /** What the entries of a key begin with in the store. */
+  private storePrefixOf(owner: Uint8Array, hash: number): Uint8Array {
     setKeyGroup(this.prefix, keyGroupOf(hash, this.shared.keyGroups.total))
     const stored = new Uint8Array(PREFIX_BYTES + owner.length)
     stored.set(this.prefix)
     stored.set(owner, PREFIX_BYTES)
-    return new KeyScan(this, owner, hash, stored)
+    return stored
   }
 
   /** Leaves a tombstone for a key that the store holds and memory does not. */

@@ -122,6 +122,8 @@ export interface StateSegment {
    * within one call of the operator only.
    */
   scanKey(owner: Uint8Array, ownerHash: number): SegmentScan
+  /** Deletes the entries that `scanKey` would list. Their values are neither read nor decoded. */
+  removeKey(owner: Uint8Array, ownerHash: number): void
 }
 
 export interface StateTable {
