@@ -103,6 +103,10 @@ test('what is brought has the hash asked for, after one more try', () =>
     store.objects.set(key, Buffer.from('stale'))
     await assert.rejects(disk.link(url, join(folder, 'd.sst'), content), { code: 'STATE_FILE_CORRUPT' })
     assert.ok(!existsSync(join(folder, 'd.sst')))
+    // Nor does a job that moves take damage along.
+    const moved = layout.sharedFile(`${DIRECTORY}2`, content.sha256)
+    await assert.rejects(disk.link(url, moved, content), { code: 'STATE_FILE_CORRUPT' })
+    assert.equal(await disk.size(moved), null)
     store.objects.delete(key)
     await assert.rejects(disk.link(url, join(folder, 'd.sst'), content), { code: 'ENOENT' })
   }))

@@ -8,7 +8,8 @@
  * - `createExclusive` resolves true for exactly one caller, lost replies included: when a try ended without an
  *   answer and the next one finds the key taken, the object is read; it is ours exactly when it holds our bytes.
  *   Callers see to it that no two of them create the same bytes (manifests carry their owner's id).
- * - What `link` brings from the store has the hash that was asked for, or the call rejects and leaves no file.
+ * - What `link` brings from the store, or copies within it, has the hash that was asked for, or the call rejects and leaves
+ *   no file.
  * - Tries are bounded; the waits between them go through the injected timers.
  * - Folders and their sync mean nothing in a store: a resolved write is durable.
  */
@@ -131,7 +132,7 @@ class ObjectDisk implements Disk {
   async link(from: string, to: string, content?: ContentHash): Promise<void> {
     const comes = isObjectUrl(from)
     const goes = isObjectUrl(to)
-    if (comes && goes) return this.copy(from, to)
+    if (comes && goes) return this.copy(from, to, content ?? null)
     if (comes) return this.bring(from, to, content ?? null)
     if (goes) return this.send(from, to, content ?? (await this.local.hash(from)))
     return this.local.link(from, to)
@@ -157,19 +158,22 @@ class ObjectDisk implements Disk {
     }
   }
 
-  private async copy(from: string, to: string): Promise<void> {
+  private async copy(from: string, to: string, content: ContentHash | null): Promise<void> {
     if ((await this.size(to)) !== null) return
     const source = await this.at(from)
     const target = await this.at(to)
     const bytes = await this.retrying(() => source.store.get(source.key))
     if (bytes === null) throw missing(from)
+    if (content !== null) {
+      const found = hashOf(bytes)
+      if (found.sha256 !== content.sha256) throw damaged(from, content, found)
+    }
     await this.retrying(() => target.store.put(target.key, bytes))
   }
 
   async hash(path: string): Promise<ContentHash> {
     if (!isObjectUrl(path)) return this.local.hash(path)
-    const bytes = await this.read(path)
-    return { sha256: createHash('sha256').update(bytes).digest('hex'), size: bytes.length }
+    return hashOf(await this.read(path))
   }
 
   async syncFile(path: string): Promise<void> {
@@ -205,6 +209,10 @@ class ObjectDisk implements Disk {
     const { store, key } = await this.at(path)
     await this.retrying(() => store.remove(key))
   }
+}
+
+function hashOf(bytes: Uint8Array): ContentHash {
+  return { sha256: createHash('sha256').update(bytes).digest('hex'), size: bytes.length }
 }
 
 /** As Node's file system says it, because callers tell it from other failures. */
