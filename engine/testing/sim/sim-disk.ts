@@ -313,6 +313,13 @@ export class SimDisk {
     this.durable.set(path, node)
   }
 
+  /** Changes the content in place: under every name that the file has. */
+  changeNow(path: string, bytes: Uint8Array): void {
+    const node = this.file(path)
+    node.bytes = Buffer.from(bytes)
+    node.synced = bytes.length
+  }
+
   linkNow(from: string, to: string): void {
     this.put(to, this.file(from))
   }

@@ -13,6 +13,8 @@ export type FaultKind =
   | 'damage'
   /** As `crash`, and a bit flips in a file that the newest manifest names. */
   | 'rot'
+  /** As `rot`, while the job runs on. */
+  | 'rot-meanwhile'
   /** The process stops without a word, another one takes over, and then the first goes on. */
   | 'pause'
   | 'reader-fails'
@@ -47,6 +49,7 @@ const MOST: readonly (readonly [kind: FaultKind, most: number, chance: number])[
   ['crash', 3, 0.75],
   ['damage', 1, 0.2],
   ['rot', 1, 0.35],
+  ['rot-meanwhile', 2, 0.2],
   ['pause', 2, 0.25],
   ['reader-fails', 2, 0.6],
   ['worker-lost', 1, 0.5],

@@ -47,11 +47,16 @@ export class SimFiles {
   /** Flips a bit, at a place between 0 and 1, for good: until `restore`. */
   rot(path: string, place: number): void {
     const bytes = this.read(path)
-    this.sound.set(path, bytes)
+    if (!this.sound.has(path)) this.sound.set(path, bytes)
     const rotten = Buffer.from(bytes)
     const bit = Math.floor(place * rotten.length * 8)
     rotten[bit >> 3]! ^= 1 << (bit & 7)
-    this.overwrite(path, rotten)
+    this.change(path, rotten)
+  }
+
+  private change(path: string, bytes: Uint8Array): void {
+    if (isObjectUrl(path)) this.objects.putNow(splitObjectUrl(path).key, bytes)
+    else this.disk.changeNow(path, bytes)
   }
 
   get hasRot(): boolean {
@@ -60,7 +65,7 @@ export class SimFiles {
 
   /** Rotten files that are still there get their bytes back. */
   restore(): void {
-    for (const [path, bytes] of this.sound) if (this.exists(path)) this.overwrite(path, bytes)
+    for (const [path, bytes] of this.sound) if (this.exists(path)) this.change(path, bytes)
     this.sound.clear()
   }
 

@@ -486,6 +486,9 @@ class Simulation {
         this.rotFile()
         this.nextProcess()
         return
+      case 'rot-meanwhile':
+        this.rotFile()
+        return
       case 'pause':
         this.pause()
         return
