@@ -114,6 +114,8 @@ export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
   const arena = new ByteArena(1_024)
   return {
     description: `windows(${contents.description})`,
+    // What a new version changes is the contents of each window (state/stored-windows.ts).
+    ...(contents.evolution === undefined ? {} : { evolution: contents.evolution }),
     encode(value) {
       const { records } = value as KeyWindows
       arena.clear()

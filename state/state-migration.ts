@@ -12,12 +12,13 @@
  *
  * Invariants:
  * - Planning looks at descriptions only; it is done before any value is touched.
- * - What times to live and lists wrap around a value stays as it is: only the user's values are rewritten.
+ * - What times to live, lists and windows wrap around a value stays as it is: only the user's values are rewritten.
  */
 import type { TableDeclaration, ValueCodec, ValueEvolution } from '../engine/contract/keyed-state.ts'
 import { MillraceError, messageOf } from '../engine/core/errors.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { describedSchemaCodec, schemaFieldsOf } from './schema-codec.ts'
+import { readWindows, withinBrackets, writeWindows } from './stored-windows.ts'
 import { compactFieldsOf, describedCodec } from './value-codec.ts'
 
 /** A table as a checkpoint describes it. */
@@ -34,6 +35,7 @@ const TTL = 'ttl '
 const LIST = 'list of '
 const LIST_HEAD = 'list head'
 const ENTRIES = 'entries '
+const WINDOWS = 'windows'
 const TTL_BYTES = 8
 const LENGTH_BYTES = 4
 
@@ -102,10 +104,13 @@ function transcoderOf(
     throw incompatible(stored, differences(stored.layout, layout), 'Give a state of another kind a new name.')
   }
   const values = valueTranscoder(stored, from.values, evolution, steps)
-  return from.wrappers.reduceRight<Transcode>(
-    (inner, wrapper) => (wrapper === LIST ? ofList(inner) : wrapper === TTL ? ofStamped(inner) : inner),
-    values,
-  )
+  return from.wrappers.reduceRight<Transcode>((inner, wrapper) => WRAPPED[wrapper]?.(inner) ?? inner, values)
+}
+
+const WRAPPED: Readonly<Record<string, (inner: Transcode) => Transcode>> = {
+  [LIST]: ofList,
+  [TTL]: ofStamped,
+  [WINDOWS]: ofWindows,
 }
 
 function peeled(layout: string): { readonly wrappers: string[]; readonly values: string } {
@@ -113,9 +118,10 @@ function peeled(layout: string): { readonly wrappers: string[]; readonly values:
   let values = layout
   for (;;) {
     const wrapper = [ENTRIES, LIST, TTL].find((prefix) => values.startsWith(prefix))
-    if (wrapper === undefined) return { wrappers, values }
-    wrappers.push(wrapper)
-    values = values.slice(wrapper.length)
+    const contents = wrapper === undefined ? withinBrackets(values, WINDOWS) : null
+    if (wrapper === undefined && contents === null) return { wrappers, values }
+    wrappers.push(wrapper ?? WINDOWS)
+    values = contents ?? values.slice(wrapper!.length)
   }
 }
 
@@ -145,6 +151,12 @@ function ofList(inner: Transcode): Transcode {
     }
     return arena.view()
   }
+}
+
+function ofWindows(inner: Transcode): Transcode {
+  const arena = new ByteArena(256)
+  return (bytes, from, to) =>
+    writeWindows(readWindows(bytes, from, to), (contents) => inner(contents, 0, contents.length), arena)
 }
 
 function valueTranscoder(

@@ -2,8 +2,8 @@
  * Reads keyed state without the job that wrote it: entries of one operator, decoded as far as the bytes
  * and the manifest's table descriptions say.
  *
- * Called by `millrace state`. Columns of numbers come back as numbers; objects as plain data, because their
- * classes belong to the job; values of a layout that only the job knows as their bytes.
+ * Called by `millrace state`. Columns of numbers come back as numbers; windows with all that they hold; objects as plain
+ * data, because their classes belong to the job; values of a layout that only the job knows as their bytes.
  * Invariant: entries come in scan order over all stores, and a scan that is given up is closed.
  */
 import type { KeyedStore, ScanChunk } from '../engine/contract/keyed-store.ts'
@@ -13,7 +13,8 @@ import { decodeKey, type Key } from '../engine/core/keys.ts'
 import { COMPOSITE } from './keyed-backend.ts'
 import { keyGroupPrefix, namespaceOf, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
 import { describedSchemaCodec } from './schema-codec.ts'
-import { describedCodec } from './value-codec.ts'
+import { readWindows, withinBrackets } from './stored-windows.ts'
+import { describedCodec, objectCodec } from './value-codec.ts'
 
 /** A table as a manifest describes it. */
 export interface StoredTable {
@@ -34,6 +35,17 @@ export interface StateEntry {
   readonly value: unknown
 }
 
+/** A window with a trigger of its own, a session or the like, as `readState` gives it. */
+export interface DecodedWindow {
+  readonly window: { readonly start: number; readonly end: number }
+  /** Null for a window without elements. */
+  readonly contents: unknown
+  readonly eventTimers: readonly number[]
+  readonly processingTimers: readonly number[]
+  /** By name and version; bytes where only the job knows their form. */
+  readonly states: Readonly<Record<string, unknown>>
+}
+
 type Decoder = (bytes: Uint8Array, start: number, end: number) => unknown
 
 /** Decodes values of a layout by its description. */
@@ -45,6 +57,22 @@ function decoderOf(layout: string): Decoder {
     const decode = decoderOf(layout.slice('ttl '.length))
     return (bytes, start, end) => decode(bytes, start + 8, end)
   }
+  const contents = withinBrackets(layout, 'windows')
+  if (contents !== null) return windowsOf(decoderOf(contents))
+  const elements = withinBrackets(layout, 'list')
+  if (elements !== null) {
+    const list = listOf(decoderOf(elements))
+    // The elements of a window have their number before them.
+    return (bytes, start, end) => list(bytes, start + 4, end)
+  }
+  const timed = withinBrackets(layout, 'timestamped')
+  if (timed !== null) {
+    const decode = decoderOf(timed)
+    return (bytes, start, end) => ({
+      timestamp: doublesOf(bytes, start, start + 8)[0],
+      value: decode(bytes, start + 8, end),
+    })
+  }
   if (layout.startsWith('list of ')) return listOf(decoderOf(layout.slice('list of '.length)))
   if (layout === 'list head') return doublesOf
   // Timers (operators/timers.ts) are stored as the columns of numbers are.
@@ -52,6 +80,30 @@ function decoderOf(layout: string): Decoder {
   const codec = describedCodec(layout) ?? describedSchemaCodec(layout)
   if (codec === null) return (bytes, start, end) => bytes.slice(start, end)
   return (bytes, start, end) => codec.decode(bytes, start, end)
+}
+
+/** Windows with their contents decoded, and of the states of triggers and window functions those in the general form. */
+function windowsOf(decode: Decoder): Decoder {
+  const general = objectCodec()
+  const shown = (bytes: Uint8Array): unknown => {
+    try {
+      const value = general.decode(bytes, 0, bytes.length)
+      return Buffer.compare(general.encode(value), bytes) === 0 ? value : bytes
+    } catch {
+      // Of a form that only the job knows.
+      return bytes
+    }
+  }
+  return (bytes, start, end) =>
+    readWindows(bytes, start, end).map(
+      (window): DecodedWindow => ({
+        window: { start: window.start, end: window.end },
+        contents: window.contents === null ? null : decode(window.contents, 0, window.contents.length),
+        eventTimers: window.eventTimers,
+        processingTimers: window.processingTimers,
+        states: Object.fromEntries(Object.entries(window.states).map(([name, state]) => [name, shown(state)])),
+      }),
+    )
 }
 
 /** Values with their lengths before them. */

@@ -13,7 +13,7 @@ import { join, resolve } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
 import { COMPOSITE } from '../../state/keyed-backend.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
-import { readState } from '../../state/state-reader.ts'
+import { type DecodedWindow, readState } from '../../state/state-reader.ts'
 import type { ManifestOperator, ManifestTable } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
@@ -26,6 +26,9 @@ import { nodeIo } from './node-io.ts'
 
 /** Entries between two turns of the event loop. */
 const ENTRIES_PER_TURN = 1_000
+
+/** The table of windows with triggers, sessions and the like (operators/window-triggered.ts). */
+const TRIGGERED = '$windows'
 
 /** A state by its name, or by its descriptor, whose template gives values their class. */
 export interface StateOf<V> {
@@ -108,12 +111,19 @@ export class SavepointReader {
     }
   }
 
-  /** What the open windows of an operator hold: accumulators, columns of numbers, or elements. */
+  /** What the open windows of an operator hold: accumulators, columns of numbers, or elements; null for nothing. */
   async *readWindowState<K extends Key = Key, V = unknown>(uid: string): AsyncGenerator<WindowStateEntry<K, V>> {
     const { tables } = this.operator(uid)
-    const table = tables.find(({ name }) => name === 'windows') ?? tables.find(({ name }) => name === 'slices')
+    const table = ['windows', 'slices', TRIGGERED].map((kind) => tables.find(({ name }) => name === kind)).find(Boolean)
     if (table === undefined) throw unknownState(uid, 'windows', tables)
     for await (const { key, value, namespace } of this.entries(uid, table.name)) {
+      if (table.name === TRIGGERED) {
+        // All windows of a key are one entry.
+        for (const { window, contents } of value as readonly DecodedWindow[]) {
+          yield { key: key as K, value: contents as V, windowStart: window.start }
+        }
+        continue
+      }
       yield { key: key as K, value: value as V, windowStart: namespace }
     }
   }
