@@ -34,6 +34,9 @@ const scratch = join(folder, 'scratch')
 mkdirSync(scratch)
 after(() => rmSync(folder, { recursive: true }))
 
+/** Node's own cache of compiled code may lie there too. */
+const isOurs = (name: string): boolean => name.startsWith('millrace-')
+
 /** As `millrace state`, with its temporary files in a place of its own. */
 function state(...args: readonly string[]): Promise<Finished> {
   return start([MAIN, 'state', ...args], { TMPDIR: scratch }).finished
@@ -279,7 +282,7 @@ for (const backend of ['memory', 'rocksdb'] as const) {
       } finally {
         await job.cancel()
       }
-      assert.deepEqual(readdirSync(scratch), [], 'no temporary files stay')
+      assert.deepEqual(readdirSync(scratch).filter(isOurs), [], 'no temporary files stay')
       await checkCollected(directory, join(folder, `linked-${backend}`))
     })
   })
@@ -296,5 +299,5 @@ test('wrong usage ends with 2, no checkpoint with 1', async () => {
   ])
   assert.deepEqual([none.code, nowhere.code, limit.code, nothing.code], [2, 2, 2, 1])
   assert.match(nothing.stderr, /CHECKPOINT_NOT_FOUND.*has no checkpoint.*millrace savepoint/)
-  assert.deepEqual(readdirSync(scratch), [])
+  assert.deepEqual(readdirSync(scratch).filter(isOurs), [])
 })

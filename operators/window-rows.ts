@@ -54,8 +54,29 @@ export function refuseOtherWindows(context: OperatorContext, signature: string):
     if (saved === signature) continue
     throw new MillraceError(
       'STATE_INCOMPATIBLE',
-      `The windows of operator ${JSON.stringify(context.name)} were saved as ${String(saved)}, but are now ${signature}.`,
+      `The windows of operator ${JSON.stringify(context.name)} ${changeOf(String(saved), signature)}.`,
       { hint: 'Keep the windows and aggregates, or give the operator another uid to start it empty.' },
     )
   }
+}
+
+const COLUMNS = ' columns '
+
+/** Names the columns of built-in aggregates that came or went, where nothing else changed. */
+function changeOf(saved: string, now: string): string {
+  const [windowsBefore, columnsBefore] = saved.split(COLUMNS)
+  const [windowsNow, columnsNow] = now.split(COLUMNS)
+  if (windowsBefore !== windowsNow || columnsBefore === undefined || columnsNow === undefined) {
+    return `were saved as ${saved}, but are now ${now}`
+  }
+  const before = columnsBefore.split(',')
+  const after = columnsNow.split(',')
+  const added = after.filter((column) => !before.includes(column))
+  const removed = before.filter((column) => !after.includes(column))
+  const parts = [
+    added.length === 0 ? '' : `keep ${added.join(' and ')} now, of which the saved ones know nothing`,
+    removed.length === 0 ? '' : `were saved with ${removed.join(' and ')}, which no aggregate asks for any more`,
+    added.length + removed.length > 0 ? '' : 'keep the same columns in another order',
+  ]
+  return parts.filter((part) => part !== '').join(', and ')
 }

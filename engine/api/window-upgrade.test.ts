@@ -10,10 +10,16 @@ import { after, test } from 'node:test'
 import {
   type AggregateFunction,
   CountTrigger,
+  count,
   type DataStream,
   EventTimeSessionWindows,
+  max,
   StreamExecutionEnvironment,
+  schema,
   seconds,
+  sum,
+  TumblingEventTimeWindows,
+  t,
   WatermarkStrategy,
 } from './index.ts'
 import { bootstrapWith, SavepointReader, SavepointWriter } from './state.ts'
@@ -108,5 +114,43 @@ test('the contents of windows with triggers are shown and migrated', async () =>
   assert.deepEqual(await goOn(path, second, 'next'), ['13 of 101'])
   await assert.rejects(goOn(path, { ...second, version: 1, migrations: undefined }, 'same-version'), {
     message: /total: number was added.*sum: number was removed/,
+  })
+})
+
+test('columns of built-in aggregates that came or went are named', async () => {
+  const columns = schema({ key: t.string(), at: t.timestamp(), n: t.float64() })
+  const windows = (
+    env: StreamExecutionEnvironment,
+    aggregates: { readonly [name: string]: ReturnType<typeof count> },
+  ) =>
+    env
+      .fromCollection(rows, { schema: columns })
+      .assignTimestampsAndWatermarks(byAt)
+      .keyBy('key')
+      .window(TumblingEventTimeWindows.of(seconds(60)))
+      .aggregate(aggregates)
+  const path = await SavepointWriter.newSavepoint({ stateBackend: 'memory' })
+    .withOperator(
+      'built-in',
+      bootstrapWith((env) => windows(env, { rows: count(), all: sum('n') as never })),
+    )
+    .write(join(folder, 'columns'))
+  const goOnWith = async (aggregates: object, name: string) => {
+    const env = StreamExecutionEnvironment.createEnvironment().setStateBackend('memory')
+    windows(env, aggregates as never)
+      .uid('built-in')
+      .addSink(() => {})
+    const args = ['--restore', path, '--checkpoint-dir', join(folder, name)]
+    await (await env.executeAsync('go on', { args })).done
+  }
+  await assert.rejects(goOnWith({ renamed: sum('n'), rows: count() }, 'other-order'), {
+    message: /the same columns in another order/,
+  })
+  await assert.rejects(goOnWith({ rows: count(), all: sum('n'), most: max('n') }, 'added'), {
+    code: 'STATE_INCOMPATIBLE',
+    message: /keep max\(n\) now, of which the saved ones know nothing\./,
+  })
+  await assert.rejects(goOnWith({ rows: count() }, 'removed'), {
+    message: /were saved with sum\(n\), which no aggregate asks for any more\./,
   })
 })
