@@ -378,6 +378,23 @@ describe('watermarks', () => {
     assert.deepEqual(log, ['watermark 5', 'watermark 10', 'watermark 12', 'watermark 20', 'watermark 25'])
   })
 
+  test('are the furthest of the inputs once all are idle: none holds another back', () => {
+    const { subtask, inputs, log } = rig(2)
+    inputs[0]!.writeControl({ kind: 'watermark', value: 100 })
+    inputs[0]!.writeControl({ kind: 'idle' })
+    inputs[1]!.writeControl({ kind: 'watermark', value: 50 })
+    runAll(subtask)
+    assert.deepEqual(log, ['watermark 50'])
+    inputs[1]!.writeControl({ kind: 'idle' })
+    runAll(subtask)
+    assert.deepEqual(log, ['watermark 50', 'watermark 100'])
+    inputs[1]!.writeControl({ kind: 'active' })
+    inputs[1]!.writeControl({ kind: 'watermark', value: 70 })
+    inputs[1]!.writeControl({ kind: 'watermark', value: 120 })
+    runAll(subtask)
+    assert.deepEqual(log, ['watermark 50', 'watermark 100', 'watermark 120'])
+  })
+
   test('do not reach the end while an input is only idle', () => {
     const { subtask, inputs, outputs, log } = rig(2)
     inputs[0]!.writeControl({ kind: 'watermark', value: 7 })

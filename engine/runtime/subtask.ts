@@ -235,19 +235,17 @@ export class Subtask {
   private inputWatermark(): number {
     if (this.source !== null) return this.source.currentWatermark()
     let minimum = WATERMARK_MAX
-    let active = false
+    let idleMaximum = WATERMARK_MIN
     let idle = false
     for (const input of this.inputs) {
       if (input.idle) {
         idle = true
-        continue
-      }
-      active = true
-      if (input.watermark < minimum) minimum = input.watermark
+        if (input.watermark > idleMaximum && input.watermark !== WATERMARK_MAX) idleMaximum = input.watermark
+      } else if (input.watermark < minimum) minimum = input.watermark
     }
-    // An idle input may still bring records: as long as there is one, this is not the end.
-    if (!active || (idle && minimum === WATERMARK_MAX)) return WATERMARK_MIN
-    return minimum
+    // None holds another back when all that have not ended are idle: as in Flink the furthest of them counts. An idle
+    // input may still bring records, so this is not the end.
+    return idle && minimum === WATERMARK_MAX ? idleMaximum : minimum
   }
 
   private cutDue(): boolean {
