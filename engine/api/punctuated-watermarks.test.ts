@@ -110,7 +110,7 @@ describe('a watermark that comes with a row takes effect directly after it', () 
     ))
 
   test('and no checkpoint is cut between the parts of a batch', async () => {
-    const rows = Array.from({ length: 3_000 }, (_, n): Row => ({ n, at: n, mark: n }))
+    const rows = Array.from({ length: 12_000 }, (_, n): Row => ({ n, at: n, mark: n }))
     let hasFailed = false
     const env = StreamExecutionEnvironment.createEnvironment()
       .setParallelism(1)
@@ -121,7 +121,7 @@ describe('a watermark that comes with a row takes effect directly after it', () 
       .fromCollection(rows, { schema: ROWS, batchRows: 100 })
       .assignTimestampsAndWatermarks(strategy)
       .map((row) => {
-        if (row.n === 2_750 && !hasFailed) {
+        if (row.n === 11_000 && !hasFailed) {
           hasFailed = true
           throw new Error('planned')
         }
@@ -133,7 +133,7 @@ describe('a watermark that comes with a row takes effect directly after it', () 
     sums.addSink((sum) => void seen.push(sum))
     const { checkpoints: completed, restarts } = await env.execute('sum')
     assert.ok(restarts === 1 && completed > 1, `${completed} checkpoints`)
-    assert.equal(seen.at(-1), (2_999 * 3_000) / 2)
+    assert.equal(seen.at(-1), (11_999 * 12_000) / 2)
   })
 
   test('and generators that only emit periodically cut no batch', async () => {
