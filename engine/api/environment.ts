@@ -133,8 +133,8 @@ export class StreamExecutionEnvironment {
   }
 
   /**
-   * Working memory of keyed state, a worker: a number of bytes or text as `512m`. Tables take most of it; an eighth, up
-   * to 128 MiB, is for RocksDB's caches and buffers, another, up to 64 MiB, for changes on their way into a
+   * Working memory of keyed state, a worker: a number of bytes or text as `512m`. Tables take most of it; an eighth, of
+   * small ones a quarter, is for RocksDB's caches and buffers, another, up to 64 MiB, for changes on their way into a
    * checkpoint. What does not fit lies in the state backend and is read when it is needed. 512 MiB unless told. Throws
    * `STATE_MEMORY_INVALID`.
    */
