@@ -12,6 +12,8 @@ export class SimFiles {
   private readonly objects: SimObjects
   /** What rotten files were before, by path. */
   private readonly sound = new Map<string, Buffer>()
+  /** Was a file ever rotten? What was read from it may be found out later. */
+  hadRot = false
 
   constructor(disk: SimDisk, objects: SimObjects) {
     this.disk = disk
@@ -48,6 +50,7 @@ export class SimFiles {
   rot(path: string, place: number): void {
     const bytes = this.read(path)
     if (!this.sound.has(path)) this.sound.set(path, bytes)
+    this.hadRot = true
     const rotten = Buffer.from(bytes)
     const bit = Math.floor(place * rotten.length * 8)
     rotten[bit >> 3]! ^= 1 << (bit & 7)

@@ -65,6 +65,14 @@ export class SimInvariants implements DiskObserver {
     return this.manifests.findLast((known) => known.directory === directory)?.manifest ?? null
   }
 
+  /** Was one made, other than by a takeover, with a higher number? */
+  hasCheckpointAfter(directory: string, number: number): boolean {
+    return this.manifests.some(
+      ({ manifest, directory: where }) =>
+        where === directory && manifest.number > number && manifest.kind !== 'takeover',
+    )
+  }
+
   manifestAt(path: string): Manifest | null {
     return this.manifests.find((known) => known.path === path)?.manifest ?? null
   }

@@ -10,7 +10,7 @@
  */
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { layout } from '../../checkpoint/layout.ts'
-import { manifestName } from '../../checkpoint/manifest.ts'
+import { decodeManifest, manifestName } from '../../checkpoint/manifest.ts'
 import { segmentsOf } from '../../checkpoint/outbox.ts'
 import { messageOf } from '../../core/errors.ts'
 import { StringInterner } from '../../core/strings.ts'
@@ -324,14 +324,14 @@ class Simulation {
       this.restarts++
       this.hadFailure = true
       // Nobody ends the job for that: it goes on as soon as the file is whole.
-      if (this.files.hasRot && isRotRefused(null, event.cause)) this.restoreFiles()
+      if (this.files.hadRot && isRotRefused(null, event.cause)) this.restoreFiles()
     }
     const active = this.actives.find((candidate) => candidate.process.master.id === `p${process}`)
     if (event.type === 'started' && active !== undefined) this.checkRefusal(active)
     if (event.type !== 'exception' || active === undefined) return
     if (active.start.refusal !== null || explained(event.message, active.hasRival)) return
     if (this.damaged !== null && mayBeRefused(null, event.message)) return
-    if (this.files.hasRot && isRotRefused(null, event.message)) return
+    if (this.files.hadRot && isRotRefused(null, event.message)) return
     this.invariants.fail('I10', `unexplained failure in ${event.where}: ${event.message} ${event.stack ?? ''}`)
   }
 
@@ -367,7 +367,7 @@ class Simulation {
     } else if (this.damaged !== null && mayBeRefused(code, message)) {
       // Whoever repairs sees to it first that no other process is still setting the damaged one aside.
       if (this.actives.length === 0) this.repair()
-    } else if (this.files.hasRot && isRotRefused(code, message)) {
+    } else if (this.files.hadRot && isRotRefused(code, message)) {
       this.restoreFiles()
     } else if (start.refusal === null && !explained(message, mayLose)) {
       this.invariants.fail('I12', `the job died: ${code} ${message}`)
@@ -577,6 +577,8 @@ class Simulation {
   }
 
   private restoreFiles(): void {
+    // Another process that met the damage may have seen to it already.
+    if (!this.files.hasRot) return
     this.scheduler.record('files restored')
     this.refusedDamage++
     this.files.restore()
@@ -587,6 +589,8 @@ class Simulation {
     this.refusedDamage++
     const { path, bytes } = this.damaged!
     this.damaged = null
+    // Another process went on without it since: there is a newer one to go on from.
+    if (this.invariants.hasCheckpointAfter(this.directory, decodeManifest(bytes, path).number)) return
     this.damagedIsBack = true
     this.files.overwrite(path, bytes)
     this.invariants.repaired(path, bytes)
