@@ -10,6 +10,7 @@ import type { RunFlags } from '../engine/api/run-flags.ts'
 import type { JobGraph } from '../engine/contract/job-graph.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
 import type { JobExecutionResult, RunningJob } from '../engine/runtime/launcher-types.ts'
+import type { JobEvent } from '../engine/runtime/status.ts'
 import { startServer } from '../engine/server/server.ts'
 import { checkProgram } from './check-program.ts'
 import { exitCodeForError, isUsageError, printFailure } from './failure.ts'
@@ -25,6 +26,8 @@ export interface ProgramRun {
   readonly placement: Placement
   /** A line to print first, or null. */
   readonly notice: string | null
+  /** Told of each event, besides what is printed. */
+  readonly onEvent?: ((event: JobEvent) => void) | undefined
   /** The job is deployed. */
   readonly onRunning?: (job: RunningJob) => void
 }
@@ -49,7 +52,10 @@ export async function runProgram(run: ProgramRun): Promise<JobExecutionResult> {
   }
   const output = run.flags.json ? jsonOutput(process) : humanOutput(process)
   if (run.notice !== null) output.note(run.notice)
-  const options = toJobOptions(run.name, run.settings, run.flags, run.placement, (event) => output.onEvent(event))
+  const options = toJobOptions(run.name, run.settings, run.flags, run.placement, (event) => {
+    output.onEvent(event)
+    run.onEvent?.(event)
+  })
   if (run.flags.check) return exitProcess(await checkProgram(run.graph, options))
 
   let running: RunningJob | null = null

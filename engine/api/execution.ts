@@ -185,6 +185,7 @@ async function runFromFile(program: Program, run: FileRun): Promise<JobExecution
       placement,
       notice,
       onRunning,
+      onEvent: options.onEvent,
     })
   } catch (error) {
     await exitOnUsageError(error)
