@@ -7,7 +7,7 @@ import type { Source, SourceReader, SplitState } from '../engine/contract/source
 import { BATCH_ROWS_MAX, type Batch } from '../engine/core/batch.ts'
 import { BASE_TIME_MS } from './json-pool-source.ts'
 
-const ROWS = schema({ key: t.string(), timestamp: t.timestamp(), value: t.float64() })
+export const COLUMN_ROWS = schema({ key: t.string(), timestamp: t.timestamp(), value: t.float64() })
 
 export interface ColumnRow {
   readonly key: string
@@ -24,6 +24,10 @@ export interface ColumnPoolOptions {
   readonly eventsPerSecond: number
   /** After this many rows of a split its keys are `keys` other ones; by default they stay. */
   readonly rowsUntilFresh?: number
+  /** The share of rows that are of key 0, whose turn the other keys miss; default 0. */
+  readonly hotPercent?: number
+  /** A split ends after so long, counted from its reader's first poll, whatever `events` says. */
+  readonly seconds?: number
 }
 
 /** `key-` and eight digits. */
@@ -50,19 +54,20 @@ class BatchMaker {
   /** Rows [from, from + count) of the split. */
   make(from: number, count: number): Batch {
     const { bytes, times, values, spacingMs } = this
-    const { keys, rowsUntilFresh } = this.options
+    const { keys, rowsUntilFresh, hotPercent = 0 } = this.options
     const firstKey = rowsUntilFresh === undefined ? 0 : Math.floor(from / rowsUntilFresh) * keys
     const step = KEY_STEP % keys
     let key = (from * KEY_STEP) % keys
     for (let i = 0; i < count; i++) {
-      writeDigits(bytes, (i + 1) * KEY_BYTES, firstKey + key)
+      const isHot = (from + i) % 100 < hotPercent
+      writeDigits(bytes, (i + 1) * KEY_BYTES, isHot ? 0 : firstKey + key)
       times[i] = BASE_TIME_MS + Math.floor((from + i) * spacingMs)
       values[i] = key & 1_023
       key += step
       if (key >= keys) key -= keys
     }
     return {
-      schema: ROWS,
+      schema: COLUMN_ROWS,
       length: count,
       columns: [
         { kind: 'string', bytes, starts: this.starts, ends: this.ends, nulls: null },
@@ -91,18 +96,23 @@ export function columnPoolSource(options: ColumnPoolOptions): Source<ColumnRow> 
     split === options.splits - 1 ? options.events - perSplit * (options.splits - 1) : perSplit
   return {
     kind: 'column-pool',
-    schema: ROWS,
+    schema: COLUMN_ROWS,
     boundedness: 'bounded',
     splits: async () => Array.from({ length: options.splits }, (_, i) => ({ id: String(i), position: 0 })),
     createReader(): SourceReader {
       const maker = new BatchMaker(options)
       const open: { id: string; next: number; size: number }[] = []
       let turn = 0
+      let endsMs = Number.NaN
       return {
         async open(splits: readonly SplitState[]) {
           for (const { id, position } of splits) open.push({ id, next: position as number, size: sizeOf(Number(id)) })
         },
         poll(rowsMax) {
+          if (options.seconds !== undefined) {
+            if (Number.isNaN(endsMs)) endsMs = performance.now() + options.seconds * 1_000
+            if (performance.now() > endsMs) return { kind: 'end' }
+          }
           for (let tries = 0; tries < open.length; tries++) {
             const split = open[turn++ % open.length]!
             const count = Math.min(rowsMax, BATCH_ROWS_MAX, split.size - split.next)

@@ -11,6 +11,7 @@ import { CHECKPOINT_POLICY_DEFAULT } from '../engine/checkpoint/checkpoint-polic
 import type { JobGraph } from '../engine/contract/job-graph.ts'
 import { siblingModule } from '../engine/core/own-module.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
+import type { JobStatus } from '../engine/runtime/status.ts'
 import { defaultStateBackend } from '../engine/runtime/store-factories.ts'
 
 export interface MeasuredJob {
@@ -24,8 +25,8 @@ export interface MeasuredJob {
   readonly checkpointIntervalMs: number | null
   /** Bytes of keyed working set per worker; default 512 MiB. */
   readonly stateMemoryBytes?: number
-  /** Called about every `sampleMs` milliseconds while the job runs. */
-  readonly sample?: { readonly everyMs: number; readonly take: () => void }
+  /** Called about every `everyMs` milliseconds while the job runs. */
+  readonly sample?: { readonly everyMs: number; readonly take: (status: () => JobStatus) => void }
 }
 
 export interface JobCost {
@@ -34,6 +35,8 @@ export interface JobCost {
   readonly cpuSeconds: number
   readonly rssPeakMiB: number
   readonly checkpoints: number
+  /** Rows that the sources read. */
+  readonly recordsIn: number
 }
 
 /** Rejects when the job fails. */
@@ -63,7 +66,7 @@ export async function measureJob(options: MeasuredJob): Promise<JobCost> {
     // Until workers are deployed: loading their modules is not the engine's speed.
     while (job.status().state === 'starting') await new Promise((resolve) => setTimeout(resolve, 1))
     const { sample } = options
-    const sampler = sample === undefined ? undefined : setInterval(sample.take, sample.everyMs)
+    const sampler = sample === undefined ? undefined : setInterval(sample.take, sample.everyMs, () => job.status())
     const cpuBefore = process.cpuUsage()
     const startedMs = performance.now()
     const result = await job.done.finally(() => clearInterval(sampler))
@@ -75,6 +78,7 @@ export async function measureJob(options: MeasuredJob): Promise<JobCost> {
       cpuSeconds: (cpu.user + cpu.system) / 1_000_000,
       rssPeakMiB: process.resourceUsage().maxRSS / 1_024,
       checkpoints: result.checkpoints,
+      recordsIn: result.recordsIn,
     }
   } finally {
     await rm(directory, { recursive: true, force: true })

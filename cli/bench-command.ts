@@ -15,6 +15,7 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   scaling: paired('scaling'),
   memory: async () => (await import('../bench/memory.ts')).runMemory,
   latency: async () => (await import('../bench/latency.ts')).runLatency,
+  alignment: async () => (await import('../bench/alignment.ts')).runAlignment,
   recovery: async () => (await import('../bench/recovery.ts')).runRecovery,
 }
 
