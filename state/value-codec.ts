@@ -115,6 +115,16 @@ function v8Codec(template: (() => unknown) | undefined, what: string): ValueCode
       try {
         body = serialize(value)
       } catch (error) {
+        if (error instanceof RangeError) {
+          throw new MillraceError(
+            'STATE_NOT_SERIALIZABLE',
+            `${what} is nested too deeply, or too large, to be saved.`,
+            {
+              hint: 'Flatten the value, or keep it as a string of JSON.',
+              cause: error,
+            },
+          )
+        }
         throw new MillraceError('STATE_NOT_SERIALIZABLE', `${what} holds something that cannot be saved.`, {
           hint: 'Keep data only (no functions, promises, symbols or handles) in state.',
           cause: error,

@@ -53,6 +53,7 @@ export const MARKER_FILE = '.millrace-marker'
 const PENDING_DIRECTORY = '.pending'
 /** A full buffer is handed to the disk; while that runs, a second one may fill. */
 const BUFFER_BYTES = 1_024 * 1_024
+/** After this many rows the buffer is looked at; after fewer, while rows are huge. */
 const ROWS_BETWEEN_CHECKS = 64
 
 interface Committable {
@@ -132,15 +133,18 @@ class FilesWriter implements SinkWriter {
 
   write(batch: Batch, from: number): number {
     let i = from
+    let step = 1
     while (i < batch.length) {
       if (this.filling.length >= BUFFER_BYTES && !this.handOff()) {
         this.blocked = true
         return i
       }
       this.encoder ??= this.createEncoder()
-      const to = Math.min(batch.length, i + ROWS_BETWEEN_CHECKS)
+      const to = Math.min(batch.length, i + step)
+      const before = this.filling.length
       this.encoder.write(batch, i, to, this.filling)
       i = to
+      step = this.filling.length - before > BUFFER_BYTES / 8 ? 1 : Math.min(2 * step, ROWS_BETWEEN_CHECKS)
       const { rollBytes } = this.options
       if (rollBytes != null && (this.part?.bytes ?? 0) + this.filling.length >= rollBytes) this.finishPart()
     }

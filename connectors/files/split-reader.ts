@@ -315,7 +315,7 @@ export class SplitReader {
   }
 
   private rejectOversize(): void {
-    const reason = `The record has ${this.oversizeBytes} bytes, more than the ${this.recordBytesMax} allowed.`
+    const reason = `The record has ${this.oversizeBytes} bytes, more than the ${this.recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
     this.rejectBytes(reason, this.offset, this.oversize!, this.oversizeBytes)
     this.oversize = null
   }

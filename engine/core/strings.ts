@@ -56,6 +56,10 @@ export class StringInterner {
   }
 }
 
+const LONG_STRING_CHARS = 65_536
+/** What an arena keeps when it is cleared. */
+const CLEARED_BYTES_MAX = 16 << 20
+
 /** A growing byte buffer; `bytes` is replaced when it grows, earlier contents keep their positions. */
 export class ByteArena {
   bytes: Buffer
@@ -76,7 +80,8 @@ export class ByteArena {
 
   /** Appends a string as UTF-8 and returns its start. */
   writeString(value: string): number {
-    this.reserve(value.length * 3)
+    // Counting a long string's bytes costs less than room for three times its length.
+    this.reserve(value.length < LONG_STRING_CHARS ? value.length * 3 : Buffer.byteLength(value))
     const start = this.length
     this.length += this.bytes.utf8Write(value, start)
     return start
@@ -114,6 +119,7 @@ export class ByteArena {
 
   clear(): void {
     this.length = 0
+    if (this.bytes.length > CLEARED_BYTES_MAX) this.bytes = Buffer.allocUnsafeSlow(1_024)
   }
 }
 

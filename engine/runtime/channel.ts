@@ -10,6 +10,7 @@
  */
 import { assert } from '../core/assert.ts'
 import type { Batch } from '../core/batch.ts'
+import { NO_ROW_LIMIT } from './pace.ts'
 import { BatchEncoder, copyBatch, decodeBatch, WireBlock } from './wire.ts'
 
 export type ControlMessage =
@@ -28,12 +29,18 @@ export interface ChannelWriter {
   writeControl(message: ControlMessage): boolean
   /** True while an accepted message is not yet handed over whole; calling it again makes progress. */
   settle(): boolean
+  /** Rows that the reader lets wait: larger batches are sent in parts. */
+  readonly rowsAllowed: number
 }
 
 export interface ChannelReader {
   peek(): Message | null
   pop(): void
+  /** No batch is accepted that makes more rows wait than this, unless none waits. */
+  allow(rows: number): void
 }
+
+const BLOCK_BYTES_KEPT_MAX = 1 << 20
 
 /** A bounded queue inside one thread. Control messages need no credit. */
 export class LocalChannel implements ChannelWriter, ChannelReader {
@@ -41,6 +48,8 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
   private readonly queue: (Message | undefined)[] = []
   private head = 0
   private batches = 0
+  private rows = 0
+  rowsAllowed = NO_ROW_LIMIT
   private readonly capacity: number
   private readonly onWritten: () => void
   private readonly onRoom: () => void
@@ -62,11 +71,12 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
   }
 
   writeBatch(batch: Batch, rows: Int32Array | null, count: number): boolean {
-    if (this.batches >= this.capacity) {
+    if (this.batches >= this.capacity || (this.batches > 0 && this.rows + count > this.rowsAllowed)) {
       this.refused = true
       return false
     }
     this.batches++
+    this.rows += count
     this.queue.push({ kind: 'batch', batch: this.store(batch, rows, count) })
     this.onWritten()
     return true
@@ -98,6 +108,10 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
     return true
   }
 
+  allow(rows: number): void {
+    this.rowsAllowed = rows
+  }
+
   peek(): Message | null {
     return this.queue[this.head] ?? null
   }
@@ -112,8 +126,10 @@ export class LocalChannel implements ChannelWriter, ChannelReader {
     }
     if (message.kind !== 'batch') return
     this.batches--
+    this.rows -= message.batch.length
     const block = this.used.shift() ?? null
-    if (block !== null) this.free.push(block)
+    // The memory of a huge record is let go.
+    if (block !== null && block.u8.length <= BLOCK_BYTES_KEPT_MAX) this.free.push(block)
     if (this.refused) {
       this.refused = false
       this.onRoom()

@@ -36,6 +36,24 @@ class Port {
 
   send(batch: Batch, rows: Int32Array | null, count: number): void {
     if (count === 0) return
+    const part = this.rowsOfPart
+    if (count <= part) {
+      this.sendPart(batch, rows, count)
+      return
+    }
+    for (let from = 0; from < count; from += part) {
+      const to = Math.min(from + part, count)
+      if (rows === null) this.sendPart(sliceBatch(batch, from, to), null, to - from)
+      else this.sendPart(batch, rows.subarray(from, to), to - from)
+    }
+  }
+
+  /** Two parts may wait, so that the reader finds one when it comes for more. */
+  get rowsOfPart(): number {
+    return (this.writer.rowsAllowed + 1) >>> 1
+  }
+
+  private sendPart(batch: Batch, rows: Int32Array | null, count: number): void {
     if (this.overflow.length === 0 && this.writer.writeBatch(batch, rows, count)) return
     // Copied, because the sender may reuse what the batch views once its call returns.
     this.overflow.pushBatch(batch, rows, count)
@@ -252,6 +270,18 @@ export class OutputRouter {
   control(message: ControlMessage): void {
     for (const port of this.ports) port.control(message)
     this.updateBlocked()
+  }
+
+  /** Rows that the receivers want at once: of those of each edge together, the fewest. */
+  get rowsWanted(): number {
+    let wanted = BATCH_ROWS_MAX
+    for (const edge of this.edges) {
+      if (edge.sideTag !== null) continue
+      let rows = 0
+      for (const port of edge.ports) rows += port.rowsOfPart
+      wanted = Math.min(wanted, rows)
+    }
+    return wanted
   }
 
   /** Offers what waits again; returns true when nothing waits any more. */

@@ -8,6 +8,7 @@
 import type { Batch } from '../core/batch.ts'
 import type { Schema } from '../core/schema.ts'
 import type { ChannelReader, ChannelWriter, ControlMessage, Message } from './channel.ts'
+import { NO_ROW_LIMIT } from './pace.ts'
 import { PAGE_BYTES, type RingMemory } from './ring-memory.ts'
 import { type BatchEncoder, decodeBatch } from './wire.ts'
 
@@ -26,18 +27,30 @@ export class RingWriter implements ChannelWriter {
   private rest: Uint8Array | null = null
   /** The message before was larger than a page: this one probably is too, and is not tried in place first. */
   private wasLarge = false
+  /** Rows sent, counted as the reader counts those it takes. */
+  private rowsSent: number
 
   constructor(memory: RingMemory, channel: number, readerWorker: number, encoder: BatchEncoder) {
     this.memory = memory
     this.channel = channel
     this.readerWorker = readerWorker
     this.encoder = encoder
+    this.rowsSent = memory.rowsTaken(channel)
+  }
+
+  get rowsAllowed(): number {
+    return this.memory.rowsAllowed(this.channel) || NO_ROW_LIMIT
   }
 
   writeBatch(batch: Batch, rows: Int32Array | null, count: number): boolean {
     if (!this.settle()) return false
+    if (this.hasManyRows(count)) {
+      this.memory.setWriterWaits(this.channel, true)
+      if (this.hasManyRows(count)) return false
+    }
     const page = this.acquire()
     if (page < 0) return false
+    this.rowsSent = (this.rowsSent + count) | 0
     if (!this.wasLarge) {
       const bytes = this.encoder.encodeInto(this.memory.block(page), batch, rows, count)
       if (bytes >= 0) {
@@ -47,6 +60,12 @@ export class RingWriter implements ChannelWriter {
     }
     this.writeCopy(page, this.encoder.encode(batch, rows, count))
     return true
+  }
+
+  /** With `count` more, more rows would wait than the reader wants. */
+  private hasManyRows(count: number): boolean {
+    const waiting = (this.rowsSent - this.memory.rowsTaken(this.channel)) | 0
+    return waiting > 0 && waiting + count > this.rowsAllowed
   }
 
   private writeCopy(page: number, message: Uint8Array): void {
@@ -124,6 +143,7 @@ export class RingReader implements ChannelReader {
   private headPage = -1
   private assembly: Uint8Array | null = null
   private assembled = 0
+  private allowed = 0
 
   constructor(memory: RingMemory, channel: number, writerWorker: number, schema: Schema) {
     this.memory = memory
@@ -185,7 +205,16 @@ export class RingReader implements ChannelReader {
     this.assembly = null
   }
 
+  allow(rows: number): void {
+    const allowed = rows === NO_ROW_LIMIT ? 0 : rows
+    if (allowed === this.allowed) return
+    this.allowed = allowed
+    this.memory.setRowsAllowed(this.channel, allowed)
+  }
+
   pop(): void {
+    // Before the flag of a writer that waits is looked at.
+    if (this.head?.kind === 'batch') this.memory.addRowsTaken(this.channel, this.head.batch.length)
     this.head = null
     this.release(this.headPage)
     this.headPage = -1

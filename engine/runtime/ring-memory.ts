@@ -27,6 +27,9 @@ const TAIL = 16
 const FLOATING_HELD = 32
 const EXCLUSIVE_FREE = 33
 const WRITER_WAITS = 35
+/** Rows that the reader lets wait, 0 for any number; and those it has taken, counted modulo 2^32. */
+const ROWS_ALLOWED = 36
+const ROWS_TAKEN = 37
 const SLOTS = 48
 /** Int32s a slot: kind, page, bytes, more, f64 (2), attempt, unused. */
 const SLOT_INTS = 8
@@ -211,6 +214,21 @@ export class RingMemory {
   }
   writerWaits(channel: number): boolean {
     return Atomics.load(this.control, this.base(channel) + WRITER_WAITS) === 1
+  }
+
+  rowsAllowed(channel: number): number {
+    return Atomics.load(this.control, this.base(channel) + ROWS_ALLOWED)
+  }
+  setRowsAllowed(channel: number, rows: number): void {
+    Atomics.store(this.control, this.base(channel) + ROWS_ALLOWED, rows)
+  }
+
+  /** Rows taken by the reader, as it counts them. */
+  rowsTaken(channel: number): number {
+    return Atomics.load(this.control, this.base(channel) + ROWS_TAKEN)
+  }
+  addRowsTaken(channel: number, rows: number): void {
+    Atomics.add(this.control, this.base(channel) + ROWS_TAKEN, rows)
   }
 
   setSleeping(worker: number, sleeping: boolean): void {

@@ -22,11 +22,14 @@ import type { Chain } from './chain.ts'
 import type { ChannelReader } from './channel.ts'
 import { IdleClock } from './idle-clock.ts'
 import type { OutputRouter } from './output-router.ts'
+import { Pace, QUEUE_MS } from './pace.ts'
 import type { SourceDriver } from './source-driver.ts'
 import type { Rest } from './task-times.ts'
 
 /** Watermarks follow records at most this far behind; a message per batch and channel would cost more. */
 const WATERMARK_INTERVAL_MS = 5
+/** How often the rows that may wait are set anew. */
+const PACE_INTERVAL_MS = 5
 
 /** A channel into the subtask, and which input of its first operator it feeds. */
 export interface InputChannel {
@@ -78,6 +81,11 @@ export class Subtask {
   private readonly isBatch: boolean
   private readonly monotonicMs: () => number
   private held: ChannelReader | null = null
+  private readonly pace = new Pace()
+  /** Rows taken and not yet through, and since when they are worked on; NaN while there is nothing to do. */
+  private rowsUnderWay = 0
+  private workingSinceMs = Number.NaN
+  private lastPaceMs = Number.NEGATIVE_INFINITY
   private nextInput = 0
   /** For an assigner in the chain: how long it has had no rows. */
   private readonly assignerClock: IdleClock
@@ -171,6 +179,7 @@ export class Subtask {
       this.held.pop()
       this.held = null
     }
+    if (this.rowsUnderWay > 0) this.measurePace()
     if (this.reachedEnd()) return true
     this.hearAssigner()
     if (this.wantsIdle !== this.sentIdle) this.setIdle(this.wantsIdle)
@@ -207,6 +216,33 @@ export class Subtask {
   /** What the inputs say; an assigner behind them knows better. */
   private setInputIdle(idle: boolean): void {
     if (this.chain.assigner === null) this.setIdle(idle)
+  }
+
+  private measurePace(): void {
+    const nowMs = this.monotonicMs()
+    this.pace.add(this.rowsUnderWay, nowMs - this.workingSinceMs)
+    this.rowsUnderWay = 0
+    this.workingSinceMs = nowMs
+    if (nowMs - this.lastPaceMs < PACE_INTERVAL_MS || this.source !== null) return
+    this.lastPaceMs = nowMs
+    const waiting = this.inputs.reduce((sum, { reader }) => sum + (reader.peek() === null ? 0 : 1), 0)
+    const rows = this.pace.rowsIn(QUEUE_MS / Math.max(1, waiting))
+    for (const { reader } of this.inputs) reader.allow(rows)
+  }
+
+  private begin(rows: number): void {
+    this.recordsIn += rows
+    this.rowsUnderWay = rows
+    if (Number.isNaN(this.workingSinceMs)) this.workingSinceMs = this.monotonicMs()
+  }
+
+  /** As many rows as pass soon enough: what they become has to find room before a barrier can be sent. */
+  private rowsToPoll(): number {
+    const wanted = this.router.rowsWanted
+    const { recordsOut } = this.router
+    // Of rows that are mostly filtered out, more are needed to make a batch.
+    const enough = wanted * Math.max(1, this.recordsIn / Math.max(1, recordsOut))
+    return Math.max(1, Math.min(BATCH_ROWS_MAX, Math.ceil(enough), this.pace.rowsIn(QUEUE_MS)))
   }
 
   private reachedEnd(): boolean {
@@ -279,12 +315,9 @@ export class Subtask {
   private pollSource(source: SourceDriver): boolean {
     if (source.isMidBatch) return this.pollRows(source)
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
-    if (this.chain.isFull) {
-      this.rest = 'waiting'
-      this.cannotListen()
-      return false
-    }
-    if (source.isAhead) {
+    if (this.chain.isFull || source.isAhead) {
+      if (this.chain.isFull) this.rest = 'waiting'
+      this.workingSinceMs = Number.NaN
       this.cannotListen()
       return false
     }
@@ -292,10 +325,10 @@ export class Subtask {
   }
 
   private pollRows(source: SourceDriver): boolean {
-    const polled = source.poll(BATCH_ROWS_MAX)
+    const polled = source.poll(this.rowsToPoll())
     switch (polled.kind) {
       case 'batch':
-        this.recordsIn += polled.batch.length
+        this.begin(polled.batch.length)
         this.setInputIdle(false)
         this.isPunctuated = polled.isPunctuated === true
         this.chain.push(polled.batch, 0)
@@ -305,6 +338,7 @@ export class Subtask {
         this.setInputIdle(false)
         return this.pushDueWatermark(true)
       case 'pending':
+        this.workingSinceMs = Number.NaN
         if (this.pushDueWatermark(true)) return true
         if (source.updateIdleness()) this.setInputIdle(true)
         return false
@@ -348,7 +382,7 @@ export class Subtask {
       this.nextInput = (at + 1) % count
       switch (message.kind) {
         case 'batch':
-          this.recordsIn += message.batch.length
+          this.begin(message.batch.length)
           this.held = input.reader
           this.chain.push(message.batch, input.input)
           return true
@@ -372,6 +406,7 @@ export class Subtask {
       input.reader.pop()
       return true
     }
+    this.workingSinceMs = Number.NaN
     return false
   }
 

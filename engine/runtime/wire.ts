@@ -10,6 +10,7 @@
  */
 import { deserialize, serialize } from 'node:v8'
 import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
 import type { ColumnKind, Schema } from '../core/schema.ts'
 import { gatherStrings } from '../core/strings.ts'
 
@@ -31,12 +32,16 @@ export class WireBlock {
   }
 }
 
+/** What an encoder keeps for the next message. */
+const OWN_BYTES_KEPT_MAX = 8 << 20
+const OWN_BYTES_MIN = 256 * 1_024
+
 /** Thrown within `encodeInto` only: the message is larger than the block. */
 const BLOCK_FULL = new Error('the block is full')
 
 /** Encodes selected rows of batches, into memory of the caller or into a reused block of its own that grows. */
 export class BatchEncoder {
-  private own = new WireBlock(new ArrayBuffer(256 * 1_024))
+  private own = new WireBlock(new ArrayBuffer(OWN_BYTES_MIN))
   private u8 = this.own.u8
   private i32 = this.own.i32
   private f64 = this.own.f64
@@ -46,6 +51,8 @@ export class BatchEncoder {
 
   /** Rows `rows[0..count)` of `batch` (or its first `count` rows); the view is valid until the next call. */
   encode(batch: Batch, rows: Int32Array | null, count: number): Uint8Array {
+    // The message before was huge, and has been copied by now.
+    if (this.own.u8.length > OWN_BYTES_KEPT_MAX) this.own = new WireBlock(new ArrayBuffer(OWN_BYTES_MIN))
     this.use(this.own)
     this.mayGrow = true
     this.writeBatch(batch, rows, count)
@@ -173,7 +180,7 @@ export class BatchEncoder {
       case 'opaque': {
         const values = new Array<unknown>(count)
         for (let i = 0; i < count; i++) values[i] = column.values[rows === null ? i : rows[i]!]
-        const bytes = serialize(values)
+        const bytes = serialized(values)
         this.reserve(8 + bytes.length)
         this.i32[this.at >>> 2] = bytes.length
         this.u8.set(bytes, this.at + 8)
@@ -181,6 +188,27 @@ export class BatchEncoder {
         return
       }
     }
+  }
+}
+
+/** Throws `ROW_NOT_SERIALIZABLE`. */
+function serialized(values: readonly unknown[]): Uint8Array {
+  try {
+    return serialize(values)
+  } catch (error) {
+    const isDeep = error instanceof RangeError
+    throw new MillraceError(
+      'ROW_NOT_SERIALIZABLE',
+      isDeep
+        ? 'A row is nested too deeply, or is too large, to be handed to another subtask.'
+        : `A row cannot be handed to another subtask: ${messageOf(error)}.`,
+      {
+        hint: isDeep
+          ? 'Flatten the value, or carry it as a string of JSON.'
+          : 'Rows that are exchanged are plain data: no functions, promises, symbols or handles.',
+        cause: error,
+      },
+    )
   }
 }
 

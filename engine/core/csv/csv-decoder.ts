@@ -177,7 +177,7 @@ export class CsvDecoder {
   private checkedRecord(buffer: Buffer, start: number, end: number, row: number): string | null {
     const { fieldOfColumn, recordBytesMax } = this.options
     if (end - start > recordBytesMax) {
-      return `The record has ${end - start} bytes, more than the ${recordBytesMax} allowed.`
+      return `The record has ${end - start} bytes, more than the ${recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
     }
     if (this.cells.length !== fieldOfColumn.length) {
       return `The record has ${this.cells.length} cells, not ${fieldOfColumn.length}.`

@@ -40,7 +40,7 @@ export function checkedDecode(columns: DecoderColumns, limits: RecordLimits): Ch
     int64Names.size === 0 ? (text: string) => ({ value: JSON.parse(text) as unknown, longs: [] }) : parseLong
   return (bytes, start, end, row) => {
     if (end - start > limits.recordBytesMax) {
-      return `The record has ${end - start} bytes, more than the ${limits.recordBytesMax} allowed.`
+      return `The record has ${end - start} bytes, more than the ${limits.recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
     }
     let text: string
     try {

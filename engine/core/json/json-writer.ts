@@ -6,6 +6,7 @@
  * schema writes each row's value by the same rules. What json-decoder.ts reads back is the same row.
  */
 import type { Batch } from '../batch.ts'
+import { MillraceError } from '../errors.ts'
 import type { Field, Schema } from '../schema.ts'
 import { asBuffer, type ByteArena } from '../strings.ts'
 
@@ -116,9 +117,25 @@ function writeText(arena: ByteArena, bytes: Uint8Array, start: number, end: numb
 }
 
 function writeValue(arena: ByteArena, value: unknown): void {
-  const text = needsReplacer(value) ? JSON.stringify(value, replaceSpecial) : JSON.stringify(value)
   // Functions and undefined have no JSON text.
-  arena.writeString(text ?? 'null')
+  arena.writeString(textOf(value) ?? 'null')
+}
+
+/** Throws `ROW_NOT_SERIALIZABLE`. */
+function textOf(value: unknown): string | undefined {
+  try {
+    return needsReplacer(value) ? JSON.stringify(value, replaceSpecial) : JSON.stringify(value)
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error
+    throw new MillraceError(
+      'ROW_NOT_SERIALIZABLE',
+      'A row is nested too deeply, or is too large, to be written as JSON.',
+      {
+        hint: 'Flatten the value, or carry it as a string.',
+        cause: error,
+      },
+    )
+  }
 }
 
 /** A walk is quicker than a replacer, which makes JSON.stringify several times slower. */

@@ -114,6 +114,9 @@ export class SimChannels {
         return accepted
       },
       settle: () => writer.settle(),
+      get rowsAllowed() {
+        return writer.rowsAllowed
+      },
     }
   }
 
@@ -121,6 +124,7 @@ export class SimChannels {
     const { onCrossed } = this.options
     return {
       peek: () => reader.peek(),
+      allow: (rows) => reader.allow(rows),
       pop() {
         const message = reader.peek()
         if (message?.kind === 'batch') log.read += message.batch.length

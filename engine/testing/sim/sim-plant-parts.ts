@@ -206,6 +206,9 @@ export function barrierOvertakes(writer: ChannelWriter): ChannelWriter {
       return writer.writeControl(message)
     },
     settle: () => writer.settle(),
+    get rowsAllowed() {
+      return writer.rowsAllowed
+    },
   }
 }
 
@@ -225,6 +228,7 @@ export function barrierIgnored(reader: ChannelReader): ChannelReader {
   }
   const showsBarrier = (message: Message | null): boolean => barrier !== null && (passed || message?.kind !== 'batch')
   return {
+    allow: (rows) => reader.allow(rows),
     peek() {
       const message = next()
       return showsBarrier(message) ? barrier : message
