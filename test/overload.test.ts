@@ -58,13 +58,17 @@ function assertBounded({ rssBefore, rssPeak, error }: Outcome, allowedMiB: numbe
 describe('memory stays bounded', { concurrency: 2 }, () => {
   test('when a sink is slow to write and to commit, and the source could deliver gigabytes', async () => {
     await run('slow-sink', isFull ? 50 : 1, (outcome) => {
-      assertBounded(outcome, ALLOWED_MIB)
+      // So few rows pass that caches and heaps do not fill. Without back-pressure it was 148 MiB, with it 62.
+      assertBounded(outcome, isFull ? ALLOWED_MIB : ALLOWED_MIB / 2)
       assert.equal(outcome.lines('rows').length, outcome.recordsIn)
       assert.ok(outcome.checkpoints > 0)
     })
   })
 
-  test('when nine rows in ten are of one key, whose list outgrows the memory for state', { ...long, todo: 'decoded pieces of lists are not counted by their size' }, async () => {
+  test('when nine rows in ten are of one key, whose list outgrows the memory for state', {
+    ...long,
+    todo: 'decoded pieces of lists are not counted by their size',
+  }, async () => {
     await run('skew', isFull ? 8 : 1, (outcome) => {
       assert.ok(outcome.offeredMiB > 6 * STATE_MEMORY_MIB)
       assertBounded(outcome, ALLOWED_MIB)
