@@ -190,8 +190,7 @@ const STEPS: Readonly<Record<string, Step>> = {
   'count window': (left) => byKey(left).countWindow(4, 2).aggregate(appending),
   'processing time window': (left) =>
     byKey(left)
-      // So long that two runs lie in the same one.
-      .window(TumblingProcessingTimeWindows.of(minutes(600_000)))
+      .window(TumblingProcessingTimeWindows.of(minutes(1)))
       .aggregate(appending),
   'co-map': (left, right) =>
     left.connect(right).map({ map1: (row) => ['left', row.id], map2: (row) => ['right', row.id] }),
