@@ -3,6 +3,7 @@
  *
  * Kept small on purpose; each name here is a promise.
  */
+export { checkSource, type SourceCheckOptions } from './check-source.ts'
 export { SeededRandom } from './sim/seeded-random.ts'
 export { type DiskObserver, SimDisk, type SimDiskOptions } from './sim/sim-disk.ts'
 export { type PostOptions, Scope, SimScheduler } from './sim/sim-scheduler.ts'
