@@ -6,6 +6,7 @@
  * `<prefix>-<epoch>-<subtask>.jsonl` (or .csv, .parquet) and then replaces the marker file `.millrace-marker`, which holds the
  * epoch. Both steps may be repeated: a file that is in place already with the right size is done.
  * A reader that must not see half of an epoch reads only files with an epoch up to the marker's.
+ * Only the committer that opened last can replace the marker (owner-directory.ts).
  *
  * Left-over pending files of earlier attempts are removed after a commit, when a newer attempt's file was
  * committed: everything that a manifest still names from older attempts was committed before it.
@@ -27,6 +28,7 @@ import { MillraceError } from '../../engine/core/errors.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import type { Schema } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
+import { OwnerDirectory, syncDirectory } from '../owner-directory.ts'
 import type { Compression } from './byte-stream.ts'
 import type { FileFormat } from './file-splits.ts'
 import { type EncoderOptions, type PartEncoder, partEncoders } from './part-encoder.ts'
@@ -240,15 +242,18 @@ class FilesCommitter implements SinkCommitter {
   private readonly path: string
   private readonly prefix: string
   private readonly context: SinkCommitterContext
+  private readonly owner: OwnerDirectory
 
   constructor(path: string, prefix: string, context: SinkCommitterContext) {
     this.path = path
+    this.owner = new OwnerDirectory(path)
     this.prefix = prefix
     this.context = context
   }
 
   async open(): Promise<void> {
     await mkdir(join(this.path, PENDING_DIRECTORY), { recursive: true })
+    await this.owner.take()
   }
 
   async readMarker(): Promise<number> {
@@ -287,6 +292,7 @@ class FilesCommitter implements SinkCommitter {
     for (const part of parts) {
       const nth = perSubtask.get(part.subtask) ?? 0
       perSubtask.set(part.subtask, nth + 1)
+      await this.owner.check()
       const suffix = nth === 0 ? '' : `-${nth}`
       await this.finish(
         part,
@@ -296,13 +302,13 @@ class FilesCommitter implements SinkCommitter {
     }
     await syncDirectory(this.path)
     io.failpoint?.('sink-parts-in-place')
-    await this.writeMarker(epoch)
+    await this.owner.replace(MARKER_FILE, JSON.stringify({ sink: this.context.sinkId, epoch }))
     io.failpoint?.('sink-marker-moved')
     if (parts.length > 0) await this.sweep(Math.max(...parts.map((part) => part.attempt)))
   }
 
   async close(): Promise<void> {
-    // Nothing is held open between commits.
+    await this.owner.release()
   }
 
   private async finish(part: Committable, name: string): Promise<void> {
@@ -315,19 +321,6 @@ class FilesCommitter implements SinkCommitter {
       domain: 'external',
       hint: `Nothing but Millrace may change files in ${this.path}/${PENDING_DIRECTORY}.`,
     })
-  }
-
-  private async writeMarker(epoch: number): Promise<void> {
-    const temp = join(this.path, `${MARKER_FILE}.tmp`)
-    const handle = await open(temp, 'w')
-    try {
-      await handle.writeFile(JSON.stringify({ sink: this.context.sinkId, epoch }))
-      await handle.sync()
-    } finally {
-      await handle.close()
-    }
-    await rename(temp, join(this.path, MARKER_FILE))
-    await syncDirectory(this.path)
   }
 
   /** Removes pending files of attempts before `attempt`. */
@@ -346,14 +339,5 @@ async function sizeOf(path: string): Promise<number | null> {
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
     throw error
-  }
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const handle = await open(path, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
   }
 }

@@ -1,6 +1,6 @@
 /** Files connector: splits, resuming at every record, long and malformed records, and commits cut short. */
 import assert from 'node:assert/strict'
-import { mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
@@ -8,7 +8,7 @@ import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { schema, t } from '../../engine/core/schema.ts'
 import { readRows, testCommitterContext, testWriterContext, withDirectory } from '../testing-context.ts'
-import { filesSink, filesSource, MARKER_FILE } from './index.ts'
+import { filesSink, filesSource } from './index.ts'
 
 const ROW = schema({ id: t.int32(), text: t.string() })
 const rowsOf = (count: number, width = 5) =>
@@ -188,31 +188,6 @@ describe('files sink', () => {
     await writer.close()
     return JSON.parse(JSON.stringify(committable)) as JsonValue
   }
-
-  test('rows appear with the commit, once, at whatever step it was cut off', () =>
-    withDirectory(async (directory) => {
-      const checkpoints = join(directory, 'c')
-      await mkdir(checkpoints)
-      for (let cut = 0; cut <= 3; cut++) {
-        const path = join(directory, `out-${cut}`)
-        const committables = [await stage(path, checkpoints, [1, 2], 0), await stage(path, checkpoints, [3], 1)]
-        assert.equal(await visible(path), '')
-        // The state that a crash leaves behind after `cut` renames; 3 is after the marker as well.
-        for (let i = 0; i < Math.min(cut, 2); i++) {
-          await rename(
-            join(path, '.pending', (committables[i] as { parts: { temp: string }[] }).parts[0]!.temp),
-            join(path, `part-00000001-${i}.jsonl`),
-          )
-        }
-        if (cut === 3) await writeFile(join(path, MARKER_FILE), '{"sink":"sink","epoch":1}')
-        const committer = sinkOf(path).createCommitter!(testCommitterContext(checkpoints))
-        await committer.open()
-        await committer.commit(1, committables)
-        await committer.commit(1, committables)
-        assert.equal(await committer.readMarker(), 1)
-        assert.equal(await visible(path), linesOf([1, 2, 3].map((id) => ({ id, text: 'z' }))))
-      }
-    }))
 
   test('a lost part stops the commit before the marker', () =>
     withDirectory(async (directory) => {

@@ -135,12 +135,3 @@ export async function readEnd(directory: string): Promise<number | null> {
   if (bytes.length !== END_BYTES || crc32(bytes.subarray(0, 8)) !== bytes.readUInt32BE(8)) return null
   return Number(bytes.readBigInt64BE(0))
 }
-
-export async function syncDirectory(path: string): Promise<void> {
-  const handle = await open(path, 'r')
-  try {
-    await handle.sync()
-  } finally {
-    await handle.close()
-  }
-}

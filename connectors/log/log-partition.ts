@@ -13,6 +13,7 @@ import { type FileHandle, mkdir, open, stat, truncate, unlink } from 'node:fs/pr
 import { join } from 'node:path'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
+import { syncDirectory } from '../owner-directory.ts'
 import {
   END_FILE,
   encodeEnd,
@@ -23,7 +24,6 @@ import {
   readEnd,
   seekIndex,
   segmentName,
-  syncDirectory,
   writeFrame,
 } from './log-format.ts'
 
@@ -33,6 +33,8 @@ export interface PartitionOptions {
   readonly retentionBytes: number | null
   /** False: flushed records stay hidden until `publish`. */
   readonly publishOnFlush: boolean
+  /** Asked before each change of a segment; throws when another writer has come. */
+  readonly checkOwner?: () => Promise<void>
 }
 
 const GROUP_DELAY_MS = 5
@@ -129,6 +131,7 @@ export class LogPartition {
   async truncateTo(end: number): Promise<void> {
     await this.flush()
     if (end >= this.nextOffset) return
+    await this.options.checkOwner?.()
     await this.closeSegment()
     while (this.segments.length > 1 && this.segments.at(-1)! >= end) await this.removeSegment(this.segments.pop()!)
     const base = this.segments.at(-1)!
@@ -153,6 +156,7 @@ export class LogPartition {
   }
 
   private async store(bytes: Uint8Array, base: number, end: number): Promise<void> {
+    await this.options.checkOwner?.()
     if (this.segmentLength > 0 && this.segmentLength + bytes.length > this.options.segmentBytes) {
       await this.closeSegment()
       await this.startSegment(base)

@@ -6,6 +6,7 @@
  *   1. cuts every partition back to the ends recorded with the last epoch (what a crash left behind),
  *   2. appends the rows and syncs them; readers do not see them, because nothing is published,
  *   3. replaces `sink.json` by {sink, epoch: e, ends}: the one atomic step, marker and data together,
+ *      Only the committer that opened last can do it (owner-directory.ts).
  *   4. publishes the ends to readers. A crash between 3 and 4 is made good by the next `open`.
  */
 import { join } from 'node:path'
@@ -25,7 +26,8 @@ import type { JsonValue } from '../../engine/core/json-value.ts'
 import { rowReader } from '../../engine/core/rows.ts'
 import { fieldIndex, type Schema } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
-import { openAll, openPartition, partitionOf, readOptional, replaceFile, requireTopic, SINK_FILE } from './log.ts'
+import { OwnerDirectory } from '../owner-directory.ts'
+import { openAll, openPartition, partitionOf, readOptional, requireTopic, SINK_FILE } from './log.ts'
 import type { LogPartition } from './log-partition.ts'
 
 export interface LogSinkOptions<T> {
@@ -145,6 +147,7 @@ class LogSinkCommitter implements SinkCommitter {
   private readonly directory: string
   private readonly topic: string
   private readonly context: SinkCommitterContext
+  private readonly owner: OwnerDirectory
   private partitions: LogPartition[] = []
   private state: SinkState | null = null
   /** Spreads records without a key. */
@@ -154,6 +157,7 @@ class LogSinkCommitter implements SinkCommitter {
     this.directory = directory
     this.topic = topic
     this.context = context
+    this.owner = new OwnerDirectory(join(directory, topic))
   }
 
   async open(): Promise<void> {
@@ -170,7 +174,11 @@ class LogSinkCommitter implements SinkCommitter {
         },
       )
     }
-    this.partitions = Array.from({ length: topic.partitions }, (_, p) => openPartition(this.directory, topic, p, false))
+    await this.owner.take()
+    const checkOwner = (): Promise<void> => this.owner.check()
+    this.partitions = Array.from({ length: topic.partitions }, (_, p) =>
+      openPartition(this.directory, topic, p, false, checkOwner),
+    )
     await openAll(this.partitions)
     if (stored === null) {
       await this.setState({ sink: this.context.sinkId, epoch: 0, ends: this.partitions.map((p) => p.durableEnd) })
@@ -210,8 +218,10 @@ class LogSinkCommitter implements SinkCommitter {
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.partitions.map((partition) => partition.close()))
+    // What a commit that failed has left unwritten is not missed.
+    await Promise.allSettled(this.partitions.map((partition) => partition.close()))
     this.partitions = []
+    await this.owner.release()
   }
 
   private append(record: Uint8Array): LogPartition {
@@ -230,7 +240,7 @@ class LogSinkCommitter implements SinkCommitter {
   }
 
   private async setState(state: SinkState): Promise<void> {
-    await replaceFile(this.folder(), SINK_FILE, JSON.stringify(state))
+    await this.owner.replace(SINK_FILE, JSON.stringify(state))
     this.state = state
   }
 

@@ -11,7 +11,7 @@ import { mkdir, open, readFile, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { murmur3 } from '../../engine/core/keys.ts'
-import { syncDirectory } from './log-format.ts'
+import { syncDirectory } from '../owner-directory.ts'
 import { LogPartition } from './log-partition.ts'
 
 export interface TopicOptions {
@@ -206,12 +206,14 @@ export function openPartition(
   topic: Topic,
   partition: number,
   publishOnFlush: boolean,
+  checkOwner?: () => Promise<void>,
 ): LogPartition {
   return new LogPartition(partitionDirectory(directory, topic.name, partition), {
     segmentBytes: topic.segmentBytes,
     retentionMs: topic.retentionMs,
     retentionBytes: topic.retentionBytes,
     publishOnFlush,
+    ...(checkOwner === undefined ? {} : { checkOwner }),
   })
 }
 

@@ -3,7 +3,7 @@
  * transactions of about as many bytes as the second one says.
  * Started by pglite.test.ts. Prints `open`, then each epoch once its commit has resolved.
  */
-import { MemoryOutboxes } from './memory-outbox.ts'
+import { MemoryOutboxes } from '../memory-outbox.ts'
 import { postgresSink } from './postgres-sink.ts'
 
 /** Rows an epoch; enough chunks that a kill falls inside a transaction. */

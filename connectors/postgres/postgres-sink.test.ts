@@ -9,9 +9,10 @@ import type { SinkCommitter } from '../../engine/contract/sink.ts'
 import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, schema, t } from '../../engine/core/schema.ts'
+import { MemoryOutboxes } from '../memory-outbox.ts'
+import { sinkChecks } from '../sink-conformance.ts'
 import { targetColumn } from './column-types.ts'
 import { connectPostgres, queryPostgres } from './connect.ts'
-import { MemoryOutboxes } from './memory-outbox.ts'
 import { PostgresCommitter } from './postgres-committer.ts'
 import { type PostgresSinkOptions, postgresSink, type SinkPlan } from './postgres-sink.ts'
 import { type PostgresConnection, type SqlConnection, SqlFailure } from './sql-connection.ts'
@@ -37,8 +38,8 @@ async function rowsOf(sql: string): Promise<readonly Record<string, unknown>[]> 
   return (await session.query(sql)).rows
 }
 
-async function countOf(table: string): Promise<number> {
-  return Number((await rowsOf(`SELECT count(*) AS n FROM ${table}`))[0]!['n'])
+async function countOf(table: string, where = 'true'): Promise<number> {
+  return Number((await rowsOf(`SELECT count(*) AS n FROM ${table} WHERE ${where}`))[0]!['n'])
 }
 
 type Options = Omit<PostgresSinkOptions<unknown>, 'connection'>
@@ -69,38 +70,32 @@ async function written(options: Options, rows: readonly unknown[]) {
   return committable === null ? [] : [committable]
 }
 
+describe('conformance', () => {
+  const row = schema({ id: t.int32(), name: t.nullable(t.string()) })
+  let tables = 0
+  /** A table for each check; `options` of the sink besides. */
+  const subject = (options: Partial<PostgresSinkOptions<unknown>>) => ({
+    schema: row,
+    rowOf: (id: number) => ({ id, name: id % 3 === 0 ? null : `'é"${id}` }),
+    commitHoldsLock: true,
+    create() {
+      const table = `kit_${tables++}`
+      const key = `job/sink`
+      return {
+        sink: () => postgresSink({ table, schema: row, connection, ...options }),
+        visible: async () =>
+          (await countOf('pg_class', `relname = '${table}'`)) === 0 ? [] : await rowsOf(`SELECT * FROM ${table}`),
+        close: async () => void (await session.query(`DELETE FROM millrace_epochs WHERE sink_id = '${key}'`)),
+      }
+    },
+  })
+  for (const { name, run } of sinkChecks(subject({}))) if (!/batches of [127]$/.test(name)) test(name, run)
+  const inParts = { ...subject({ transactionBytesMax: 20 }), commitIsAtomic: false }
+  for (const { name, run } of sinkChecks(inParts)) if (/cut off/.test(name)) test(`in parts: ${name}`, run)
+})
+
 describe('commits', () => {
   const options: Options = { table: 'numbers', columns: { id: 'bigint not null', name: 'text' } }
-
-  test('are applied once, whatever is repeated, and the marker only grows', async () => {
-    const first = await openCommitter(options)
-    assert.equal(await first.readMarker(), 0)
-    const one = await written(options, [
-      { id: 1n, name: 'a' },
-      { id: 2, name: null },
-    ])
-    await first.commit(1, one)
-    await first.commit(1, one)
-    assert.equal(await first.readMarker(), 1)
-    const two = await written(options, [{ id: 3, name: 'c' }])
-    await first.commit(2, two)
-    await first.commit(1, one)
-    assert.equal(await first.readMarker(), 2)
-    await first.close()
-
-    // After a crash between manifest and commit, the engine commits the last epochs again.
-    const second = await openCommitter(options)
-    assert.equal(await second.readMarker(), 2)
-    await second.commit(2, two)
-    await second.commit(3, [])
-    assert.equal(await second.readMarker(), 3)
-    await second.close()
-    assert.deepEqual(await rowsOf('SELECT * FROM numbers ORDER BY id'), [
-      { id: 1, name: 'a' },
-      { id: 2, name: null },
-      { id: 3, name: 'c' },
-    ])
-  })
 
   test('larger than a transaction go on where they stopped, unless the epoch is another one now', async () => {
     const large: Options = { ...options, table: 'parts', transactionBytesMax: 20 }
@@ -130,20 +125,6 @@ describe('commits', () => {
     await next.commit(1, [{ ...segment }])
     assert.equal(await countOf('parts'), 5)
     assert.equal(await next.readMarker(), 1)
-  })
-
-  test('of an earlier owner are refused', async () => {
-    const old = await openCommitter({ ...options, table: 'fenced' })
-    await old.commit(1, await written(options, [{ id: 1 }]))
-    const next = await openCommitter({ ...options, table: 'fenced' })
-    await assert.rejects(old.commit(2, await written(options, [{ id: 2 }])), { code: 'SINK_FENCED' })
-    // What is applied already is no reason to fail.
-    await old.commit(1, [])
-    assert.equal(await countOf('fenced'), 1)
-    await next.commit(2, await written(options, [{ id: 2 }]))
-    assert.equal(await countOf('fenced'), 2)
-    await old.close()
-    await next.close()
   })
 
   test('are all or nothing when the database refuses a row', async () => {

@@ -2,12 +2,13 @@
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { PassThrough, Writable } from 'node:stream'
-import { test } from 'node:test'
+import { describe, test } from 'node:test'
 import type { SinkWriterContext } from '../../engine/contract/sink.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, type Schema, schema, t } from '../../engine/core/schema.ts'
 import { StringInterner } from '../../engine/core/strings.ts'
-import { type PrintSink, printSink } from './print-sink.ts'
+import { sinkChecks } from '../sink-conformance.ts'
+import { type LineStream, type PrintSink, printSink } from './print-sink.ts'
 
 /** Prints rows as the engine would: written in a subtask, posted to the sink. */
 async function print(
@@ -42,6 +43,32 @@ test('rows are JSON lines after the prefix', async () => {
     'out> {"id":7,"name":null}',
     '',
   ])
+})
+
+describe('conformance', () => {
+  const checks = sinkChecks({
+    rowOf: (id) => ({ id }),
+    guarantee: 'at-least-once',
+    create() {
+      let text = ''
+      const stream: LineStream = {
+        write(lines, done) {
+          text += lines
+          done()
+        },
+        once: () => {},
+      }
+      return {
+        sink: () => printSink({ stream }),
+        visible: () =>
+          text
+            .split('\n')
+            .slice(0, -1)
+            .map((line): unknown => JSON.parse(line)),
+      }
+    },
+  })
+  for (const { name, run } of checks) test(name, run)
 })
 
 test('a format makes the lines', async () => {

@@ -8,7 +8,8 @@
  * commits again exactly the epochs above it.
  *
  * Promises of a committer: `commit(e, ...)` for an epoch <= marker changes nothing; it resolves only
- * when the outcome is known; it throws rather than skip.
+ * when the outcome is known; it throws rather than skip, `SINK_FENCED` where another one has opened since.
+ * connectors/sink-conformance.ts checks all of this for any sink.
  */
 import type { Batch } from '../core/batch.ts'
 import type { Io } from '../core/io.ts'
