@@ -57,7 +57,10 @@ export interface MasterEnvironment {
   ) => WorkerHandle
   /** Shared memory for the channels between workers, or null when they share a thread. */
   readonly createRings: (channels: number, workers: number) => RingMemoryBuffers | null
-  /** Gives what ended workers left in the process's heaps back to the system, or each restart would add to it. */
+  /**
+   * Gives what is free in the process's heaps back to the system. Called when workers have ended, or each
+   * restart would add to the process, and when they have started, which takes far more memory than running.
+   */
   readonly releaseMemory?: () => void
   /** Description of the state backend, with its version. */
   readonly stateBackend: string
@@ -302,6 +305,7 @@ export class JobMaster implements RunningJob {
         run.ready.add(message.worker)
         if (run.ready.size < run.workers.length) return
         for (const worker of run.workers) worker.send({ type: 'start' })
+        this.environment.releaseMemory?.()
         this.ranFromMs ??= this.monotonicMs()
         if (this.state !== 'stopping') this.state = 'running'
         this.requestWaiting(run)

@@ -26,6 +26,8 @@ export class JobProcess {
   readonly ended: Promise<{ code: number | null; signal: NodeJS.Signals | null }>
   /** Milliseconds from the start to the first record processed; null before it. */
   recoveredAfterMs: number | null = null
+  /** When it last began to process records: after its start, or a restart of the job in it. */
+  flowingSinceMs = Number.NEGATIVE_INFINITY
   private text = ''
 
   constructor(start: Start) {
@@ -61,6 +63,7 @@ export class JobProcess {
   }
 
   private hear(text: string): void {
+    if (text.includes('first-record')) this.flowingSinceMs = performance.now()
     this.text = (this.text + text).slice(-OUTPUT_KEPT_CHARS)
     if (this.recoveredAfterMs === null && this.text.includes('first-record')) {
       this.recoveredAfterMs = performance.now() - this.startedMs

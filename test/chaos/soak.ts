@@ -25,6 +25,8 @@ const POLL_MS = 250
 const KILLS_SHARE = 0.25
 /** Compiled code, caches and pools fill up in the first minutes of a process. */
 const WARM_UP_MS = 120_000
+/** After a restart of the job in its process, from its first record on. */
+const SETTLE_MS = 1_000
 const COLLECTION_MS = 300
 const PAUSE_MS = 5_000
 const BURN_MS = 10_000
@@ -58,19 +60,24 @@ class Soak {
   private job: JobProcess
   readonly samples: RssSample[] = []
   faults = 0
+  /** When the job was last made to restart. */
+  private struckMs = Number.NEGATIVE_INFINITY
 
   constructor(run: ChaosRun) {
     this.run = run
     this.job = run.start(null)
   }
 
-  /** Notes the memory of the process, once it is warm. */
+  /** Notes the memory of the process, once it is warm and unless the job is still recovering. */
   private async sample(): Promise<void> {
-    const ageMs = performance.now() - this.job.startedMs
-    if (ageMs < WARM_UP_MS || !this.job.child.kill('SIGUSR2')) return
+    const nowMs = performance.now()
+    const { startedMs, flowingSinceMs, child } = this.job
+    if (nowMs - startedMs < WARM_UP_MS) return
+    if (flowingSinceMs < this.struckMs || nowMs - flowingSinceMs < SETTLE_MS) return
+    if (!child.kill('SIGUSR2')) return
     await sleep(COLLECTION_MS)
     this.refuseEnd()
-    const kib = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${this.job.child.pid}/status`, 'utf8'))?.[1]
+    const kib = /^VmRSS:\s+(\d+)/m.exec(readFileSync(`/proc/${child.pid}/status`, 'utf8'))?.[1]
     if (kib === undefined) return
     this.samples.push({ timeMs: performance.now(), mib: Number(kib) / 1_024 })
   }
@@ -86,14 +93,13 @@ class Soak {
     const fault = faults[this.run.pick(faults.length)]!
     this.faults++
     await this.sample()
-    const memory = this.samples.at(-1)
     log(
-      `fault ${this.faults}: ${fault}, ${this.run.feed.fed} events fed` +
-        (memory === undefined ? '' : `, ${memory.mib.toFixed(0)} MiB`),
+      `fault ${this.faults}: ${fault}, ${this.run.feed.fed} events fed, ${this.samples.at(-1)?.mib.toFixed(0) ?? '-'} MiB`,
     )
     switch (fault) {
       case 'throw':
       case 'exit':
+        this.struckMs = performance.now()
         writeFileSync(join(this.run.directory, 'fault'), fault)
         return
       case 'pause':
