@@ -6,7 +6,7 @@
  * Batches of 1 to 2,048 rows, cuts, markers, repeated commits, empty and several pending epochs, cancelled barriers,
  * a crash between any two steps and inside commits, rescaling, writers and committers of an attempt that was
  * replaced; last, random schedules of all these. After each step the rows outside are compared with what they must
- * be: sink-run.testkit.ts says how. Exported as `millrace/testing`, so it needs no test runner and no package.
+ * be: sink-run.ts says how. `millrace/testing` exports it, so it ships, and needs no test runner and no package.
  *
  * `CONFORMANCE_RUNS` is the number of random schedules (3), `CONFORMANCE_SEED` the first one's seed. A schedule that
  * fails is cut down to the steps that it needs, and printed with its seed.
@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import { SeededRandom } from '../engine/testing/sim/seeded-random.ts'
-import { isExactlyOnce, SinkRun, type SinkSubject, type SinkTarget } from './sink-run.testkit.ts'
+import { isExactlyOnce, SinkRun, type SinkSubject, type SinkTarget } from './sink-run.ts'
 
 export type { SinkSubject, SinkTarget }
 

@@ -1,6 +1,6 @@
 /**
  * Runs example files one after the other in one process, as `millrace run FILE --workers 0` would each: for
- * examples.test.ts, where twenty processes would take too long. Before each file's output comes a line `=== FILE`.
+ * examples.test.ts, where a process each would take too long. Before each file's output comes a line `=== FILE`.
  */
 import { launchContext } from '../../engine/api/launch-context.ts'
 

@@ -65,13 +65,23 @@ export type {
   ReadOnlyBroadcastState,
   TaggedUnion,
 } from '../contract/joint-functions.ts'
-export type { Sink } from '../contract/sink.ts'
+export type {
+  OutboxSegment,
+  OutboxWriter,
+  Sink,
+  SinkCommitter,
+  SinkCommitterContext,
+  SinkGuarantee,
+  SinkWriter,
+  SinkWriterContext,
+} from '../contract/sink.ts'
 export type {
   DeadLetter,
   Source,
   SourcePoll,
   SourceReader,
   SourceReaderContext,
+  SplitEnumeratorContext,
   SplitState,
 } from '../contract/source.ts'
 export {
@@ -97,9 +107,11 @@ export {
   IntCounter,
   LongCounter,
 } from '../core/accumulators.ts'
+export type { Batch } from '../core/batch.ts'
 export { MillraceError } from '../core/errors.ts'
+export type { JsonValue } from '../core/json-value.ts'
 export type { Key } from '../core/keys.ts'
-export { batchOfRows } from '../core/rows.ts'
+export { batchOfRows, type RowReader, rowReader } from '../core/rows.ts'
 export { type RowOf, type Schema, schema, t } from '../core/schema.ts'
 export { type Duration, days, hours, milliseconds, minutes, seconds, Time } from '../core/time.ts'
 export type { Counter, Histogram, Meter, MetricGroup } from '../core/user-metrics.ts'

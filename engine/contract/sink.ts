@@ -19,8 +19,8 @@ import type { WorkerContext } from './worker-context.ts'
 
 export type SinkGuarantee = 'exactly-once' | 'at-least-once'
 
-/** A sealed outbox segment: length-framed records with a checksum over the file. */
-export interface OutboxSegment {
+/** A sealed outbox segment: length-framed records with a checksum over the file. A type, not an interface, so that it is a JsonValue. */
+export type OutboxSegment = {
   /** Path relative to the checkpoint directory. */
   readonly file: string
   readonly records: number

@@ -1,6 +1,6 @@
 /**
  * A job around one sink, as far as the sink can tell: writers in several subtasks, barriers, manifests, commits,
- * crashes and recoveries. The conformance kit (sink-conformance.ts) drives it step by step; test code only.
+ * crashes and recoveries. The conformance kit (sink-conformance.ts) drives it step by step.
  *
  * Rows are numbered; a restart goes back to the number in the last manifest and writes from there again. So what a
  * reader may see is known at each moment, and `check` compares: rows of the committed epochs, each once; for an
