@@ -61,6 +61,15 @@ export function s3SettingsOf(url: string, env: Readonly<Record<string, string | 
   }
 }
 
+/** The URL of an object, or with an empty key that of the bucket. */
+export function s3UrlOf({ bucket, endpoint, region }: S3Settings, key: string): URL {
+  const base =
+    endpoint === null
+      ? `https://${bucket}.s3.${region}.amazonaws.com`
+      : `${endpoint.replace(/\/+$/, '')}/${escapeStrictly(bucket)}`
+  return new URL(`${base}/${key.split('/').map(escapeStrictly).join('/')}`)
+}
+
 interface Ask {
   readonly method: 'GET' | 'PUT' | 'HEAD' | 'DELETE'
   readonly key: string
@@ -82,20 +91,14 @@ export class S3ObjectStore implements ObjectStore {
   readonly description: string
   private readonly settings: S3Settings
   private readonly io: { readonly clock: Clock; readonly timers: Timers }
-  private readonly base: string
   private readonly agent: HttpAgent
 
   constructor(settings: S3Settings, io: { readonly clock: Clock; readonly timers: Timers }) {
     this.settings = settings
     this.io = io
-    const { bucket, endpoint, region } = settings
-    this.base =
-      endpoint === null
-        ? `https://${bucket}.s3.${region}.amazonaws.com`
-        : `${endpoint.replace(/\/+$/, '')}/${escapeStrictly(bucket)}`
-    this.description = `s3 bucket ${bucket} at ${endpoint ?? 'amazonaws.com'}`
+    this.description = `s3 bucket ${settings.bucket} at ${settings.endpoint ?? 'amazonaws.com'}`
     const pool = { keepAlive: true, maxSockets: SOCKETS_MAX }
-    this.agent = this.base.startsWith('https:') ? new HttpsAgent(pool) : new HttpAgent(pool)
+    this.agent = s3UrlOf(settings, '').protocol === 'https:' ? new HttpsAgent(pool) : new HttpAgent(pool)
   }
 
   async get(key: string): Promise<Uint8Array | null> {
@@ -181,7 +184,7 @@ export class S3ObjectStore implements ObjectStore {
   }
 
   private send(ask: Ask, signal: AbortSignal): Promise<IncomingMessage> {
-    const url = new URL(`${this.base}/${ask.key.split('/').map(escapeStrictly).join('/')}`)
+    const url = s3UrlOf(this.settings, ask.key)
     for (const [name, value] of Object.entries(ask.query ?? {})) url.searchParams.set(name, value)
     const request = {
       method: ask.method,

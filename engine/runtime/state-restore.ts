@@ -39,7 +39,7 @@ export interface WorkerState {
 }
 
 const COPY_BYTES = 1 << 20
-const FILES_AT_ONCE = 8
+export const RESTORE_FILES_AT_ONCE = 8
 /** Of a worker's state memory, what changes may take that wait for a checkpoint, and their encoded form in it. */
 const CHANGES_SHARE = 1 / 8
 const CHANGES_BYTES_MAX = 64 << 20
@@ -246,7 +246,7 @@ function deleteOutside(store: KeyedStore, ranges: readonly KeyRange[]): void {
 /** The files of one store under the names that the store knows. */
 async function assembleImage(io: Io, deployment: Deployment, store: ManifestStore, directory: string): Promise<string> {
   await io.disk.makeDirectory(directory)
-  await mapBounded(store.files, FILES_AT_ONCE, (file) =>
+  await mapBounded(store.files, RESTORE_FILES_AT_ONCE, (file) =>
     io.disk.link(layout.sharedFile(deployment.storesDirectory, file.sha256), `${directory}/${file.name}`, file),
   )
   return directory
