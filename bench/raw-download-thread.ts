@@ -11,7 +11,7 @@ import { Agent as HttpsAgent, get as httpsGet } from 'node:https'
 import { pipeline } from 'node:stream/promises'
 import { parentPort, workerData } from 'node:worker_threads'
 import { mapBounded } from '../engine/core/bounded.ts'
-import { type S3Settings, s3UrlOf } from '../engine/runtime/s3-object-store.ts'
+import { type S3Settings, s3UrlOf } from '../engine/runtime/s3-client.ts'
 import { EMPTY_PAYLOAD_HASH, signedHeaders } from '../engine/runtime/s3-signature.ts'
 
 export interface RawDownload {

@@ -14,7 +14,7 @@ import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-sto
 import { splitObjectUrl } from '../engine/contract/object-store.ts'
 import { siblingModule } from '../engine/core/own-module.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
-import { s3SettingsOf } from '../engine/runtime/s3-object-store.ts'
+import { s3SettingsOf } from '../engine/runtime/s3-client.ts'
 import { RESTORE_FILES_AT_ONCE } from '../engine/runtime/state-restore.ts'
 import type { RawDownload } from './raw-download-thread.ts'
 

@@ -9,5 +9,7 @@ test('a job comes back to its first new record', { skip: tryLoadRocksdbAddon() =
   const result = await measureRecovery({ stateMb: 1, parallelism: 1, runs: 1 }, (line) => lines.push(line))
   assert.ok(result.stateBytes > 500_000, `${result.stateBytes} bytes`)
   assert.ok(result.firstRecordMs[0]! > 0 && result.emptyMs[0]! > 0)
+  assert.deepEqual([result.transferMs, result.restMs], [[0], result.firstRecordMs])
+  assert.equal(result.passed, result.restMsMedian < 5_000)
   assert.equal(lines.length, 2)
 })

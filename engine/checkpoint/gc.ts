@@ -148,6 +148,8 @@ export async function sweepLeftovers(
   await disk.remove(live)
   await disk.makeDirectory(live)
   await sweepOutbox(disk, directory, [manifest], manifest.generation)
+  await disk.dropUnfinished?.(layout.shared(directory))
+  await disk.dropUnfinished?.(layout.outbox(directory))
   for (const name of await disk.list(layout.manifests(directory))) {
     if (name.endsWith('.tmp')) await disk.remove(layout.manifest(directory, name))
   }

@@ -43,6 +43,7 @@ export function objectDisk(options: ObjectDiskOptions): Disk {
     list: (path) => disk.list(path),
     size: (path) => disk.size(path),
     remove: (path) => disk.remove(path),
+    dropUnfinished: (directory) => disk.dropUnfinished(directory),
   }
 }
 
@@ -208,6 +209,17 @@ class ObjectDisk implements Disk {
     if (!isObjectUrl(path)) return this.local.remove(path)
     const { store, key } = await this.at(path)
     await this.retrying(() => store.remove(key))
+  }
+
+  /** A store that does not know or allow this keeps what is unfinished until its own rules remove it. */
+  async dropUnfinished(directory: string): Promise<void> {
+    if (!isObjectUrl(directory)) return this.local.dropUnfinished?.(directory)
+    const { store, key } = await this.at(directory)
+    try {
+      await this.retrying(async () => store.dropUnfinished?.(`${key}/`))
+    } catch (error) {
+      if (!(error instanceof MillraceError && error.code === 'OBJECT_STORE_REFUSED')) throw error
+    }
   }
 }
 

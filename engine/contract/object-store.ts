@@ -48,6 +48,11 @@ export interface ObjectStore {
   list(prefix: string): Promise<ObjectInfo[]>
   /** Nothing there is not an error. */
   remove(key: string): Promise<void>
+  /**
+   * Drops what uploads to keys that start with `prefix` have brought so far, and says how many there were. One that is
+   * still under way fails by that, and succeeds at another try. Absent where nothing unfinished takes room.
+   */
+  dropUnfinished?(prefix: string): Promise<number>
 }
 
 /** True for `s3://bucket/prefix`: a checkpoint directory, or a path in one, that is no path of a file system. */

@@ -65,6 +65,11 @@ export interface Disk {
   size(path: string): Promise<number | null>
   /** Removes a file or a whole directory; nothing there is not an error. */
   remove(path: string): Promise<void>
+  /**
+   * Drops what others began to bring into a remote directory and never finished, which no list shows. Who is still at it
+   * has to begin anew, and does. Absent where there is no such thing.
+   */
+  dropUnfinished?(directory: string): Promise<void>
 }
 
 /** A nameless file for what does not fit memory; it is gone when it is closed or the process ends. */

@@ -160,7 +160,8 @@ async function openObjectStore(url: string): Promise<ObjectStore> {
       hint: 'Write s3://BUCKET/PREFIX, or the path of a local directory.',
     })
   }
-  const { S3ObjectStore, s3SettingsOf } = await import('./s3-object-store.ts')
+  const { S3ObjectStore } = await import('./s3-object-store.ts')
+  const { s3SettingsOf } = await import('./s3-client.ts')
   return new S3ObjectStore(s3SettingsOf(url, process.env), { clock, timers })
 }
 

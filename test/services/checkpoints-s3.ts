@@ -4,14 +4,17 @@
  */
 import assert from 'node:assert/strict'
 import { type ChildProcess, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import type { RecoveryResult } from '../../bench/recovery.ts'
 import { mapBounded } from '../../engine/core/bounded.ts'
 import { nodeIo } from '../../engine/runtime/node-io.ts'
-import { S3ObjectStore, s3SettingsOf } from '../../engine/runtime/s3-object-store.ts'
+import { s3SettingsOf } from '../../engine/runtime/s3-client.ts'
+import { S3ObjectStore } from '../../engine/runtime/s3-object-store.ts'
 import { type S3Server, startS3 } from './s3-server.ts'
 
 const MAIN = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
@@ -236,4 +239,21 @@ describe('jobs', () => {
     assert.match(refused.text, /is damaged: it has \d+ bytes with hash/)
     assert.equal(output(join(folder, 'hurt')).length, before)
   })
+})
+
+test('the recovery benchmark tells the transfer from the rest', async () => {
+  const args = ['bench', 'recovery', '--state-mb', '2', '--runs', '1', '--json', '--storage', `${server.url}/bench`]
+  const child = spawn(process.execPath, [MAIN, ...args], {
+    env: { ...process.env, ...server.env, NODE_TEST_CONTEXT: undefined },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  })
+  let text = ''
+  child.stdout.setEncoding('utf8').on('data', (part: string) => {
+    text += part
+  })
+  const [code] = await once(child, 'close')
+  const { stateBytes, firstRecordMs, transferMs, restMs, passed } = JSON.parse(text) as RecoveryResult
+  assert.ok(stateBytes > 1_000_000, text)
+  assert.ok(transferMs[0]! > 0 && restMs[0]! === firstRecordMs[0]! - transferMs[0]!, text)
+  assert.equal(code, passed ? 0 : 1)
 })
