@@ -3,7 +3,7 @@
  *
  * `rowReader` generates one function per schema that makes rows with data properties only, never
  * referring to a batch's buffers: a lambda may keep, spread or serialise its row. `BatchBuilder`
- * goes the other way and checks each value against its column.
+ * goes the other way by a generated function too, and checks each value against its column.
  */
 import { assert } from './assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type Nulls } from './batch.ts'
@@ -52,9 +52,49 @@ function readExpression(field: Field, k: number): string {
 
 /** Where a column's values are written, one append a row. */
 interface ColumnBuilder {
-  append(value: unknown, row: number): void
+  /** Checks the value, and takes it or throws. */
+  readonly append: (value: unknown, row: number) => void
+  /** Of columns of fixed width: where a generated writer stores plain values without a call. */
+  readonly fixed?: { readonly values: FixedArray; readonly nulls: NullTracker }
   /** The column of the rows so far, in memory of its own; starts afresh. */
   build(length: number): Column
+}
+
+type RowWriter = (row: object, at: number) => void
+
+/** A function that stores the fields of a row; what is not plainly right is left to the column's `append`. */
+function rowWriter(schema: Schema, columns: readonly ColumnBuilder[]): RowWriter {
+  const steps = schema.fields.map((field, k) => {
+    const stored = columns[k]!.fixed === undefined ? null : plainStore(field.kind)
+    const clear = field.nullable ? `nulls[${k}].clear(at);` : ''
+    const append = `append${k}(v, at);`
+    return `v = row[${JSON.stringify(field.name)}];
+      ${stored === null ? append : `if (${stored.test}) { values${k}[at] = ${stored.value}; ${clear} } else ${append}`}`
+  })
+  const source = `const [${columns.map((_, k) => `values${k}`).join(', ')}] = values, [${columns.map((_, k) => `append${k}`).join(', ')}] = appends
+    return function writeRow(row, at) {
+      let v
+      ${steps.join('\n      ')}
+    }`
+  const values = columns.map((column) => column.fixed?.values)
+  const nulls = columns.map((column) => column.fixed?.nulls)
+  const appends = columns.map((column) => column.append)
+  return new Function('values', 'nulls', 'appends', source)(values, nulls, appends) as RowWriter
+}
+
+/** How a plain JavaScript value `v` of a kind is told and stored; null where `append` has to look closer. */
+function plainStore(kind: Field['kind']): { readonly test: string; readonly value: string } | null {
+  switch (kind) {
+    case 'float64':
+    case 'timestamp':
+      return { test: `typeof v === 'number'`, value: 'v' }
+    case 'int32':
+      return { test: `typeof v === 'number' && (v | 0) === v`, value: 'v' }
+    case 'boolean':
+      return { test: `typeof v === 'boolean'`, value: 'v ? 1 : 0' }
+    default:
+      return null
+  }
 }
 
 /** Collects rows into batches of at most `BATCH_ROWS_MAX` rows. */
@@ -63,10 +103,12 @@ export class BatchBuilder {
   readonly schema: Schema
   private readonly columns: readonly ColumnBuilder[]
   private readonly eventTime: Float64Array
+  private readonly write: RowWriter
 
   constructor(schema: Schema) {
     this.schema = schema
     this.columns = schema.fields.map(columnBuilder)
+    this.write = rowWriter(schema, this.columns)
     this.eventTime = new Float64Array(BATCH_ROWS_MAX)
   }
 
@@ -84,10 +126,7 @@ export class BatchBuilder {
       if (row === null || typeof row !== 'object') {
         throw new MillraceError('ROW_INVALID', `A row must be an object, got ${row === null ? 'null' : typeof row}.`)
       }
-      const fields = this.schema.fields
-      for (let k = 0; k < fields.length; k++) {
-        this.columns[k]!.append((row as Record<string, unknown>)[fields[k]!.name], at)
-      }
+      this.write(row, at)
     }
     this.eventTime[at] = eventTime
     this.length = at + 1
@@ -239,6 +278,7 @@ function fixedBuilder(field: Field, convert: (value: unknown) => number | bigint
   const values = fixedArray(field.kind)
   const nulls = new NullTracker()
   return {
+    fixed: { values, nulls },
     append: (value, row) => {
       const converted = convert(value)
       nulls.clear(row)
