@@ -10,6 +10,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
+import type { ObjectStore } from '../contract/object-store.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { nodeIo } from '../runtime/node-io.ts'
 import { GarbageCollector } from './gc.ts'
@@ -146,6 +148,27 @@ test('a store that stays away fails the call, and the next one finds it again', 
   store.fate = () => 'answered'
   store.objects.set('job/x', Buffer.from('here'))
   assert.equal(Buffer.from(await disk.read(`${DIRECTORY}/x`)).toString(), 'here')
+})
+
+test('what predecessors left unfinished is dropped; a store that does not allow that keeps it, and no start fails by it', async () => {
+  const store: MemoryObjectStore & Pick<ObjectStore, 'dropUnfinished'> = new MemoryObjectStore(nodeIo.disk)
+  const disk = diskOver(store)
+  await disk.dropUnfinished!(`${DIRECTORY}/shared`)
+  const prefixes: string[] = []
+  let failures: MillraceError[] = []
+  store.dropUnfinished = async (prefix) => {
+    prefixes.push(prefix)
+    const failure = failures.pop()
+    if (failure !== undefined) throw failure
+    return 1
+  }
+  failures = [new MillraceError('OBJECT_STORE_UNAVAILABLE', 'away', { retryable: true })]
+  await disk.dropUnfinished!(`${DIRECTORY}/shared`)
+  failures = [new MillraceError('OBJECT_STORE_REFUSED', 'AccessDenied')]
+  await disk.dropUnfinished!(`${DIRECTORY}/outbox`)
+  assert.deepEqual(prefixes, ['job/shared/', 'job/shared/', 'job/outbox/'])
+  failures = Array.from({ length: 9 }, () => new MillraceError('OBJECT_STORE_UNAVAILABLE', 'away', { retryable: true }))
+  await assert.rejects(disk.dropUnfinished!(`${DIRECTORY}/shared`), { code: 'OBJECT_STORE_UNAVAILABLE' })
 })
 
 const takeover = (disk: Disk, owner: string, restore: string | null = 'latest') =>
