@@ -33,6 +33,11 @@ export class CurrentKey {
     return this.value
   }
 
+  /** Null where no key is current. */
+  get hash(): number | null {
+    return this.keys === null ? null : this.keys.hashes[this.rows[0]]
+  }
+
   require(): KeyColumn {
     if (this.keys !== null) return this.keys
     throw new MillraceError('STATE_WITHOUT_KEY', 'Keyed state or timers were used where no key is current.', {

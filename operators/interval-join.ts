@@ -23,9 +23,9 @@ import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
 import { FunctionLife } from './function-life.ts'
 import { type BufferCursor, JoinBuffer, PROBE_ROWS_MAX } from './join-buffer.ts'
+import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
 import type { CodecFactory } from './user-state.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 
 /** Rows looked at a call. */
 const PAIRS_MAX = 20_000
@@ -82,6 +82,8 @@ class IntervalJoinOperator implements Operator {
   private sides!: readonly [Side, Side]
   private bucketMs = 0
   private watermark = WATERMARK_MIN
+  /** Key groups that were further when they were restored; null when all are past that. */
+  private floors: WatermarkFloors | null = null
   /** Where the first row of the next call goes on; null at its beginning. */
   private cursor: BufferCursor | null = null
   /** Pairs that the call may still look at. */
@@ -115,7 +117,9 @@ class IntervalJoinOperator implements Operator {
   open(context: OperatorContext): void {
     const { lowerMs, upperMs, codecOf, ...options } = this.options
     this.context = context
-    this.watermark = lowestRestoredWatermark(context.restored)
+    const { watermark, floors } = restoredWatermarks(context)
+    this.watermark = watermark
+    this.floors = floors
     this.bucketMs = restoredBucketMs(context.restored) ?? bucketMsOf(lowerMs, upperMs)
     const { bucketMs } = this
     const left = new JoinBuffer(context.keyed, { name: '$left', rows: options.leftCodec, bucketMs })
@@ -170,12 +174,12 @@ class IntervalJoinOperator implements Operator {
 
   /** Joins rows [from, to), and returns the first that is not done. */
   private joinRows(side: Side, batch: Batch, keys: KeyColumn, from: number, to: number): number {
-    const { watermark, context } = this
+    const { watermark, floors, context } = this
     const read = side.rows.readerOf(batch)
     for (let i = from; i < to; i++) {
       const time = batch.eventTime[i]
       if (Number.isNaN(time)) throw timestampMissing(context.name)
-      if (time < watermark) {
+      if (time < (floors === null ? watermark : floors.of(keys.hashes[i], watermark))) {
         this.lateRows[this.lateCount++] = i
         continue
       }
@@ -252,6 +256,7 @@ class IntervalJoinOperator implements Operator {
     // After a restore sources may begin behind where their end had brought it: what was passed stays passed.
     if (watermark <= this.watermark) return true
     this.watermark = watermark
+    if (this.floors !== null) this.floors = this.floors.above(watermark)
     // A row t is of use while a row of the other side at or after the watermark may meet it: t + highMs >= watermark.
     for (const { own, highMs } of this.sides) own.dropUpTo(watermark - highMs)
     return true
@@ -263,7 +268,7 @@ class IntervalJoinOperator implements Operator {
   }
 
   snapshot(): JsonValue {
-    return { watermark: watermarkToJson(this.watermark), bucketMs: this.bucketMs, lists: this.life.snapshot() }
+    return { ...watermarksToJson(this.watermark, this.floors), bucketMs: this.bucketMs, lists: this.life.snapshot() }
   }
 
   close(): void {

@@ -234,6 +234,11 @@ export class OperatorRig {
     })
   }
 
+  /** Which subtask gets a row of the first input. */
+  subtaskWith(row: unknown): number {
+    return this.subtaskOf(row, this.options)
+  }
+
   private subtaskOf(row: unknown, from: RigInput): number {
     if (this.subtasks.length === 1) return 0
     const keys = this.keysOf(batchOf(from.schema, [{ row, time: 0 }]), from)
@@ -270,8 +275,10 @@ export class OperatorRig {
     poison(batch)
   }
 
-  watermark(watermark: number): void {
-    for (const { operator, backend } of this.subtasks) {
+  /** Of all subtasks, or of one: inputs that go idle may bring some of them further than others. */
+  watermark(watermark: number, only: number | null = null): void {
+    for (const [s, { operator, backend }] of this.subtasks.entries()) {
+      if (only !== null && s !== only) continue
       for (let calls = 0; !operator.advanceWatermark(watermark, this.output); calls++) {
         assert.ok(calls < 100_000, 'advanceWatermark ends')
         this.output.drain()

@@ -17,11 +17,12 @@ import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import { CurrentKey } from './current-key.ts'
 import { FunctionLife } from './function-life.ts'
+import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
 import type { CodecFactory, UserStates } from './user-state.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
+import { lowestRestoredWatermark } from './watermark-json.ts'
 
 export interface ProcessOptions {
   readonly codecOf: CodecFactory
@@ -74,6 +75,8 @@ export class ProcessOperator implements Operator {
   private rows!: readonly RowSource[]
   private timers: InternalTimerService | null = null
   private watermark = WATERMARK_MIN
+  /** Key groups that were further when they were restored; null when all are past that. */
+  private floors: WatermarkFloors | null = null
   private firingAt: number | null = null
   /** Event time of the record, or time of the timer. */
   private timestamp = Number.NaN
@@ -109,7 +112,7 @@ export class ProcessOperator implements Operator {
       })
     }
     const timerService: TimerService = {
-      currentWatermark: () => this.watermark,
+      currentWatermark: () => this.floors?.of(current.hash, this.watermark) ?? this.watermark,
       currentProcessingTime: () => this.context.worker.nowMs(),
       registerEventTimeTimer: (timeMs) => timers().registerEventTimeTimer(current.require(), current.rows[0], timeMs),
       deleteEventTimeTimer: (timeMs) => {
@@ -142,8 +145,12 @@ export class ProcessOperator implements Operator {
   open(context: OperatorContext): void {
     this.context = context
     this.rows = this.logic.keyed.map(() => new RowSource(context))
-    this.watermark = lowestRestoredWatermark(context.restored)
-    if (this.logic.keyed.includes(true)) this.timers = new InternalTimerService(context)
+    if (this.logic.keyed.includes(true)) {
+      const { watermark, floors } = restoredWatermarks(context)
+      this.watermark = watermark
+      this.floors = floors
+      this.timers = new InternalTimerService(context)
+    } else this.watermark = lowestRestoredWatermark(context.restored)
     this.life = new FunctionLife(this.logic.fn, context, this.current, this.options.codecOf)
     this.logic.extension?.open(context, this.life.states, this.current)
     this.life.open()
@@ -200,8 +207,10 @@ export class ProcessOperator implements Operator {
     this.output = output
     const done = this.timers === null || this.timers.advanceWatermark(this.firingAt, output, this.fire)
     this.finishCall(output)
-    if (done) this.firingAt = null
-    return done
+    if (!done) return false
+    this.firingAt = null
+    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
+    return true
   }
 
   endKey(output: Output): boolean {
@@ -232,7 +241,7 @@ export class ProcessOperator implements Operator {
 
   snapshot(): JsonValue {
     return {
-      watermark: watermarkToJson(this.watermark),
+      ...watermarksToJson(this.watermark, this.floors),
       lists: this.life.snapshot(),
       ...this.logic.extension?.snapshot(),
     }

@@ -10,8 +10,8 @@
  * Invariants:
  * - Windows fire in ascending order; a call fires at most about `FIRE_KEYS_MAX` keys, and goes on where
  *   it stopped.
- * - A window fires on time once only: when `watermark` passes its end. So the watermark is the only state
- *   besides the tables, and restored windows that had fired do not fire again by themselves.
+ * - A window fires on time once only: when the watermark of its key group passes its end. So watermarks are the
+ *   only state besides the tables, and restored windows that had fired do not fire again by themselves.
  */
 import type { SegmentChunk, SegmentScan, StateTable, ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
@@ -20,7 +20,7 @@ import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
+import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
 import type { WindowAssigner } from './window-assigner.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
@@ -115,6 +115,8 @@ class WindowOperator implements Operator {
   private context!: OperatorContext
   private table!: StateTable
   private watermark = WATERMARK_MIN
+  /** Key groups that were further when they were restored; null when all are past that. */
+  private floors: WatermarkFloors | null = null
   /** No window has anything to do before this watermark. */
   private nextDue = Number.POSITIVE_INFINITY
   private firing: Firing | null = null
@@ -136,7 +138,9 @@ class WindowOperator implements Operator {
   open(context: OperatorContext): void {
     this.context = context
     refuseOtherWindows(context, this.signature)
-    this.watermark = lowestRestoredWatermark(context.restored)
+    const { watermark, floors } = restoredWatermarks(context)
+    this.watermark = watermark
+    this.floors = floors
     this.kernel.open(context, this.latenessMs > 0 || this.assigner.windowsMax > 1)
     this.table = context.keyed.table({ name: 'windows', version: 1, layout: this.kernel.layout })
     this.updateNextDue()
@@ -147,6 +151,17 @@ class WindowOperator implements Operator {
   }
 
   process(batch: Batch, from: number, output: Output): number {
+    const { floors, watermark } = this
+    if (floors === null) return this.processRows(batch, from, output)
+    const next = floors.process(batch, from, watermark, output, (rows, own) => {
+      this.watermark = own
+      return this.processRows(rows, 0, output)
+    })
+    this.watermark = watermark
+    return next
+  }
+
+  private processRows(batch: Batch, from: number, output: Output): number {
     const { keys } = batch
     if (keys === null) {
       throw new MillraceError('STATE_NOT_KEYED', 'A window operator got rows without keys.', { domain: 'internal' })
@@ -242,7 +257,10 @@ class WindowOperator implements Operator {
       if (watermark <= this.watermark) return true
       const previous = this.watermark
       this.watermark = watermark
-      if (watermark < this.nextDue) return true
+      if (watermark < this.nextDue) {
+        this.passFloors()
+        return true
+      }
       const windows = this.table.namespaces().filter((w) => this.assigner.endOf(w) - 1 <= watermark)
       this.firing = { windows, previous, at: 0, scan: null, chunk: null, row: 0 }
     }
@@ -251,6 +269,7 @@ class WindowOperator implements Operator {
     this.kernel.flush(output)
     if (!done) return false
     this.firing = null
+    this.passFloors()
     this.updateNextDue()
     return true
   }
@@ -290,10 +309,21 @@ class WindowOperator implements Operator {
   private fireChunk(firing: Firing, chunk: SegmentChunk, window: FiringWindow, output: Output): boolean {
     while (firing.row < chunk.count) {
       if (output.blocked) return false
-      this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
+      if (!this.hasFired(chunk.keys, firing.row, window)) {
+        this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
+      }
       firing.row++
     }
     return true
+  }
+
+  private passFloors(): void {
+    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
+  }
+
+  /** Had a restored window fired for this key before? */
+  private hasFired(keys: KeyColumn, row: number, { maxTimestamp }: FiringWindow): boolean {
+    return this.floors !== null && this.floors.of(keys.hashes[row], WATERMARK_MIN) >= maxTimestamp
   }
 
   private updateNextDue(): void {
@@ -309,7 +339,7 @@ class WindowOperator implements Operator {
 
   snapshot(): JsonValue {
     assert(this.firing === null, 'a barrier waits until windows have fired')
-    return { watermark: watermarkToJson(this.watermark), signature: this.signature }
+    return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature }
   }
 
   close(): void {

@@ -1,7 +1,7 @@
 /**
  * Flink's window semantics as a naive model, row by row and window by window, and random scenarios that compare a
- * window operator with it: lateness, batch sizes, blocked output, restores at other parallelisms, and budgets so
- * small that state is evicted all the time.
+ * window operator with it: lateness, batch sizes, blocked output, subtasks further than others, restores at other
+ * parallelisms, and budgets so small that state is evicted all the time.
  *
  * Used by the tests of the window operators in this room.
  */
@@ -72,6 +72,8 @@ export interface ScenarioWindows {
   readonly assigner: WindowAssigner
 }
 
+const KEYS = ['a', 'b', 'Zürich', 'd', 'e', '']
+
 /** Random rows, watermarks and restores over windows of `windows`. */
 export const scenarioOf = <W extends ScenarioWindows>(windows: fc.Arbitrary<W>) =>
   fc.record({
@@ -87,7 +89,7 @@ export const scenarioOf = <W extends ScenarioWindows>(windows: fc.Arbitrary<W>) 
           weight: 4,
           arbitrary: fc.array(
             fc.record({
-              key: fc.constantFrom('a', 'b', 'Zürich', 'd', 'e', ''),
+              key: fc.constantFrom(...KEYS),
               time: fc.integer({ min: -40, max: 40 }),
               delay: fc.option(fc.integer({ min: -5, max: 5 })),
             }),
@@ -96,6 +98,7 @@ export const scenarioOf = <W extends ScenarioWindows>(windows: fc.Arbitrary<W>) 
         },
         { weight: 3, arbitrary: fc.integer({ min: 1, max: 15 }) },
         { weight: 1, arbitrary: fc.record({ restore: fc.constantFrom(1, 2, 3) }) },
+        { weight: 1, arbitrary: fc.record({ subtask: fc.nat(2), aheadMs: fc.integer({ min: 1, max: 30 }) }) },
       ),
       { maxLength: 20, size: 'max' },
     ),
@@ -105,6 +108,7 @@ export type Scenario<W extends ScenarioWindows> = typeof scenarioOf<W> extends (
   ? S
   : never
 
+/** Of one key: what it goes by is the watermark of the subtask that has the key. */
 class FlinkModel {
   readonly results = new Map<string, Emitted[]>()
   readonly late: number[] = []
@@ -146,6 +150,7 @@ class FlinkModel {
   }
 
   advance(watermark: number): void {
+    if (watermark <= this.watermark) return
     const before = this.watermark
     this.watermark = watermark
     for (const window of [...this.windows.keys()].sort((a, b) => a - b)) {
@@ -169,7 +174,7 @@ export function play<W extends ScenarioWindows>(
   create: (windows: W) => Operator,
   seen: Seen,
 ): void {
-  const model = new FlinkModel(s.windows.assigner, s.lateness, one.expected)
+  const models = new Map(KEYS.map((key) => [key, new FlinkModel(s.windows.assigner, s.lateness, one.expected)]))
   const rig = new OperatorRig({
     create: () => create(s.windows),
     schema: ROWS,
@@ -186,37 +191,49 @@ export function play<W extends ScenarioWindows>(
       const rows = step.map(({ key, delay }): Row => ({ key, id: id++, delay }))
       const times = step.map((row) => row.time)
       rows.forEach((row, i) => {
-        model.row(row, times[i])
+        models.get(row.key)!.row(row, times[i])
       })
       rig.push(rows, times)
     } else if (typeof step === 'number') {
       watermark += step
-      model.advance(watermark)
+      for (const model of models.values()) model.advance(watermark)
       rig.watermark(watermark)
+    } else if ('aheadMs' in step) {
+      const { subtask, aheadMs } = step
+      for (const [key, model] of models) {
+        if (rig.subtaskWith({ key, id: 0, delay: null }) === subtask) model.advance(watermark + aheadMs)
+      }
+      rig.watermark(watermark + aheadMs, subtask)
     } else {
       rig.restore(step.restore)
       seen.restored++
     }
   }
-  model.advance(Number.POSITIVE_INFINITY)
+  for (const model of models.values()) model.advance(Number.POSITIVE_INFINITY)
   rig.watermark(Number.POSITIVE_INFINITY)
-  compare(rig, model, one)
-  seen.late += model.late.length
+  const late = [...models.values()].flatMap((model) => model.late)
+  compare(rig, new Map([...models.values()].flatMap((model) => [...model.results])), late, one)
+  seen.late += late.length
   rig.close()
 }
 
-function compare(rig: OperatorRig, model: FlinkModel, one: WindowCase): void {
+function compare(
+  rig: OperatorRig,
+  expected: ReadonlyMap<string, readonly Emitted[]>,
+  lateExpected: readonly number[],
+  one: WindowCase,
+): void {
   const results = new Map<string, Emitted[]>()
   for (const emitted of rig.output.main) {
     const key = one.keyOfResult(emitted.row as never)
     results.set(key, [...(results.get(key) ?? []), plain(emitted)])
   }
-  for (const key of model.results.keys()) assert.deepEqual(results.get(key), model.results.get(key)!.map(plain))
-  assert.equal(rig.output.main.length, [...model.results.values()].flat().length)
+  for (const [key, own] of expected) assert.deepEqual(results.get(key), own.map(plain))
+  assert.equal(rig.output.main.length, [...expected.values()].flat().length)
   const late = (rig.output.sides.get('late') ?? []).map((emitted) => (emitted.row as Row).id)
   assert.deepEqual(
     late.sort((a, b) => a - b),
-    [...model.late].sort((a, b) => a - b),
+    [...lateExpected].sort((a, b) => a - b),
   )
 }
 

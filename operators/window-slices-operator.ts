@@ -12,8 +12,8 @@
  * Invariants:
  * - Windows fire in ascending order; a call handles at most about `FIRE_KEYS_MAX` entries, and goes on where it
  *   stopped.
- * - A window fires on time once only: when `watermark` passes its end. So the watermark is the only state besides
- *   the tables.
+ * - A window fires on time once only: when the watermark of its key group passes its end. So watermarks are the only
+ *   state besides the tables.
  * - A slice lives until its last window is over, its lateness included. A row that is late for its first windows counts
  *   in the others; those that are over are never looked at again, so that sharing the slice with them is harmless.
  */
@@ -24,7 +24,7 @@ import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MIN } from '../engine/core/time.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
+import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
 import type { FiringWindow, MutableWindowValues, WindowKernel } from './window-aggregate.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
@@ -89,6 +89,8 @@ class SlicedWindowOperator implements Operator {
   private slices!: StateTable
   private merged!: StateTable
   private watermark = WATERMARK_MIN
+  /** Key groups that were further when they were restored; null when all are past that. */
+  private floors: WatermarkFloors | null = null
   /** No slice has anything to do before this watermark. */
   private nextDue = Number.POSITIVE_INFINITY
   private firing: Firing | null = null
@@ -118,7 +120,9 @@ class SlicedWindowOperator implements Operator {
   open(context: OperatorContext): void {
     this.context = context
     refuseOtherWindows(context, this.signature)
-    this.watermark = lowestRestoredWatermark(context.restored)
+    const { watermark, floors } = restoredWatermarks(context)
+    this.watermark = watermark
+    this.floors = floors
     this.kernel.open(context, true)
     const { layout } = this.kernel
     this.slices = context.keyed.table({ name: 'slices', version: 1, layout })
@@ -154,6 +158,17 @@ class SlicedWindowOperator implements Operator {
   }
 
   process(batch: Batch, from: number, output: Output): number {
+    const { floors, watermark } = this
+    if (floors === null) return this.processRows(batch, from, output)
+    const next = floors.process(batch, from, watermark, output, (rows, own) => {
+      this.watermark = own
+      return this.processRows(rows, 0, output)
+    })
+    this.watermark = watermark
+    return next
+  }
+
+  private processRows(batch: Batch, from: number, output: Output): number {
     const { keys } = batch
     if (keys === null) {
       throw new MillraceError('STATE_NOT_KEYED', 'A window operator got rows without keys.', { domain: 'internal' })
@@ -258,7 +273,10 @@ class SlicedWindowOperator implements Operator {
       if (watermark <= this.watermark) return true
       const firedBefore = this.firedEnd
       this.watermark = watermark
-      if (watermark < this.nextDue) return true
+      if (watermark < this.nextDue) {
+        this.passFloors()
+        return true
+      }
       this.firing = {
         tasks: this.tasksSince(firedBefore),
         at: 0,
@@ -283,6 +301,7 @@ class SlicedWindowOperator implements Operator {
     this.kernel.flush(output)
     if (!done) return false
     this.firing = null
+    this.passFloors()
     this.updateNextDue()
     return true
   }
@@ -371,6 +390,7 @@ class SlicedWindowOperator implements Operator {
       const { chunk } = firing
       for (; firing.row < chunk.count; firing.row++) {
         if (output.blocked) return false
+        if (this.hasFired(chunk.keys, firing.row, window)) continue
         this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
       }
       firing.chunk = null
@@ -378,6 +398,15 @@ class SlicedWindowOperator implements Operator {
     firing.scan.close()
     firing.scan = null
     return true
+  }
+
+  private passFloors(): void {
+    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
+  }
+
+  /** Had a restored window fired for this key before? */
+  private hasFired(keys: KeyColumn, row: number, { maxTimestamp }: FiringWindow): boolean {
+    return this.floors !== null && this.floors.of(keys.hashes[row], WATERMARK_MIN) >= maxTimestamp
   }
 
   private updateNextDue(): void {
@@ -397,7 +426,7 @@ class SlicedWindowOperator implements Operator {
 
   snapshot(): JsonValue {
     assert(this.firing === null, 'a barrier waits until windows have fired')
-    return { watermark: watermarkToJson(this.watermark), signature: this.signature }
+    return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature }
   }
 
   close(): void {

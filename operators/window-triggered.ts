@@ -36,10 +36,10 @@ import type { JsonValue } from '../engine/core/json-value.ts'
 import type { RowReader } from '../engine/core/rows.ts'
 import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
 import { CurrentKey } from './current-key.ts'
+import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
-import { lowestRestoredWatermark, watermarkToJson } from './watermark-json.ts'
 import type { WindowContents } from './window-contents.ts'
 import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
 import { KeyWindows, WindowRecord, windowRecordsCodec } from './window-records.ts'
@@ -94,6 +94,9 @@ class TriggeredWindowOperator implements Operator {
   private fn!: WindowFunctionRunner
   private rows!: RowSource
   private watermark = WATERMARK_MIN
+  /** Key groups that were further when they were restored; null when all are past that. */
+  private floors: WatermarkFloors | null = null
+  private readonly current = new CurrentKey()
   private read: RowReader = () => undefined
   /** Rows were put into several windows, which may share objects now. */
   private sharesRows = false
@@ -112,23 +115,24 @@ class TriggeredWindowOperator implements Operator {
     const { options } = this
     this.context = context
     refuseOtherWindows(context, this.signature)
-    this.watermark = lowestRestoredWatermark(context.restored)
+    const { watermark, floors } = restoredWatermarks(context)
+    this.watermark = watermark
+    this.floors = floors
     this.rows = new RowSource(context)
     const codec = windowRecordsCodec(options.contentsCodec)
     this.table = context.keyed.table({ name: '$windows', version: 1, layout: { kind: 'object', codec } })
     this.timers = new InternalTimerService(context)
-    const watermark = () => this.watermark
-    const current = new CurrentKey()
+    const { current } = this
     this.trigger = new WindowTriggerContext(options.trigger, {
       context,
       current,
       timers: this.timers,
-      watermark,
+      watermark: () => this.keyWatermark,
       codecOf: options.codecOf,
     })
     this.fn = new WindowFunctionRunner(options, {
       context,
-      watermark,
+      watermark: () => this.keyWatermark,
       current: this.trigger,
       key: current,
       windowsMerge: this.merging !== null,
@@ -138,6 +142,11 @@ class TriggeredWindowOperator implements Operator {
 
   private get signature(): string {
     return `${this.assigner} ${this.options.contents.signature}`
+  }
+
+  /** Of the current key. */
+  private get keyWatermark(): number {
+    return this.floors?.of(this.current.hash, this.watermark) ?? this.watermark
   }
 
   private guard<R>(call: () => R): R {
@@ -221,7 +230,7 @@ class TriggeredWindowOperator implements Operator {
       isSkipped = false
       this.addTo(record, w === 0 ? row : this.ownRow(batch, i, row, record), timeMs)
     }
-    if (isSkipped && this.isEventTime && timeMs + this.latenessMs <= this.watermark) this.late.add(i)
+    if (isSkipped && this.isEventTime && timeMs + this.latenessMs <= this.keyWatermark) this.late.add(i)
     this.settle(windows)
   }
 
@@ -271,7 +280,7 @@ class TriggeredWindowOperator implements Operator {
   }
 
   private isLate(window: TimeWindow): boolean {
-    return this.isEventTime && this.cleanupTimeOf(window) <= this.watermark
+    return this.isEventTime && this.cleanupTimeOf(window) <= this.keyWatermark
   }
 
   private cleanupTimeOf(window: TimeWindow): number {
@@ -372,7 +381,9 @@ class TriggeredWindowOperator implements Operator {
 
   advanceWatermark(watermark: number, output: Output): boolean {
     this.watermark = Math.max(this.watermark, watermark)
-    return this.fireDue(output, () => this.timers.advanceWatermark(watermark, output, this.fireTimer))
+    if (!this.fireDue(output, () => this.timers.advanceWatermark(watermark, output, this.fireTimer))) return false
+    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
+    return true
   }
 
   endKey(output: Output): boolean {
@@ -431,7 +442,7 @@ class TriggeredWindowOperator implements Operator {
 
   snapshot(): JsonValue {
     const lists = this.guard(() => this.fn.snapshot())
-    return { watermark: watermarkToJson(this.watermark), signature: this.signature, lists }
+    return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature, lists }
   }
 
   close(): void {
