@@ -6,7 +6,7 @@ import { truncate, writeFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import { nodeIo } from '../runtime/node-io.ts'
-import { collectGarbage, discardCheckpoints, sweepLeftovers } from './gc.ts'
+import { collectGarbage, discardCheckpoints, GarbageCollector, sweepLeftovers } from './gc.ts'
 import { layout } from './layout.ts'
 import { manifestName } from './manifest.ts'
 import { createManifest, manifestNumbers, readManifest } from './manifest-store.ts'
@@ -54,12 +54,14 @@ test('keeps what retained checkpoints and savepoints name, and nothing else', as
   )
 })
 
-test('removes nothing while a manifest cannot be read', () =>
+test('removes nothing while a manifest cannot be read, and says so once', () =>
   withCheckpointDirectory(async (directory) => {
     const manifests = [1, 2, 3, 4, 5].map((file) => ({ isSavepoint: false, files: [file] }))
     await fill(directory, manifests, [9])
     await truncate(layout.manifest(directory, manifestName(4)), 50)
-    await collectGarbage(disk, directory, 3)
+    const garbage = new GarbageCollector({ disk, directory, clock: nodeIo.clock, retained: 3 })
+    await assert.rejects(garbage.collect(), { code: 'CHECKPOINT_UNREADABLE', message: /000000000004\.json/ })
+    await garbage.collect()
     assert.equal((await disk.list(layout.shared(directory))).length, 6)
   }))
 

@@ -12,6 +12,7 @@
  */
 import { isObjectUrl } from '../contract/object-store.ts'
 import { mapBounded } from '../core/bounded.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Clock, Disk } from '../core/io.ts'
 import { layout } from './layout.ts'
 import { decodeManifest, type Manifest, manifestName } from './manifest.ts'
@@ -37,6 +38,8 @@ export class GarbageCollector {
   private readonly options: GarbageOptions
   private readonly graceMs: number
   private readonly decoded = new Map<number, Manifest>()
+  /** Manifests of which it was said that they cannot be read. */
+  private readonly reported = new Set<number>()
   private unreferencedSinceMs = new Map<string, number>()
 
   constructor(options: GarbageOptions) {
@@ -44,7 +47,10 @@ export class GarbageCollector {
     this.graceMs = options.graceMs ?? (isObjectUrl(options.directory) ? REMOTE_GRACE_MS : 0)
   }
 
-  /** Removes older manifests and unreferenced state files. Savepoints stay until a user deletes them. */
+  /**
+   * Removes older manifests and unreferenced state files. Savepoints stay until a user deletes them. Removes nothing
+   * while a manifest cannot be read, and throws `CHECKPOINT_UNREADABLE` when it first meets one.
+   */
   async collect(): Promise<void> {
     const { disk, directory } = this.options
     const numbers = (await manifestNumbers(disk, directory)).reverse()
@@ -53,8 +59,7 @@ export class GarbageCollector {
     const outdated: number[] = []
     let checkpoints = 0
     for (const number of numbers) {
-      const manifest = await this.read(number)
-      // One that cannot be read may be needed after a repair: what it names is unknown, so nothing goes.
+      const manifest = await this.read(number, newest)
       if (manifest === null) return
       const isSavepoint = manifest.kind === 'savepoint'
       if (!isSavepoint && checkpoints >= this.options.retained) outdated.push(number)
@@ -71,17 +76,30 @@ export class GarbageCollector {
     await this.sweep(kept, newest)
   }
 
-  private async read(number: number): Promise<Manifest | null> {
+  /** Null for one that cannot be read: it may be needed after a repair, and what it names is unknown. */
+  private async read(number: number, newest: number): Promise<Manifest | null> {
     const { disk, directory } = this.options
     const known = this.decoded.get(number)
     if (known !== undefined) return known
+    const name = manifestName(number)
+    const path = layout.manifest(directory, name)
     try {
-      const name = manifestName(number)
-      const manifest = decodeManifest(await disk.read(layout.manifest(directory, name)), name)
+      const manifest = decodeManifest(await disk.read(path), name)
       this.decoded.set(number, manifest)
       return manifest
-    } catch {
-      return null
+    } catch (error) {
+      // A later owner may have collected it; and once said is enough.
+      if (this.reported.has(number) || !(await this.isOwner(newest))) return null
+      this.reported.add(number)
+      throw new MillraceError(
+        'CHECKPOINT_UNREADABLE',
+        `Nothing is collected while ${path} cannot be read: ${messageOf(error)}`,
+        {
+          cause: error,
+          domain: 'external',
+          hint: 'Repair or remove that file; until then checkpoints and state files only grow in number.',
+        },
+      )
     }
   }
 

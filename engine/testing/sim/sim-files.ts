@@ -76,7 +76,13 @@ export class SimFiles {
     return isObjectUrl(path) ? this.objects.namesIn(splitObjectUrl(path).key) : this.disk.listNow(path)
   }
 
-  /** Damage to the medium, or its repair. */
+  /** By hand, once nothing is under way that could reach the file. */
+  repair(path: string, bytes: Uint8Array): void {
+    if (isObjectUrl(path)) this.objects.repairNow(splitObjectUrl(path).key, bytes)
+    else this.disk.overwriteNow(path, bytes)
+  }
+
+  /** Damage to the medium. */
   overwrite(path: string, bytes: Uint8Array): void {
     if (isObjectUrl(path)) this.objects.putNow(splitObjectUrl(path).key, bytes)
     else this.disk.overwriteNow(path, bytes)

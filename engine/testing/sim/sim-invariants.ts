@@ -5,6 +5,7 @@
  * Called by sim-run.ts and sim-process.ts. What sinks hold at the end is judged by sim-results.ts. Only the
  * first violation counts: what follows one is its consequence.
  */
+import { isDeepStrictEqual } from 'node:util'
 import { lowestRestoredWatermark } from '../../../operators/watermark-json.ts'
 import { layout } from '../../checkpoint/layout.ts'
 import { decodeManifest, type Manifest, type ManifestSource } from '../../checkpoint/manifest.ts'
@@ -79,6 +80,7 @@ export class SimInvariants implements DiskObserver {
 
   /** A manifest that was set aside is back; what it listed counts again. */
   repaired(path: string, bytes: Uint8Array): void {
+    if (this.manifestAt(path) !== null) return
     const directory = MANIFEST_PATH.exec(path)![1]!
     this.remember({ path, directory, manifest: decodeManifest(bytes, path) })
   }
@@ -93,7 +95,8 @@ export class SimInvariants implements DiskObserver {
     if (directory === undefined) return
     const manifest = decodeManifest(bytes, path)
     const known = { path, directory, manifest }
-    if (this.isStray(known)) return
+    if (this.isStray(known) || this.isBack(known)) return
+    this.takeBack(known)
     this.checkI1Files(known)
     this.checkI2Numbers(known)
     this.checkI11Owner(known)
@@ -121,6 +124,28 @@ export class SimInvariants implements DiskObserver {
    */
   private isStray({ directory, manifest }: KnownManifest): boolean {
     return manifest.number < (this.newest(directory)?.number ?? 0)
+  }
+
+  /**
+   * A try to create a manifest that was answered with a time-out may have its effect once a damaged copy of it has been
+   * set aside: then it is there again, whole. It binds nobody until somebody goes on from it.
+   */
+  private isBack({ path, directory, manifest }: KnownManifest): boolean {
+    const before = this.setAside.find((known) => known.path === path)
+    if (before === undefined || !isDeepStrictEqual(before.manifest, manifest)) return false
+    return manifest.number > (this.newest(directory)?.number ?? 0)
+  }
+
+  /** `known` goes on from one that had been set aside and came back: what that listed counts again. */
+  private takeBack({ directory, manifest }: KnownManifest): void {
+    const at = this.setAside.findIndex(
+      (other) =>
+        other.directory === directory &&
+        other.manifest.number === manifest.parent &&
+        manifest.kind === 'takeover' &&
+        this.files.exists(other.path),
+    )
+    if (at >= 0) this.remember(this.setAside.splice(at, 1)[0]!)
   }
 
   /** After a crash, manifests may be gone whose creation never reported success. */

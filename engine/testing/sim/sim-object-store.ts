@@ -33,6 +33,9 @@ export class SimObjects {
   /** Share of calls that fail, before or after they had their effect. */
   errorRate = 0
   private readonly objects = new Map<string, Buffer>()
+  /** How many calls were sent before somebody last repaired the object of a key by hand. */
+  private readonly repairedAt = new Map<string, number>()
+  private calls = 0
   private readonly scope = new Scope('object store', null)
   private readonly options: SimObjectsOptions
 
@@ -45,19 +48,26 @@ export class SimObjects {
     const { disk } = this.options
     const call = <T>(label: string, isWrite: boolean, effect: () => T): Promise<T> =>
       this.call(caller, label, isWrite, effect)
+    const write = <T>(label: string, key: string, effect: () => T): Promise<T> => {
+      const sent = this.calls++
+      return call(`${label} ${key}`, true, () => {
+        if (sent < (this.repairedAt.get(key) ?? 0)) throw unavailable(`${label} ${key}`)
+        return effect()
+      })
+    }
     return {
       description: 'simulated objects',
       get: (key) => call(`get ${key}`, false, () => this.objects.get(key) ?? null),
       put: (key, bytes, options) => {
         const copy = Buffer.from(bytes)
-        return call(`put ${key}`, true, () => {
+        return write('put', key, () => {
           if (options?.ifAbsent === true && this.objects.has(key)) return false
           this.store(key, copy)
           return true
         })
       },
       upload: (key, path, content) =>
-        call(`upload ${key}`, true, () => {
+        write('upload', key, () => {
           const bytes = disk.readNow(path)
           if (hashOf(bytes).sha256 !== content.sha256) throw new Error(`simulated, upload of other content to ${key}`)
           this.store(key, bytes)
@@ -71,7 +81,7 @@ export class SimObjects {
         }),
       size: (key) => call(`size ${key}`, false, () => this.objects.get(key)?.length ?? null),
       list: (prefix) => call(`list ${prefix}`, false, () => this.listed(prefix)),
-      remove: (key) => call(`remove ${key}`, true, () => this.removeNow(key)),
+      remove: (key) => write('remove', key, () => this.removeNow(key)),
     }
   }
 
@@ -128,6 +138,12 @@ export class SimObjects {
 
   putNow(key: string, bytes: Uint8Array): void {
     this.objects.set(key, Buffer.from(bytes))
+  }
+
+  /** As somebody does who waits until nothing sent before can reach the object any more. */
+  repairNow(key: string, bytes: Uint8Array): void {
+    this.putNow(key, bytes)
+    this.repairedAt.set(key, this.calls)
   }
 
   /** Names below a folder. */

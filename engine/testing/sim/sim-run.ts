@@ -592,7 +592,7 @@ class Simulation {
     // Another process went on without it since: there is a newer one to go on from.
     if (this.invariants.hasCheckpointAfter(this.directory, decodeManifest(bytes, path).number)) return
     this.damagedIsBack = true
-    this.files.overwrite(path, bytes)
+    this.files.repair(path, bytes)
     this.invariants.repaired(path, bytes)
     this.next = { ...this.plainStart(), restore: path }
   }
