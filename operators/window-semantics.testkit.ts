@@ -137,7 +137,7 @@ export class WindowModel {
   }
 
   advance(watermark: number): void {
-    this.times.watermark = watermark
+    this.times.watermark = Math.max(this.times.watermark, watermark)
     this.fireUpTo(watermark, 'EVENT_TIME')
   }
 

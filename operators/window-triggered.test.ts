@@ -273,6 +273,8 @@ function operatorOf(
   return triggeredWindowOperator(options)
 }
 
+const KEYS = ['a', 'b', 'Zürich', 'd']
+
 const scenario = fc.record({
   assigner: fc.constantFrom(...ASSIGNERS),
   work: fc.constantFrom<Work>('process', 'concatenating reduce', 'aggregate with merge'),
@@ -288,7 +290,7 @@ const scenario = fc.record({
         weight: 4,
         arbitrary: fc.array(
           fc.record({
-            key: fc.constantFrom('a', 'b', 'Zürich', 'd'),
+            key: fc.constantFrom(...KEYS),
             time: fc.integer({ min: -20, max: 40 }),
             gap: fc.integer({ min: 1, max: 9 }),
           }),
@@ -298,6 +300,7 @@ const scenario = fc.record({
       { weight: 3, arbitrary: fc.record({ watermark: fc.integer({ min: 1, max: 15 }) }) },
       { weight: 2, arbitrary: fc.record({ clock: fc.integer({ min: 1, max: 15 }) }) },
       { weight: 1, arbitrary: fc.record({ restore: fc.constantFrom(1, 2, 3) }) },
+      { weight: 1, arbitrary: fc.record({ subtask: fc.nat(2), aheadMs: fc.integer({ min: 1, max: 30 }) }) },
     ),
     { maxLength: 20, size: 'max' },
   ),
@@ -317,7 +320,11 @@ interface Seen {
 }
 
 function play(s: Scenario, trigger: TriggerCase, evictor: EvictorCase | null, seen: Seen): void {
-  const model = new WindowModel(s.assigner.model, modelTrigger(trigger, s.assigner), evictor?.model ?? null, s.lateness)
+  const modelOf = () =>
+    new WindowModel(s.assigner.model, modelTrigger(trigger, s.assigner), evictor?.model ?? null, s.lateness)
+  // One a key: what a key goes by is the watermark of the subtask that has it.
+  const byKey = new Map(KEYS.map((key) => [key, modelOf()]))
+  const models = [...byKey.values()]
   const rig = new OperatorRig({
     create: () => operatorOf(s.assigner, trigger, evictor, s.work, s.lateness),
     schema: s.opaque ? OPAQUE_SCHEMA : ROWS,
@@ -334,7 +341,7 @@ function play(s: Scenario, trigger: TriggerCase, evictor: EvictorCase | null, se
     if (Array.isArray(step)) {
       const rows = step.map(({ key, gap }): ModelRow => ({ key, id: id++, gap }))
       rows.forEach((row, i) => {
-        model.row(row, step[i].time)
+        byKey.get(row.key)!.row(row, step[i].time)
       })
       rig.push(
         rows,
@@ -342,26 +349,33 @@ function play(s: Scenario, trigger: TriggerCase, evictor: EvictorCase | null, se
       )
     } else if ('watermark' in step) {
       watermark += step.watermark
-      model.advance(watermark)
+      for (const model of models) model.advance(watermark)
       rig.watermark(watermark)
+    } else if ('aheadMs' in step) {
+      const { subtask, aheadMs } = step
+      for (const [key, model] of byKey) {
+        if (rig.subtaskWith(row(key)) === subtask) model.advance(watermark + aheadMs)
+      }
+      rig.watermark(watermark + aheadMs, subtask)
     } else if ('clock' in step) {
       nowMs += step.clock
-      model.processingTime(nowMs)
+      for (const model of models) model.processingTime(nowMs)
       rig.processingTime(nowMs)
     } else {
       rig.restore(step.restore)
       seen.restored++
     }
   }
-  model.advance(Number.POSITIVE_INFINITY)
+  for (const model of models) model.advance(Number.POSITIVE_INFINITY)
   rig.watermark(Number.POSITIVE_INFINITY)
-  compare(rig, model)
-  seen.fired += model.fired.length
-  seen.late += model.late.length
+  const all = { fired: models.flatMap(({ fired }) => fired), late: models.flatMap(({ late }) => late) }
+  compare(rig, all)
+  seen.fired += all.fired.length
+  seen.late += all.late.length
   rig.close()
 }
 
-function compare(rig: OperatorRig, model: WindowModel): void {
+function compare(rig: OperatorRig, model: Pick<WindowModel, 'fired' | 'late'>): void {
   const byKey = (all: readonly Fired[]): Record<string, Fired[]> =>
     Object.fromEntries(
       [...new Set(all.map((one) => one.key))].sort().map((key) => [key, all.filter((o) => o.key === key)]),
