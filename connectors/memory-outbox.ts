@@ -8,10 +8,12 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
 import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterContext } from '../engine/contract/sink.ts'
+import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Io } from '../engine/core/io.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { StringInterner } from '../engine/core/strings.ts'
+import { MetricRegistry } from '../engine/core/user-metrics.ts'
 
 const io = {
   clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
@@ -78,6 +80,10 @@ export class MemoryOutboxes {
       subtask: place.subtask ?? 0,
       parallelism: place.parallelism ?? 1,
       attempt: place.attempt ?? 1,
+      name: 'sink',
+      restarts: (place.attempt ?? 1) - 1,
+      metrics: new MetricRegistry(() => Date.now()),
+      accumulators: new AccumulatorRegistry(),
       worker: {
         workerIndex: 0,
         io,

@@ -12,12 +12,14 @@ import { crc32 } from 'node:zlib'
 import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterContext } from '../engine/contract/sink.ts'
 import type { DeadLetter, Source, SourceReader, SourceReaderContext, SplitState } from '../engine/contract/source.ts'
 import type { WorkerContext } from '../engine/contract/worker-context.ts'
+import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import type { Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Disk, Io } from '../engine/core/io.ts'
 import { rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { StringInterner } from '../engine/core/strings.ts'
+import { MetricRegistry } from '../engine/core/user-metrics.ts'
 
 /** Real clock, random and timers; connectors use node:fs themselves, so any use of the disk fails. */
 export function testIo(): Io {
@@ -220,6 +222,10 @@ export async function testWriterContext(
     subtask,
     parallelism: 1,
     attempt,
+    name: 'sink',
+    restarts: attempt - 1,
+    metrics: new MetricRegistry(() => 0),
+    accumulators: new AccumulatorRegistry(),
     worker: testWorker(),
     schema,
     scratchDirectory,

@@ -1,7 +1,7 @@
 /**
  * What a user function learns of where it runs, and what it may ask for: Flink's RuntimeContext.
  *
- * Made by every operator that runs functions with an `open`.
+ * Made by every operator that runs functions with an `open`, and for sink functions by engine/api/function-sink.ts.
  */
 import type { KeyedStateStore, RuntimeContext } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
@@ -13,6 +13,7 @@ import {
   LongCounter,
 } from '../engine/core/accumulators.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import type { MetricGroup } from '../engine/core/user-metrics.ts'
 import type { UserStates } from './user-state.ts'
 
 /** With states that are declared as they are asked for. */
@@ -26,7 +27,12 @@ export function runtimeContext(context: OperatorContext, states: UserStates): Ru
   })
 }
 
-export function runtimeContextOver(context: OperatorContext, states: KeyedStateStore): RuntimeContext {
+/** The part of an operator's context that it takes. */
+export type RuntimePlace = Pick<OperatorContext, 'name' | 'subtask' | 'parallelism' | 'attempt' | 'accumulators'> & {
+  readonly metrics: MetricGroup
+}
+
+export function runtimeContextOver(context: RuntimePlace, states: KeyedStateStore): RuntimeContext {
   const { accumulators, metrics } = context
   const known = <A extends Accumulator>(name: string, made: new () => A): A => {
     const found = accumulators.get(name) ?? new made()

@@ -28,14 +28,15 @@ async function print(
   await writer.close()
 }
 
-test('rows are JSON lines after the prefix', async () => {
+test('strings as they are, other rows as JSON, after the prefix', async () => {
   const stream = new PassThrough()
   const sink = printSink<never>({ prefix: 'out', stream })
-  await print(sink, [{ n: 2n ** 60n }, 'a\nb', 5, Number.NaN, undefined, null])
+  await print(sink, [{ n: 2n ** 60n }, 'a b "c"', ['d'], 5, Number.NaN, undefined, null])
   await print(sink, [{ id: 7n, name: null }], schema({ id: t.int64(), name: t.nullable(t.string()) }))
   assert.deepEqual(String(stream.read()).split('\n'), [
     'out> {"n":1152921504606846976}',
-    'out> "a\\nb"',
+    'out> a b "c"',
+    'out> ["d"]',
     'out> 5',
     'out> "NaN"',
     'out> undefined',

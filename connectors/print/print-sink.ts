@@ -20,7 +20,7 @@ export interface LineStream {
 export interface PrintSinkOptions<T> {
   /** Put before each line, followed by `> `. */
   readonly prefix?: string
-  /** The line of a row, without its end; JSON by default. */
+  /** The line of a row, without its end; by default a string as it is, and JSON for all else. */
   readonly format?: (row: T) => string
   /** `process.stdout` by default. */
   readonly stream?: LineStream
@@ -35,7 +35,7 @@ export interface PrintSink<T> extends Sink<T> {
 export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {}): PrintSink<T> {
   const { prefix, format, stream } = typeof options === 'string' ? { prefix: options } : options
   const start = prefix === undefined || prefix === '' ? '' : `${prefix}> `
-  const lineOf = (format as ((row: unknown) => string) | undefined) ?? jsonLine
+  const lineOf = (format as ((row: unknown) => string) | undefined) ?? plainLine
   const printer = new Printer(stream)
   return {
     kind: 'print',
@@ -113,8 +113,9 @@ class Printer {
   }
 }
 
-/** A row as JSON for people to read: bigints as digits, NaN and infinities as texts. */
-function jsonLine(row: unknown): string {
+/** A row for people to read: a string as it is, else JSON with bigints as digits, NaN and infinities as texts. */
+function plainLine(row: unknown): string {
+  if (typeof row === 'string') return row
   const text = JSON.stringify(row, (_key, value: unknown) => {
     if (typeof value === 'bigint') return rawJson(value.toString())
     if (typeof value === 'number' && !Number.isFinite(value)) return String(value)

@@ -65,6 +65,6 @@ export default job('alarms', (env) => {
 })
 
 /* prints:
-"oven: 91 celsius is above 90"
-"press: 4.5 bar is above 4"
+oven: 91 celsius is above 90
+press: 4.5 bar is above 4
 */

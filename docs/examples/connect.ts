@@ -58,7 +58,7 @@ export default job('trips', (env) => {
 })
 
 /* prints:
-"Grace drives to the station"
-"Edsger drives to the airport"
-"Edsger drives to the harbour"
+Grace drives to the station
+Edsger drives to the airport
+Edsger drives to the harbour
 */

@@ -67,6 +67,6 @@ export default job('auctions', (env) => {
 })
 
 /* prints:
-"vase early: 700,400"
-"lamp at the end: 10,15"
+vase early: 700,400
+lamp at the end: 10,15
 */

@@ -35,6 +35,6 @@ export default job('attribution', (env) => {
 })
 
 /* prints:
-"ada saw shoes and bought shoes 4 min later"
-"ada saw hats and bought scarf 1 min later"
+ada saw shoes and bought shoes 4 min later
+ada saw hats and bought scarf 1 min later
 */

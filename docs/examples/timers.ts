@@ -61,5 +61,5 @@ export default job('unpaid orders', (env) => {
 })
 
 /* prints:
-"A-2 is still not paid at 2026-03-01T10:10:00.000Z"
+A-2 is still not paid at 2026-03-01T10:10:00.000Z
 */

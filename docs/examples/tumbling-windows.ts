@@ -42,7 +42,7 @@ export default job('temperatures', (env) => {
 })
 
 /* prints:
-"09:00 oven: 2 readings, mean 185, highest 190"
-"09:00 fridge: 2 readings, mean 6, highest 7"
-"09:05 oven: 1 readings, mean 200, highest 200"
+09:00 oven: 2 readings, mean 185, highest 190
+09:00 fridge: 2 readings, mean 6, highest 7
+09:05 oven: 1 readings, mean 200, highest 200
 */

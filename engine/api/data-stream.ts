@@ -290,21 +290,24 @@ export class DataStream<T> {
   }
 
   /** Ends the stream in a sink. Its guarantee is the sink's own; its rows may have fewer fields than the stream's. */
-  sinkTo<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink {
+  sinkTo(sink: Sink<T>): DataStreamSink
+  sinkTo<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink
+  sinkTo(sink: Sink): DataStreamSink {
     return this.endIn(sink)
   }
 
   /**
    * As `sinkTo`; also takes a function or an object with `invoke`, called for each element at least once
-   * (again for those after the last checkpoint when the job restarts).
+   * (again for those after the last checkpoint when the job restarts). Functions that open something: RichSinkFunction.
    */
+  addSink(sink: Sink<T>): DataStreamSink
   addSink(sink: SinkFunction<T>): DataStreamSink
   addSink<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink
   addSink(sink: Sink | SinkFunction<T>): DataStreamSink {
     return this.endIn(isSink(sink) ? sink : functionSink(sink))
   }
 
-  /** Prints each element as a line on stdout. */
+  /** Prints each element as a line on stdout, after `PREFIX> ` if one is given: a string as it is, else JSON. */
   print(prefix?: string): DataStreamSink {
     return this.endIn(this.home.printSink(prefix)).name('Print to Std. Out')
   }

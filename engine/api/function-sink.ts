@@ -1,22 +1,34 @@
 /**
  * A function, or an object with `invoke`, as an at-least-once sink. Used by `DataStream.addSink`.
  *
- * Invariant: a checkpoint completes only when every call begun before its barrier has ended without an
+ * Whose instance a subtask calls: per-subtask.ts. Invariants: `open` has ended before the first call and all calls
+ * before `close`; a checkpoint completes only when every call begun before its barrier has ended without an
  * error, also those that returned a promise.
  */
+import { runtimeContextOver } from '../../operators/runtime-context.ts'
+import type { KeyedStateStore, RuntimeContext } from '../contract/functions.ts'
 import type { Sink, SinkWriter, SinkWriterContext } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { type RowReader, rowReader } from '../core/rows.ts'
+import { perSubtaskOf } from './per-subtask.ts'
+import { richFunctionFactory } from './process-functions.ts'
 
 /** Called once for each element, and again after a restart for those since the last checkpoint. */
-export type SinkFunction<T> =
-  | ((value: T) => void | Promise<void>)
-  | {
-      invoke(value: T): void | Promise<void>
-      open?(): void | Promise<void>
-      close?(): void | Promise<void>
-    }
+export type SinkFunction<T> = ((value: T) => void | Promise<void>) | SinkObject<T>
+
+/** A sink function with a life; RichSinkFunction is its class. */
+export interface SinkObject<T> {
+  /** Takes an element. At most 1,000 promises of a subtask are waited for at a time. */
+  invoke(value: T): void | Promise<void>
+  /** Once in each subtask before the first element, again after a restart. Elements wait until its promise resolves. */
+  open?(context: RuntimeContext): void | Promise<void>
+  /** Once after the last call has ended, also when the job fails. */
+  close?(): void | Promise<void>
+  /** @internal Comes before `open`, for RichSinkFunction. */
+  setRuntimeContext?(context: RuntimeContext): void
+}
 
 /** Calls under way at most, a subtask; beyond it the sink is blocked. */
 const OUTSTANDING_MAX = 1_000
@@ -36,7 +48,11 @@ class FunctionSinkWriter<T> implements SinkWriter {
   }
 
   async open(): Promise<void> {
-    if (typeof this.fn === 'object') await this.fn.open?.()
+    const { fn, context } = this
+    if (typeof fn === 'function') return
+    const runtime = runtimeContextOver({ ...context, attempt: context.restarts }, NO_STATES)
+    fn.setRuntimeContext?.(runtime)
+    await fn.open?.(runtime)
   }
 
   write(batch: Batch, from: number): number {
@@ -79,10 +95,41 @@ class FunctionSinkWriter<T> implements SinkWriter {
   }
 }
 
+/**
+ * Throws `PROCESS_FUNCTION_SHARED` for an object with `open` that cannot be copied for each subtask, and
+ * `SINK_STATE_NOT_KEPT` for one with operator state, which checkpoints do not hold for sinks.
+ */
 export function functionSink<T>(fn: SinkFunction<T>): Sink {
+  const create = perSubtaskOf(fn) ?? instancesOf(fn)
   return {
     kind: 'function',
     guarantee: 'at-least-once',
-    createWriter: (context) => new FunctionSinkWriter(fn, context),
+    createWriter: (context) => new FunctionSinkWriter(create(), context),
   }
+}
+
+function instancesOf<T>(fn: SinkFunction<T>): () => SinkFunction<T> {
+  if (typeof fn === 'function') return () => fn
+  if ('initializeState' in fn || 'snapshotState' in fn) {
+    throw new MillraceError('SINK_STATE_NOT_KEPT', 'A sink function cannot keep operator state.', {
+      hint: 'Keep the state in a process function before the sink, or write a Sink with its own writer and committer.',
+    })
+  }
+  const hasLife = fn.open !== undefined || fn.close !== undefined || fn.setRuntimeContext !== undefined
+  return hasLife ? richFunctionFactory(fn, 'RichSinkFunction') : () => fn
+}
+
+/** A sink has no keys, and so no keyed state. */
+function noState(): never {
+  throw new MillraceError('STATE_NOT_KEYED', 'A sink function has no keyed state.', {
+    hint: 'Keep the state in a process function after keyBy, before the sink.',
+  })
+}
+
+const NO_STATES: KeyedStateStore = {
+  getState: noState,
+  getListState: noState,
+  getMapState: noState,
+  getReducingState: noState,
+  getAggregatingState: noState,
 }

@@ -132,7 +132,7 @@ export { DataStream, DataStreamSink, KeyedStream, SingleOutputStreamOperator } f
 export { StreamExecutionEnvironment } from './environment.ts'
 export { CountEvictor, DeltaEvictor, TimeEvictor } from './evictors.ts'
 export type { ExecuteOptions } from './execution.ts'
-export type { SinkFunction } from './function-sink.ts'
+export type { SinkFunction, SinkObject } from './function-sink.ts'
 export { IntervalJoin, IntervalJoined } from './interval-join.ts'
 export { type BuiltJob, JobDefinition, job } from './job-definition.ts'
 export {
@@ -146,7 +146,13 @@ export {
 export { outputTag } from './output-tag.ts'
 export { perSubtask } from './per-subtask.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
-export { RichFilterFunction, RichFlatMapFunction, RichMapFunction, RichReduceFunction } from './rich-functions.ts'
+export {
+  RichFilterFunction,
+  RichFlatMapFunction,
+  RichMapFunction,
+  RichReduceFunction,
+  RichSinkFunction,
+} from './rich-functions.ts'
 export { RuntimeExecutionMode } from './runtime-mode.ts'
 export {
   AggregatingStateDescriptor,

@@ -24,13 +24,16 @@ export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F)
   return copies(fn, 'Pass a function that makes it: process(() => ({ ... })) or process(() => new MyFunction()).')
 }
 
-/** As `processFunctionFactory`, for the objects that `map`, `flatMap` and `filter` take besides functions. */
-export function richFunctionFactory<F extends RichFunction>(fn: F): () => F {
+/**
+ * As `processFunctionFactory`, for the objects that `map`, `flatMap`, `filter` and sinks take besides functions.
+ * `base` is the class that the message advises to extend.
+ */
+export function richFunctionFactory<F extends Copied>(fn: F, base = 'RichMapFunction'): () => F {
   return (
     perSubtaskOf(fn) ??
     copies(
       fn,
-      'Write perSubtask(() => ({ ... })), or make it a class, for example one that extends RichMapFunction, whose functions are methods; keep what open gets in `this`.',
+      `Write perSubtask(() => ({ ... })), or make it a class, for example one that extends ${base}, whose functions are methods; keep what open gets in \`this\`.`,
     )
   )
 }
@@ -48,7 +51,10 @@ export function refuseLife(fn: object, step: 'reduce' | 'aggregate'): void {
   )
 }
 
-function copies<F extends RichFunction>(fn: F, hint: string): () => F {
+/** What tells whether a copy would share what `open` stores. */
+type Copied = { readonly open?: unknown; readonly initializeState?: unknown }
+
+function copies<F extends Copied>(fn: F, hint: string): () => F {
   const prototype = Object.getPrototypeOf(fn) as object | null
   const isPlain = prototype === Object.prototype || prototype === null
   const bound = Object.entries(fn).find(([, value]) => typeof value === 'function')?.[0]

@@ -7,6 +7,7 @@
  */
 import type { FilterObject, FlatMapObject, MapObject, ReduceObject, RuntimeContext } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
+import type { SinkObject } from './function-sink.ts'
 
 abstract class AbstractRichFunction {
   private runtimeContext: RuntimeContext | null = null
@@ -42,6 +43,18 @@ export abstract class RichFlatMapFunction<T, R> extends AbstractRichFunction imp
 /** For `KeyedStream.reduce`; windows refuse functions with a life. */
 export abstract class RichReduceFunction<T> extends AbstractRichFunction implements ReduceObject<T> {
   abstract reduce(accumulated: T, value: T): T
+}
+
+/**
+ * For `DataStream.addSink`. `invoke`, `open` and `close` may return promises; those of `invoke` are waited for by the next
+ * checkpoint. It has metrics and accumulators, but neither keyed nor operator state.
+ */
+export abstract class RichSinkFunction<T> extends AbstractRichFunction implements SinkObject<T> {
+  abstract invoke(value: T): void | Promise<void>
+
+  override open(_context: RuntimeContext): void | Promise<void> {}
+
+  override close(): void | Promise<void> {}
 }
 
 export abstract class RichFilterFunction<T> extends AbstractRichFunction implements FilterObject<T> {

@@ -3,6 +3,7 @@
  * in `tsc`, and at run time only checks that the programs can be declared.
  */
 import { test } from 'node:test'
+import { printSink } from '../../connectors/print/index.ts'
 import type { Sink } from '../contract/sink.ts'
 import {
   AsyncDataStream,
@@ -374,6 +375,13 @@ test('sinks take rows that fit', () => {
   flights().sinkTo(wantsNope)
   flights().addSink((f) => void f.origin)
   flights().addSink({ invoke: (f) => void f.distance })
+  flights().sinkTo(printSink({ format: (f) => f.origin.toUpperCase() }))
+  flights().addSink(printSink({ format: (f) => f.distance.toFixed() }))
+  flights().sinkTo(printSink({ format: (f: { origin: string }) => f.origin }))
+  // @ts-expect-error the rows have no field `nope`
+  flights().sinkTo(printSink({ format: (f) => f.nope }))
+  // @ts-expect-error the rows have no field `nope`
+  flights().sinkTo(printSink({ format: (f: { nope: string }) => f.nope }))
 })
 
 test('executeAndCollect resolves to rows', () => {

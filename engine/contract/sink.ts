@@ -11,10 +11,12 @@
  * when the outcome is known; it throws rather than skip, `SINK_FENCED` where another one has opened since.
  * connectors/sink-conformance.ts checks all of this for any sink.
  */
+import type { AccumulatorRegistry } from '../core/accumulators.ts'
 import type { Batch } from '../core/batch.ts'
 import type { Io } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { Schema } from '../core/schema.ts'
+import type { MetricGroup } from '../core/user-metrics.ts'
 import type { WorkerContext } from './worker-context.ts'
 
 export type SinkGuarantee = 'exactly-once' | 'at-least-once'
@@ -46,7 +48,16 @@ export interface SinkWriterContext {
   readonly sinkId: string
   readonly subtask: number
   readonly parallelism: number
+  /** Grows with every start of the job, restores by another process included. */
   readonly attempt: number
+  /** The sink's name in the job. */
+  readonly name: string
+  /** How often this run of the job has restarted, 0 at first. */
+  readonly restarts: number
+  /** Shown under `/metrics` as `millrace_user_NAME`, one sample a subtask. */
+  readonly metrics: MetricGroup
+  /** Merged over all subtasks of the job, in its result. */
+  readonly accumulators: AccumulatorRegistry
   readonly worker: WorkerContext
   /** Rows arrive in this schema. */
   readonly schema: Schema

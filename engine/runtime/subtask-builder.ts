@@ -12,6 +12,7 @@ import type { Operator, OperatorContext, OperatorCounters } from '../contract/op
 import type { DeadLetter } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
+import { assert } from '../core/assert.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
@@ -28,7 +29,7 @@ import { SourceDriver } from './source-driver.ts'
 import type { WorkerState } from './state-restore.ts'
 import type { OperatorStatus, SplitWatermark, SubtaskStatus } from './status.ts'
 import { type InputChannel, Subtask } from './subtask.ts'
-import { TaskTimes, type TimeShares } from './task-times.ts'
+import { type TaskShares, TaskTimes, type TimeShares } from './task-times.ts'
 import type { AlignmentReport } from './watermark-alignment.ts'
 
 /** Entries encoded within the cut itself. */
@@ -74,6 +75,8 @@ export class HostedSubtask {
   private readonly deadLetters: DeadLetterWriter | null
   private readonly router: OutputRouter
   private readonly times: TaskTimes
+  /** Of the last status. */
+  private shares: TaskShares | null = null
 
   constructor(parts: {
     vertex: PlannedVertex
@@ -147,8 +150,11 @@ export class HostedSubtask {
     return this.vertex.nodes[0]!.role === 'source' ? 1 : 0
   }
 
-  status(monotonicMs: number): SubtaskStatus {
-    const { operators, ...shares } = this.times.take(monotonicMs)
+  /** With shares of the time since the last status; after the end, `monotonicMs` null, with those of the last one. */
+  status(monotonicMs: number | null): SubtaskStatus {
+    if (monotonicMs !== null) this.shares = this.times.take(monotonicMs)
+    assert(this.shares !== null, 'a status comes before the last one')
+    const { operators, ...shares } = this.shares
     const { source } = this.subtask
     const sum = (of: (counters: OperatorCounters) => number) =>
       this.operators.reduce((total, hosted) => total + of(hosted.counters), 0)
@@ -266,7 +272,8 @@ async function buildSubtask(
     const metrics = new MetricRegistry(() => options.worker.nowMs())
     const own = { uid, name, counters, metrics, accumulators: new AccumulatorRegistry() }
     if (node.role === 'sink') {
-      const operator = createSink(options, node, inputSchemaEdge(options, vertex, k), index, vertex.parallelism, label)
+      const input = inputSchemaEdge(options, vertex, k)
+      const operator = createSink(options, node, input, { index, parallelism: vertex.parallelism, label, ...own })
       sink = { id: node.uid, operator }
       operators.push({ ...own, operator, keyed: null })
       links.push({ operator, keys, projection })
@@ -395,17 +402,24 @@ function createSink(
   options: BuildOptions,
   node: SinkNode,
   input: GraphNodeSchema,
-  index: number,
-  parallelism: number,
-  label: string,
+  place: Pick<HostedOperator, 'name' | 'metrics' | 'accumulators'> & {
+    readonly index: number
+    readonly parallelism: number
+    readonly label: string
+  },
 ): SinkOperator {
   const { deployment, worker } = options
+  const { index, parallelism, label, name, metrics, accumulators } = place
   const target = input.isOpaque && node.sink.schema !== undefined ? node.sink.schema : input
   const writer = node.sink.createWriter({
     sinkId: node.uid,
     subtask: index,
     parallelism,
     attempt: deployment.generation * 1_000 + deployment.run,
+    name,
+    restarts: deployment.run - 1,
+    metrics,
+    accumulators,
     worker,
     schema: target,
     createOutbox: () => outboxOf(options, node.uid, `${node.id}-${index}`, label),

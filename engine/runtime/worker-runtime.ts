@@ -175,7 +175,7 @@ export class WorkerRuntime {
         : [],
       builder: this.state.builder,
       defer: this.environment.defer,
-      send,
+      send: (message) => this.sendOfCheckpoint(message),
       fail: (error) => this.fail(error, 'sealing output'),
     })
     if (this.phase !== 'deploying') return
@@ -209,6 +209,12 @@ export class WorkerRuntime {
     if (this.endedSubtasks !== this.subtasks.length) return
     this.sendStatus()
     this.environment.send({ type: 'ended', worker: this.context.workerIndex })
+  }
+
+  /** Sinks may work on what they took until the last cut is durable: what they count by then is in the result. */
+  private sendOfCheckpoint(message: FromWorker): void {
+    if (message.type === 'ack' && this.endedSubtasks === this.subtasks.length) this.sendStatus(null)
+    this.environment.send(message)
   }
 
   /** Makes sure that a turn comes. */
@@ -278,9 +284,8 @@ export class WorkerRuntime {
     this.environment.send({ type: 'alignment', worker: this.context.workerIndex, reports })
   }
 
-  private sendStatus(): void {
-    const now = this.environment.io.clock.monotonicMs()
-    this.lastStatusMs = now
+  private sendStatus(now: number | null = this.environment.io.clock.monotonicMs()): void {
+    if (now !== null) this.lastStatusMs = now
     const subtasks: SubtaskStatus[] = this.subtasks.map((hosted) => hosted.status(now))
     const splits = this.subtasks.flatMap((hosted) => hosted.splitWatermarks())
     this.environment.send({ type: 'status', worker: this.context.workerIndex, subtasks, splits })
