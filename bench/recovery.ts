@@ -16,6 +16,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { flagLines } from '../cli/help.ts'
 import { integerFlag, parseFlags } from '../engine/api/run-flags.ts'
 import { listCheckpoints } from '../engine/checkpoint/verify.ts'
 import { isObjectUrl } from '../engine/contract/object-store.ts'
@@ -169,10 +170,22 @@ const FLAGS = {
   runs: { type: 'string', value: 'N', help: 'recoveries (default 5)' },
   storage: { type: 'string', value: 'URL', help: 'an empty place for the checkpoints, as s3://bucket/prefix' },
   json: { type: 'boolean', help: 'the result as JSON' },
+  help: { type: 'boolean', help: 'show this text' },
 } as const
+
+const HELP = `millrace bench recovery [flags]: from the start of a process to its first new record, with much state
+
+${flagLines(FLAGS).join('\n')}
+
+From an object store the transfer of the same objects is measured apart. Exit code 1 when the rest takes 5 s or more.
+`
 
 export async function runRecovery(args: readonly string[]): Promise<number> {
   const flags = parseFlags(args, FLAGS)
+  if (flags.has('help')) {
+    process.stdout.write(HELP)
+    return 0
+  }
   const asJson = flags.has('json')
   const options = {
     stateMb: integerFlag(flags, 'state-mb', 1, 1_000_000) ?? 1_000,

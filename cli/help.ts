@@ -41,7 +41,8 @@ export const COMMANDS = {
 
 export type CommandName = keyof typeof COMMANDS
 
-function flagLines(flags: FlagSpecs): string[] {
+/** A line for each flag. */
+export function flagLines(flags: FlagSpecs): string[] {
   const shown = Object.entries(flags).map(
     ([name, { value, help }]) => [`--${name}${value === undefined ? '' : ` ${value}`}`, help] as const,
   )
