@@ -253,7 +253,7 @@ export class KeyedBackend implements KeyedState {
 
   /** Bytes of the working set; decoded objects are estimated from the size of their encoding. */
   memoryBytes(): number {
-    return this.relief.memoryBytes()
+    return Math.round(this.relief.memoryBytes())
   }
 
   /** Sizes of the tables, in the order of their declaration. */

@@ -79,7 +79,7 @@ export class Table implements StateTable {
     const storedBytes = live > 0 ? liveBytes * ((live + cold) / live) : cold > 0 ? null : 0
     return {
       name: this.declaration.name,
-      memoryBytes,
+      memoryBytes: Math.round(memoryBytes),
       entries: isKnown ? live + cold : null,
       storedBytes: isKnown && isEncoded && storedBytes !== null ? Math.round(storedBytes) : null,
       checkpointBytes: this.checkpointBytes,
