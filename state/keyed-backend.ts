@@ -67,6 +67,8 @@ export interface KeyedBackendOptions {
   readonly restored?: readonly StateDeclaration[]
 }
 
+/** What an object takes when encoded, before any was. */
+const OBJECT_BYTES_GUESS = 64
 /** What a filter of cold keys may take of the budget. */
 const COLD_KEYS_SHARE = 1 / 8
 /** What restored rows may take of the budget as they are in the store: tables need a few times that. */
@@ -147,6 +149,7 @@ export class KeyedBackend implements KeyedState {
       composite: declaration.composite ?? false,
       isExpired: declaration.isExpired ?? null,
       cut: { bytes: 0 },
+      encoded: { bytesMean: OBJECT_BYTES_GUESS, objects: 0 },
     }
     assert(declaration.layout.kind === 'object' || (!shared.composite && shared.isExpired === null), 'objects only')
     const table = new Table(declaration, shared)

@@ -32,10 +32,10 @@ export const DIRTY = DIRTY_A | DIRTY_B
 export interface SegmentMemory {
   /** Memory touched by typed arrays. */
   arrayBytes: number
-  /** Objects that are decoded now; their size is only estimated. */
+  /** Objects that are decoded now. */
   decoded: number
-  /** Running mean of what an object takes when encoded. */
-  objectBytesMean: number
+  /** What they take when encoded, as far as is known; see `Segment.charges`. */
+  decodedBytes: number
   /** Counts batches of work; tells cold segments from warm ones. */
   turn: number
   /** Entries made or loaded since the last relief. */
@@ -54,7 +54,7 @@ export function newSegmentMemory(): SegmentMemory {
   return {
     arrayBytes: 0,
     decoded: 0,
-    objectBytesMean: 64,
+    decodedBytes: 0,
     turn: 0,
     inserted: 0,
     dirty: 0,
@@ -72,7 +72,10 @@ export function swapEpoch(memory: SegmentMemory, into: WriteBatchBuilder): void 
   memory.dirty = 0
 }
 
-/** Estimate of a decoded object's memory: V8's form takes a few times its encoding. */
-export function objectBytes(memory: SegmentMemory): number {
-  return 64 + memory.objectBytesMean * 3
+/** V8's form of an object takes a few times its encoding. */
+export const OBJECT_FACTOR = 3
+
+/** Estimate of the memory of decoded objects. */
+export function objectBytes(count: number, encodedBytes: number): number {
+  return count * 64 + encodedBytes * OBJECT_FACTOR
 }

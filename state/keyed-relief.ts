@@ -14,7 +14,7 @@
  * - While a cut is being encoded nothing is written; clean entries may go at any time.
  */
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
-import { objectBytes, type SegmentMemory } from './keyed-flags.ts'
+import { OBJECT_FACTOR, objectBytes, type SegmentMemory } from './keyed-flags.ts'
 import { WriteBatchBuilder } from './keyed-layout.ts'
 import type { Segment } from './keyed-segment.ts'
 import { drainSome, evictAll, isSparse, pickVictims, settleSome, undecodeSome } from './keyed-sweeps.ts'
@@ -32,7 +32,12 @@ export interface ReliefOptions {
 
 /** Objects that stay decoded however little memory there is: as many as a few batches use. */
 const DECODED_OBJECTS_MIN = 100_000
+/** Larger ones than this, on average, only within a part of the budget, however few. */
+const LARGE_OBJECT_BYTES = 1_024
+const LARGE_OBJECTS_SHARE = 1 / 2
 const DIRTY_BYTES_MAX = 128 << 20
+/** Keys and columns of numbers of a row take less than this. */
+const ROW_BYTES_MAX = 1_024
 /** Slots whose checkpoint marks are cleared a turn. */
 const SETTLE_SLOTS = 1 << 15
 /** Deletes of dropped windows, and changes, that are written early a turn. */
@@ -68,13 +73,14 @@ export class KeyedRelief {
   }
 
   memoryBytes(): number {
-    return this.memory.arrayBytes + this.memory.decoded * objectBytes(this.memory)
+    return this.memory.arrayBytes + objectBytes(this.memory.decoded, this.memory.decodedBytes)
   }
 
   run(phase: CheckpointPhase): void {
     this.memory.turn++
     const inserted = this.memory.inserted
     this.memory.inserted = 0
+    for (const table of this.tables.values()) table.measure()
     if (phase === 'none') this.settle()
     if (this.memory.decoded > this.decodedMax) this.undecode(this.memory.decoded - this.decodedMax)
     if (phase !== 'encoding') {
@@ -93,6 +99,7 @@ export class KeyedRelief {
       // While that helps, what is in memory may stay there.
       if (this.memoryBytes() <= this.budgetBytes) return
     }
+    this.undecodeLarge()
     this.evict(phase, inserted)
   }
 
@@ -106,22 +113,33 @@ export class KeyedRelief {
 
   /** Bytes that the next cut would copy. */
   private dirtyBytes(): number {
-    // Rows smaller than this do not exist, so most turns need no look at the segments.
-    if (this.memory.dirty * 1_024 < this.dirtyBytesMax) return 0
+    let rowBytes = ROW_BYTES_MAX
+    for (const { shared } of this.tables.values())
+      rowBytes = Math.max(rowBytes, ROW_BYTES_MAX + shared.encoded.bytesMean)
+    // Most turns need no look at the segments.
+    if (this.memory.dirty * rowBytes < this.dirtyBytesMax) return 0
     let bytes = 0
-    for (const segment of this.segments()) bytes += segment.dirtyCount * segment.rowBytesMean()
+    for (const segment of this.segments()) bytes += segment.dirtyBytes()
     return bytes
   }
 
-  private undecode(excess: number): void {
-    let left = excess
+  private undecodeLarge(): void {
+    const { decoded, decodedBytes } = this.memory
+    if (decodedBytes < decoded * LARGE_OBJECT_BYTES) return
+    const excess = decodedBytes - (this.budgetBytes * LARGE_OBJECTS_SHARE) / OBJECT_FACTOR
+    if (excess > 0) this.undecode(Number.POSITIVE_INFINITY, excess)
+  }
+
+  private undecode(objectsMax: number, bytesMax = Number.POSITIVE_INFINITY): void {
+    let left = objectsMax
+    const bytesTo = this.memory.decodedBytes - bytesMax
     for (const table of this.tables.values()) {
       if (table.shared.layout.kind !== 'object') continue
       const segments = [...table.segments.values()].filter((segment) => segment.decodedCount > 0)
       segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn)
       for (const segment of segments) {
-        if (left <= 0) return
-        left -= undecodeSome(segment, left)
+        if (left <= 0 || this.memory.decodedBytes <= bytesTo) return
+        left -= undecodeSome(segment, left, this.memory.decodedBytes - bytesTo)
       }
     }
   }

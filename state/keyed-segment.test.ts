@@ -30,6 +30,7 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
     stateId: 0,
     composite: false,
     cut: { bytes: 0 },
+    encoded: { bytesMean: 64, objects: 0 },
     isExpired: null,
     tableName: 'test',
     layout: { kind: 'doubles', initial: [0] },

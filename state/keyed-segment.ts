@@ -68,6 +68,8 @@ const SLOTS_MAX = 1 << 29
 const EMPTIED_SLOTS_MAX = 64
 /** Looking at a value that has to be decoded is this much dearer than at one that is not. */
 const DECODE_LOOKS = 8
+/** Over about how many objects the mean of their sizes is taken. */
+const MEAN_OBJECTS = 64
 
 /** What the segments of one table share. The backend owns it. */
 export interface SegmentShared {
@@ -87,6 +89,8 @@ export interface SegmentShared {
   readonly isExpired: ((value: unknown) => boolean) | null
   /** Bytes that the open cut, or the last one, took from this table so far. */
   readonly cut: { bytes: number }
+  /** Running mean of what changed objects of this table take when encoded, and over how many. */
+  readonly encoded: { bytesMean: number; objects: number }
 }
 
 export class Segment implements StateSegment {
@@ -103,8 +107,15 @@ export class Segment implements StateSegment {
   slab = new ByteSlab()
   /** For composite keys. */
   readonly chains: KeyChains | null
+  /**
+   * By slot, what a decoded object takes when encoded: as it was when last encoded, or, before that, the mean of its
+   * table. What it grew since is part of what the next cut copies, and as bounded (`dirtyBytes`).
+   */
+  charges: Int32Array = new Int32Array(0)
   /** Entries whose object is decoded. */
   decodedCount = 0
+  /** The sum of their charges. */
+  decodedBytes = 0
   /** Their slots, oldest first; may hold slots that are not decoded any more. */
   decodedSlots = new SlotQueue()
   /** True when entries that exist may be anywhere in the store. */
@@ -135,6 +146,7 @@ export class Segment implements StateSegment {
   drainAt = 0
   cutAt = 0
   settleAt = 0
+  measureAt = 0
   /** Chooses where eviction begins next: pseudo-random and the same in every run. */
   leap = 1
   private index: Int32Array = new Int32Array(0)
@@ -170,10 +182,14 @@ export class Segment implements StateSegment {
     this.meta = new Int32Array(this.slotCapacity * META)
     this.slab = new ByteSlab()
     this.doubles = this.initial.map(() => new Float64Array(this.slotCapacity))
-    if (this.isObjects) this.spans = new Int32Array(this.slotCapacity * 2)
+    if (this.isObjects) {
+      this.spans = new Int32Array(this.slotCapacity * 2)
+      this.charges = new Int32Array(this.slotCapacity)
+    }
     this.objects = []
     this.decodedSlots = new SlotQueue()
     this.decodedCount = 0
+    this.decodedBytes = 0
     this.slotCount = 0
     this.usedCount = 0
     this.liveCount = 0
@@ -182,6 +198,7 @@ export class Segment implements StateSegment {
     this.drainAt = 0
     this.cutAt = 0
     this.settleAt = 0
+    this.measureAt = 0
     this.chains?.clear()
     this.account()
   }
@@ -194,7 +211,7 @@ export class Segment implements StateSegment {
   /** Tells the backend what this segment's arrays take. */
   account(): void {
     const slots = this.slotCapacity < RESERVE_SLOTS_MIN ? this.slotCapacity : this.slotCount
-    const slotBytes = META * 4 + this.doubles.length * 8 + (this.isObjects ? 16 : 0)
+    const slotBytes = META * 4 + this.doubles.length * 8 + (this.isObjects ? 20 : 0)
     const bytes =
       this.index.byteLength +
       slots * slotBytes +
@@ -207,7 +224,7 @@ export class Segment implements StateSegment {
 
   /** What evicting all of this segment would free. */
   memoryBytes(): number {
-    return this.accountedBytes + this.decodedCount * objectBytes(this.shared.memory)
+    return this.accountedBytes + objectBytes(this.decodedCount, this.decodedBytes)
   }
 
   /** Bytes of a stored row, on average; 0 without entries. */
@@ -215,6 +232,12 @@ export class Segment implements StateSegment {
     if (this.usedCount === 0) return 0
     const pieces = (this.slab.endBytes - this.slab.freeBytes) / this.usedCount
     return PREFIX_BYTES + pieces + this.doubles.length * 8
+  }
+
+  /** Bytes that the next cut would copy, about. */
+  dirtyBytes(): number {
+    if (!this.isObjects) return this.dirtyCount * this.rowBytesMean()
+    return this.dirtyCount * (PREFIX_BYTES + this.shared.encoded.bytesMean)
   }
 
   upsert(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void {
@@ -356,22 +379,41 @@ export class Segment implements StateSegment {
   }
 
   private encoded(slot: number): Uint8Array {
-    const { layout, memory } = this.shared
+    const { layout, encoded } = this.shared
     if (layout.kind !== 'object') throw new TypeError('doubles are not encoded one by one')
-    const encoded = layout.codec.encode(this.objects[slot])
-    memory.objectBytesMean += (encoded.length - memory.objectBytesMean) / 64
-    return encoded
+    const bytes = layout.codec.encode(this.objects[slot])
+    encoded.objects = Math.min(encoded.objects + 1, MEAN_OBJECTS)
+    encoded.bytesMean += (bytes.length - encoded.bytesMean) / encoded.objects
+    this.addCharge(bytes.length - this.charges[slot])
+    this.charges[slot] = bytes.length
+    return bytes
+  }
+
+  private addCharge(bytes: number): void {
+    this.decodedBytes += bytes
+    this.shared.memory.decodedBytes += bytes
+  }
+
+  /** Learns what a decoded object takes now. */
+  measure(slot: number): void {
+    try {
+      this.encoded(slot)
+    } catch {
+      // What cannot be encoded is refused when it has to be saved; it may be gone or mended by then.
+    }
   }
 
   private decode(slot: number): void {
     this.objects[slot] = this.valueAt(slot)
     this.meta[slot * META + 3] |= DECODED
-    this.countDecoded(slot)
+    this.countDecoded(slot, this.spans[slot * 2 + 1])
   }
 
-  private countDecoded(slot: number): void {
+  private countDecoded(slot: number, charge: number): void {
     this.decodedCount++
     this.shared.memory.decoded++
+    this.charges[slot] = charge
+    this.addCharge(charge)
     const at = slot * META + 3
     if ((this.meta[at] & QUEUED) !== 0) return
     this.meta[at] |= QUEUED
@@ -383,6 +425,7 @@ export class Segment implements StateSegment {
     this.meta[slot * META + 3] &= ~(DECODED | STALE)
     this.decodedCount--
     this.shared.memory.decoded--
+    this.addCharge(-this.charges[slot])
   }
 
   /** The object of a slot, without keeping it decoded. */
@@ -552,7 +595,7 @@ export class Segment implements StateSegment {
     this.meta[at] = (this.meta[at] & (CAPTURED | DIRTY | QUEUED)) | LIVE | PERSISTED | (this.isObjects ? DECODED : 0)
     for (let k = 0; k < this.doubles.length; k++) this.doubles[k][slot] = this.initial[k]
     this.liveCount++
-    if (this.isObjects) this.countDecoded(slot)
+    if (this.isObjects) this.countDecoded(slot, Math.round(this.shared.encoded.bytesMean))
   }
 
   /** Adds a key that is not here; its value is the layout's initial one. */
@@ -573,7 +616,7 @@ export class Segment implements StateSegment {
     for (let k = 0; k < this.doubles.length; k++) this.doubles[k][slot] = this.initial[k]
     if (this.isObjects) {
       this.spans[slot * 2 + 1] = -1
-      if ((flags & DECODED) !== 0) this.countDecoded(slot)
+      if ((flags & DECODED) !== 0) this.countDecoded(slot, Math.round(this.shared.encoded.bytesMean))
     }
     this.usedCount++
     if ((flags & LIVE) !== 0) this.liveCount++
@@ -613,7 +656,10 @@ export class Segment implements StateSegment {
     const capacity = Math.min(SLOTS_MAX, this.nextCapacity())
     this.slotCapacity = capacity
     this.meta = grownInts(this.meta, capacity * META)
-    if (this.isObjects) this.spans = grownInts(this.spans, capacity * 2)
+    if (this.isObjects) {
+      this.spans = grownInts(this.spans, capacity * 2)
+      this.charges = grownInts(this.charges, capacity)
+    }
     this.doubles = this.doubles.map((old) => {
       const column = new Float64Array(capacity)
       column.set(old)
@@ -758,9 +804,10 @@ export class Segment implements StateSegment {
 
   /** Moves all entries into arrays of their own size; slots are renumbered. No scan may be open. */
   rebuild(): void {
-    const { meta, slab, doubles, objects, spans, slotCount, dirtyCount } = this
+    const { meta, slab, doubles, objects, spans, charges, slotCount, dirtyCount } = this
     const { memory } = this.shared
     memory.decoded -= this.decodedCount
+    memory.decodedBytes -= this.decodedBytes
     const inserted = memory.inserted
     this.allocate(this.usedCount)
     for (let slot = 0; slot < slotCount; slot++) {
@@ -771,6 +818,10 @@ export class Segment implements StateSegment {
       for (let k = 0; k < doubles.length; k++) this.doubles[k][to] = doubles[k][slot]
       if (!this.isObjects) continue
       this.objects[to] = objects[slot]
+      if ((flags & DECODED) !== 0) {
+        this.addCharge(charges[slot] - this.charges[to])
+        this.charges[to] = charges[slot]
+      }
       const start = spans[slot * 2]
       if (spans[slot * 2 + 1] >= 0) this.storeValue(to, slab.bytes, start, start + spans[slot * 2 + 1])
     }
@@ -783,12 +834,14 @@ export class Segment implements StateSegment {
   release(): void {
     this.shared.memory.decoded -= this.decodedCount
     this.decodedCount = 0
+    this.addCharge(-this.decodedBytes)
     this.countDirty(-this.dirtyCount)
     for (let at = 3; at < this.slotCount * META; at += META) this.meta[at] &= PERSISTED
     this.liveCount = 0
     this.doubles = []
     this.objects = []
     this.spans = new Int32Array(0)
+    this.charges = new Int32Array(0)
     this.coldKeys = null
     this.chains?.clear()
     this.decodedSlots = new SlotQueue()

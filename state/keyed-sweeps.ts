@@ -11,6 +11,11 @@ import type { Segment } from './keyed-segment.ts'
 
 /** Looking at a slot is this much cheaper than encoding an entry. */
 const LOOKS_AN_ENTRY = 32
+/** Objects that are measured at a time, and how large a known one may be for that. */
+const MEASURED_OBJECTS = 8
+const MEASURED_BYTES_MAX = 256 << 10
+/** After so many bytes no further one is measured: a turn may have had few rows. */
+const MEASURED_BYTES_TURN = 4_096
 
 /** Encodes up to `entriesMax` entries of the open cut; returns what is left of the budget. */
 export function captureSome(segment: Segment, entriesMax: number): number {
@@ -148,10 +153,34 @@ export function drainSome(segment: Segment, entriesMax: number, into: WriteBatch
   return drained
 }
 
-/** Puts up to `objectsMax` of the objects that were decoded first back into bytes; returns how many. */
-export function undecodeSome(segment: Segment, objectsMax: number): number {
+/**
+ * Encodes a few changed objects, so that the sizes of what no cut has seen are known; lists grow in their place.
+ * Large ones are encoded once.
+ */
+export function measureSome(segment: Segment): void {
+  const { dirtyBit } = segment.shared.memory
+  let measured = 0
+  let bytes = 0
+  const looks = Math.min(segment.slotCount, MEASURED_OBJECTS * LOOKS_AN_ENTRY)
+  for (let look = 0; look < looks && measured < MEASURED_OBJECTS && bytes < MEASURED_BYTES_TURN; look++) {
+    if (segment.measureAt >= segment.slotCount) segment.measureAt = 0
+    const slot = segment.measureAt++
+    const flags = segment.meta[slot * META + 3]
+    if ((flags & dirtyBit) === 0 || (flags & DECODED) === 0 || segment.charges[slot] > MEASURED_BYTES_MAX) continue
+    segment.measure(slot)
+    measured++
+    bytes += segment.charges[slot]
+  }
+}
+
+/**
+ * Puts up to `objectsMax` of the objects that were decoded first back into bytes, until `bytesMax` are no longer decoded;
+ * returns how many.
+ */
+export function undecodeSome(segment: Segment, objectsMax: number, bytesMax = Number.POSITIVE_INFINITY): number {
   let done = 0
-  while (done < objectsMax && segment.decodedSlots.length > 0) {
+  const bytesLeft = segment.decodedBytes - bytesMax
+  while (done < objectsMax && segment.decodedBytes > bytesLeft && segment.decodedSlots.length > 0) {
     const slot = segment.decodedSlots.shift()
     const at = slot * META + 3
     segment.meta[at] &= ~QUEUED

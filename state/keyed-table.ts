@@ -12,7 +12,7 @@ import type { StateSegment, StateTable, StateTableSize, TableDeclaration } from 
 import { assert } from '../engine/core/assert.ts'
 import { keyPrefix, prefixEnd, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { Segment, type SegmentShared } from './keyed-segment.ts'
-import { captureSome, recapture, settleSome } from './keyed-sweeps.ts'
+import { captureSome, measureSome, recapture, settleSome } from './keyed-sweeps.ts'
 
 /** From this many entries a key group on, ranges are deleted instead of keys. */
 const RANGE_ENTRIES_MIN = 1_024
@@ -124,6 +124,12 @@ export class Table implements StateTable {
     } else {
       segment.dispose()
     }
+  }
+
+  /** Learns how large changed objects are; those of the segment used last stand for all. */
+  measure(): void {
+    const { recent } = this
+    if (recent?.isObjects && recent.dirtyCount > 0) measureSome(recent)
   }
 
   /** All that is dirty becomes part of the open cut. */

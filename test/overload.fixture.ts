@@ -34,7 +34,14 @@ import { MillraceError } from '../engine/core/errors.ts'
 import { optionsOf } from '../engine/runtime/job.testkit.ts'
 import { launchJob } from '../engine/runtime/launcher.ts'
 
-export type Scenario = 'slow-sink' | 'skew' | 'late-storm' | 'huge-records' | 'deep-value'
+export type Scenario =
+  | 'slow-sink'
+  | 'skew'
+  | 'late-storm'
+  | 'late-dropped'
+  | 'huge-records'
+  | 'huge-restored'
+  | 'deep-value'
 
 interface Settings {
   readonly scenario: Scenario
@@ -50,6 +57,7 @@ export interface Outcome {
   readonly rssBefore: number
   readonly rssPeak: number
   readonly checkpoints: number
+  readonly restarts: number
   /** Bytes of the rows' strings that sources handed out, MiB. */
   readonly offeredMiB: number
   readonly error: { readonly code: string; readonly message: string; readonly hint: string } | null
@@ -106,6 +114,44 @@ function loadSource(load: Load): Source<Row> {
           return { kind: 'end' }
         },
         snapshot: () => [...next].map(([id, position]) => ({ id, position })),
+        async close() {},
+      }
+    },
+  }
+}
+
+/**
+ * In each of two splits a row with a huge body; once a checkpoint holds it the reader fails the job, and once restored
+ * it hands out a row with an empty body.
+ */
+function recalledSource(load: Load): Source<Row> {
+  return {
+    kind: 'recalled',
+    schema: ROWS,
+    boundedness: 'bounded',
+    splits: async () => ['0', '1'].map((id) => ({ id, position: 0 })),
+    createReader(context) {
+      const next = new Map<string, number>()
+      const toBeSaved = new Set<string>()
+      return {
+        async open(splits) {
+          for (const { id, position } of splits) next.set(id, position as number)
+        },
+        poll() {
+          for (const [split, step] of next) {
+            if (step === 2 || toBeSaved.has(split)) continue
+            next.set(split, step + 1)
+            if (step === 0) toBeSaved.add(split)
+            const body = Buffer.alloc(step === 0 ? load.bodyBytes : 0, 'x')
+            return { kind: 'batch', split, batch: batchOf(load, body, Number(split), 1) }
+          }
+          return toBeSaved.size === 0 ? { kind: 'end' } : { kind: 'pending' }
+        },
+        snapshot: () => [...next].map(([id, position]) => ({ id, position })),
+        notifyCheckpointComplete(splits) {
+          if (splits.some(({ id, position }) => toBeSaved.has(id) && position === 1))
+            context.fail(new Error('as planned'))
+        },
         async close() {},
       }
     },
@@ -217,6 +263,27 @@ class KeepNewest implements KeyedProcessFunction<string, Row, Row> {
   }
 }
 
+/** Keeps each key's body, and says how much of it there is when an empty one comes. */
+class Recall implements KeyedProcessFunction<string, Row, { key: string; length: number; isIntact: boolean }> {
+  private body!: ValueState<string>
+
+  open(context: RuntimeContext): void {
+    this.body = context.getState(new ValueStateDescriptor<string>('body'))
+  }
+
+  processElement(
+    row: Row,
+    _context: unknown,
+    collect: (row: { key: string; length: number; isIntact: boolean }) => void,
+  ): void {
+    if (row.body !== '') this.body.update(row.body)
+    else {
+      const body = this.body.value() ?? ''
+      collect({ key: row.key, length: body.length, isIntact: /^x*$/.test(body) })
+    }
+  }
+}
+
 const DISTINCT = 5_000
 /** Nine rows in ten are of key 0. */
 const skewed = (n: number): number => (n % 10 === 0 ? n % DISTINCT : 0)
@@ -234,6 +301,8 @@ function loadOf({ scenario, scale }: Settings): Load {
       }
     case 'skew':
       return { rows: 200_000 * scale, bodyBytes: 600, keyOf: skewed, timeOf: (n) => START_MS + n / 100 }
+    case 'huge-restored':
+      return { rows: 2, bodyBytes: (HUGE_MIB * MIB * scale) / 2, keyOf: (n) => n, timeOf: (n) => START_MS + n }
     default: {
       // One row a thousand leads time; the others are seconds to an hour late.
       const timeOf = (n: number): number => START_MS + n / 100 - (n % 1_000 < 2 ? 0 : ((n * 7_919) % 3_600) * 1_000)
@@ -259,8 +328,9 @@ export function overloadGraph(settings: Settings): JobGraph {
     else rows.keyBy('key').process(new KeepNewest(), { schema: ROWS }).rebalance().sinkTo(out('newest'))
     return env.getGraph()
   }
+  const load = loadOf(settings)
   const rows = env.fromSource(
-    loadSource(loadOf(settings)),
+    scenario === 'huge-restored' ? recalledSource(load) : loadSource(load),
     WatermarkStrategy.forMonotonousTimestamps<Row>().withTimestampAssigner('at'),
   )
   if (scenario === 'slow-sink') {
@@ -270,8 +340,16 @@ export function overloadGraph(settings: Settings): JobGraph {
       .sinkTo(slowly(out('rows'), 4))
   } else if (scenario === 'skew') {
     rows.keyBy('key').process(new Collect()).sinkTo(out('counts'))
+  } else if (scenario === 'huge-restored') {
+    rows.keyBy('key').process(new Recall()).sinkTo(out('recalled'))
+  } else if (scenario === 'late-dropped') {
+    rows
+      .keyBy('key')
+      .window(TumblingEventTimeWindows.of(seconds(10)))
+      .reduce((_, row) => row)
+      .sinkTo(out('windows'))
   } else {
-    // Late by up to half an hour: the window fires again. By more: half of it kept aside, half dropped.
+    // Late by up to half an hour: the window fires again. By more: kept aside.
     const windowed = rows
       .keyBy('key')
       .window(TumblingEventTimeWindows.of(seconds(10)))
@@ -328,10 +406,11 @@ async function main(settings: Settings): Promise<Outcome> {
       workers: 2,
       moduleUrl: import.meta.url,
       config: { overload: JSON.stringify(settings) },
-      checkpointIntervalMs: 100,
+      checkpointIntervalMs: scenario === 'skew' ? 2_000 : 100,
       checkpointDirectory: join(directory, 'checkpoints'),
       stateBackend: 'rocksdb',
       stateMemoryBytes: STATE_MEMORY_MIB * MIB,
+      restart: scenario === 'huge-restored' ? { kind: 'fixed-delay', attempts: 5, delayMs: 0 } : { kind: 'none' },
     }),
   )
   while (job.status().state === 'starting') await new Promise((resolve) => setTimeout(resolve, 1))
@@ -348,6 +427,7 @@ async function main(settings: Settings): Promise<Outcome> {
     rssBefore,
     rssPeak: statusOf('VmHWM'),
     checkpoints: result?.checkpoints ?? 0,
+    restarts: result?.restarts ?? 0,
     offeredMiB: isFromFile ? 0 : (recordsIn * loadOf(settings).bodyBytes) / MIB,
     error:
       error instanceof MillraceError
