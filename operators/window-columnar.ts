@@ -7,11 +7,13 @@
  *
  * Invariant: the columns of the state follow from the aggregates' text alone, which is the signature.
  */
+
 import type { BuiltInAggregate } from '../engine/contract/functions.ts'
 import type { ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { sourceComment } from '../engine/core/generated-source.ts'
 import { decodeKey } from '../engine/core/keys.ts'
 import { type ColumnKind, type Field, fieldIndex, type Schema } from '../engine/core/schema.ts'
 import { ByteArena } from '../engine/core/strings.ts'
@@ -129,7 +131,7 @@ function compileAccumulate(plan: Plan, schema: Schema, id: string): Accumulate {
       body.push(`if (n${field} === null || n${field}[i] === 0) { ${read} }`)
     } else body.push(`{ ${read} }`)
   }
-  const source = `/* window aggregates ${JSON.stringify(id)} */
+  const source = `${sourceComment('window aggregates', id)}
     return function accumulate(columns, rows, count, slots, doubles) {
       ${binds.join('\n      ')}
       for (let j = 0; j < count; j++) {

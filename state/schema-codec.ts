@@ -9,9 +9,11 @@
  * - Values are checked as they are written: what does not fit its field is refused, never stored as something else.
  * - Rows come back as plain objects with the schema's fields only, as everywhere in the engine.
  */
+
 import { deserialize, serialize } from 'node:v8'
 import type { StateMigrations, ValueCodec } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { sourceComment } from '../engine/core/generated-source.ts'
 import type { ColumnKind, Field, Schema } from '../engine/core/schema.ts'
 import { asBuffer, ByteArena } from '../engine/core/strings.ts'
 import { type ObjectCodecOptions, objectCodec, withEvolution } from './value-codec.ts'
@@ -173,7 +175,7 @@ function compile(fields: readonly Field[], id: string, fail: (name: string, valu
     return nullable ? `if (buffer[at++] === 1) v${k} = null; else { ${read} }` : read
   })
   const members = fields.map(({ name }, k) => `${JSON.stringify(name)}: v${k}`)
-  const source = `/* row codec ${JSON.stringify(id).replaceAll('*/', '* /')} */
+  const source = `${sourceComment('row codec', id)}
     function write(row, arena) { let v, at = 0; ${writes.join('\n')} }
     function read(buffer, at) {
       let n = 0, ${fields.map((_, k) => `v${k}`).join(', ')};

@@ -111,6 +111,8 @@ describe('object codec', () => {
         const bytes = writer.encode(sample).slice()
         assert.deepEqual(reader.decode(bytes, 0, bytes.length), sample)
       }),
+      // A name that ends the comment of the generated source.
+      { examples: [[{ '*/': '' }]] },
     )
     const flat = Object.assign(new Flat(), { name: 'n', count: 2 })
     for (const changed of [flat, Object.assign(new Flat(), { name: null })]) {

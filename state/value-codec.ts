@@ -15,9 +15,11 @@
  * - `encode` returns a view that the next `encode` of the same codec overwrites.
  * - `decode` never keeps the bytes it was given.
  */
+
 import { deserialize, serialize } from 'node:v8'
 import type { StateMigrations, ValueCodec, ValueEvolution } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
+import { sourceComment } from '../engine/core/generated-source.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { decodePlain, PlainEncoder } from './plain-codec.ts'
 import { checkRestorable } from './value-restorable.ts'
@@ -317,7 +319,7 @@ function compile(fields: readonly CompactField[], sample: object, id: string): C
   const result = isPlain
     ? `return { ${fields.map((f, k) => `${member(f)}: v${k}`).join(', ')} };`
     : `const out = Object.create(prototype); ${fields.map((f, k) => `out${member(f)} = v${k};`).join(' ')} return out;`
-  const source = `/* value codec ${JSON.stringify(id)} */
+  const source = `${sourceComment('value codec', id)}
     const owns = Object.prototype.hasOwnProperty;
     function write(value, arena) {
       if (value === null || typeof value !== 'object' || Object.getPrototypeOf(value) !== prototype) return false;

@@ -5,9 +5,11 @@
  * referring to a batch's buffers: a lambda may keep, spread or serialise its row. `BatchBuilder`
  * goes the other way by a generated function too, and checks each value against its column.
  */
+
 import { assert } from './assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type Nulls } from './batch.ts'
 import { MillraceError } from './errors.ts'
+import { sourceComment } from './generated-source.ts'
 import type { Field, Schema } from './schema.ts'
 import { ByteArena, type StringInterner } from './strings.ts'
 
@@ -30,7 +32,7 @@ export function rowReader(schema: Schema, interner: StringInterner, id: string):
     if (field.kind === 'string') declarations.push(`s${k}, e${k}`)
     properties.push(`${JSON.stringify(field.name)}: ${readExpression(field, k)}`)
   })
-  const source = `/* row reader ${JSON.stringify(id).replaceAll('*/', '* /')} */
+  const source = `${sourceComment('row reader', id)}
     let bound = null, c, ${declarations.join(', ')}
     return function readRow(batch, i) {
       if (batch !== bound) { bound = batch; ${binds.join(' ')} }

@@ -5,7 +5,9 @@
  * -1 when the record is not plain: a quote, a cell that is no plain value of its kind, text that is no UTF-8,
  * a wrong number of cells. The checked path then decides. What is accepted here must be what that path accepts.
  */
+
 import type { DecoderColumns } from '../decoder-columns.ts'
+import { sourceComment } from '../generated-source.ts'
 import { int32Reader, int64Reader, readNumber, utf8Length } from '../json/scan.ts'
 import { parseTimestamp } from '../json/timestamp.ts'
 import type { Field } from '../schema.ts'
@@ -57,7 +59,7 @@ function source(plan: CsvPlan): string {
   const last = plan.fieldOfColumn.length - 1
   // Fields without a column in the file are NULL; others have been refused.
   const absent = fields.flatMap((_, k) => (used.includes(k) ? [] : [`m${k}.setNull(row)`]))
-  return `'use strict' /* CSV decoder ${JSON.stringify(plan.id).replaceAll('*/', '')} */
+  return `'use strict' ${sourceComment('CSV decoder', plan.id)}
 const { ${fields.map((_, k) => `${k}: m${k}`).join(', ')} } = columns
 ${fields.map(declarations).join('\n')}
 return function record(b, p, row) {

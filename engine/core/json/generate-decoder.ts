@@ -10,6 +10,7 @@
  */
 
 import type { DecoderColumns } from '../decoder-columns.ts'
+import { sourceComment } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
 import { hasProtoKey } from './checked-record.ts'
 import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
@@ -61,7 +62,7 @@ function source(fields: readonly Field[], depthMax: number, newlines: boolean, i
   const masks = Math.ceil(fields.length / BITS)
   const space = `if (c <= 32 && c !== 0) { p = skipSpace(b, p, ${newlines}); c = b[p] }`
   const usesOrder = fields.length <= PREDICTED_FIELDS_MAX
-  return `'use strict' /* JSON decoder ${JSON.stringify(id).replaceAll('*/', '')} */
+  return `'use strict' ${sourceComment('JSON decoder', id)}
 const { ${fields.map((_, k) => `${k}: m${k}`).join(', ')} } = columns
 ${fields.map((field, k) => declarations(field, k)).join('\n')}
 function lookup(b, s, length) {

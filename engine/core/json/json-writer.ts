@@ -5,8 +5,10 @@
  * texts; int64 beyond 2^53 is a text of digits; timestamps are milliseconds; NULL is null. The opaque
  * schema writes each row's value by the same rules. What json-decoder.ts reads back is the same row.
  */
+
 import type { Batch } from '../batch.ts'
 import { MillraceError } from '../errors.ts'
+import { sourceComment } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
 import { asBuffer, type ByteArena } from '../strings.ts'
 
@@ -39,7 +41,7 @@ const writeOpaqueRow: WriteRow = (batch, i, arena) =>
 function generate(fields: readonly Field[], id: string): WriteRow {
   const prefixes = fields.map((field, k) => Buffer.from(`${k === 0 ? '{' : ','}${JSON.stringify(field.name)}:`))
   const helpers = { prefixes, writeBytes, writeText, writeNumber, writeInt64, writeValue }
-  const source = `'use strict' /* JSON writer ${JSON.stringify(id).replaceAll('*/', '')} */
+  const source = `'use strict' ${sourceComment('JSON writer', id)}
 ${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
 let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}
 return function writeRow(batch, i, arena) {
