@@ -2,7 +2,7 @@
 //
 // Handles are numbers (instance.h). Arenas come as (bytes, offsets, count). Errors carry a code
 // (failure.h). The module keeps no state of its own beside the shared memory (shared-resources.h):
-// each environment that loads it has its Instance.
+// each environment that loads it has its Instance. Loading it sets one limit of malloc for the whole process.
 #include <rocksdb/version.h>
 
 #ifdef __GLIBC__
@@ -248,7 +248,15 @@ void Initialise(napi_env env, napi_value exports) {
 }  // namespace
 }  // namespace millrace
 
+// Blocks of this size and more have mappings of their own, which go back to the system as soon as they are freed. glibc
+// raises its limit to the largest block that was freed, up to 32 MiB; blocks below it then tear holes into arenas that
+// stay resident.
+constexpr int kMappedBlockBytes = 256 * 1024;
+
 NAPI_MODULE_INIT() {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_THRESHOLD, kMappedBlockBytes);
+#endif
   try {
     millrace::Initialise(env, exports);
   } catch (const std::exception& error) {
