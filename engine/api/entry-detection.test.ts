@@ -43,6 +43,14 @@ describe('entry detection', () => {
     assert.equal(found([...below, { ...module, file: entry }]), url)
   })
 
+  test('does not take a module for it that the entry file imports while it runs', () => {
+    const lazy = join(folder, 'lazy.ts')
+    writeFileSync(lazy, '')
+    const imported: StackFrame = { ...module, file: pathToFileURL(lazy).href }
+    assert.equal(found([below[0]!, imported, loader, module]), null)
+    assert.equal(found([below[0]!, module, loader, imported]), url)
+  })
+
   test('does not take callbacks for it', () => {
     assert.equal(found(below), null)
     assert.equal(found([...below, { ...module, functionLine: 9, functionColumn: 24 }]), null)

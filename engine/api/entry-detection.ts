@@ -69,9 +69,10 @@ export function entryModuleUrl(evidence: EntryEvidence): string | null {
   if (!evidence.isMainThread || evidence.isTest || evidence.entryArgument === undefined) return null
   const entry = realPath(evidence.entryArgument)
   if (entry === null) return null
-  const isTopLevel = evidence.frames.some(
+  // The innermost module decides: one that the entry file imports while it runs is not the entry file.
+  const module = evidence.frames.find(
     ({ functionName, file, functionLine, functionColumn }) =>
-      functionName === null && functionLine === 1 && functionColumn === 1 && realPath(file) === entry,
+      functionName === null && functionLine === 1 && functionColumn === 1 && realPath(file) !== null,
   )
-  return isTopLevel ? pathToFileURL(entry).href : null
+  return module !== undefined && realPath(module.file) === entry ? pathToFileURL(entry).href : null
 }
