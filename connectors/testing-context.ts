@@ -4,52 +4,19 @@
  * Dead letters, failures and wake-ups are kept where a test can look at them. The outbox is a real file
  * of u32-framed records with a CRC-32 over the whole file, as the contract says.
  */
-import { randomUUID } from 'node:crypto'
 import { type FileHandle, mkdir, mkdtemp, open, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterContext } from '../engine/contract/sink.ts'
 import type { DeadLetter, Source, SourceReader, SourceReaderContext, SplitState } from '../engine/contract/source.ts'
-import type { WorkerContext } from '../engine/contract/worker-context.ts'
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import type { Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import type { Disk, Io } from '../engine/core/io.ts'
 import { rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
-import { StringInterner } from '../engine/core/strings.ts'
 import { MetricRegistry } from '../engine/core/user-metrics.ts'
-
-/** Real clock, random and timers; connectors use node:fs themselves, so any use of the disk fails. */
-export function testIo(): Io {
-  const disk = new Proxy({} as Disk, {
-    get: (_, name) => () => Promise.reject(new Error(`A connector must not use io.disk.${String(name)}.`)),
-  })
-  return {
-    clock: { nowMs: () => Date.now(), monotonicMs: () => performance.now() },
-    random: { next: () => Math.random() },
-    timers: {
-      schedule: (delayMs, task) => {
-        const timer = setTimeout(task, delayMs)
-        return () => clearTimeout(timer)
-      },
-    },
-    disk,
-  }
-}
-
-export function testWorker(): WorkerContext {
-  let ids = 0
-  const run = randomUUID()
-  return {
-    workerIndex: 0,
-    io: testIo(),
-    interner: new StringInterner(),
-    nowMs: () => Date.now(),
-    uniqueId: (prefix) => `${prefix}-${run}-${ids++}`,
-  }
-}
+import { connectorIo, connectorWorker } from '../engine/testing/connector-worker.ts'
 
 /** Runs `body` with a fresh directory and removes it afterwards. */
 export async function withDirectory<T>(body: (directory: string) => Promise<T>): Promise<T> {
@@ -64,7 +31,7 @@ export async function withDirectory<T>(body: (directory: string) => Promise<T>):
 export class TestReaderContext implements SourceReaderContext {
   readonly subtask = 0
   readonly parallelism = 1
-  readonly worker = testWorker()
+  readonly worker = connectorWorker()
   readonly checkpointing = true
   readonly letters: DeadLetter[] = []
   failure: unknown = null
@@ -226,7 +193,7 @@ export async function testWriterContext(
     restarts: attempt - 1,
     metrics: new MetricRegistry(() => 0),
     accumulators: new AccumulatorRegistry(),
-    worker: testWorker(),
+    worker: connectorWorker(),
     schema,
     scratchDirectory,
     createOutbox: () =>
@@ -248,7 +215,7 @@ export function testCommitterContext(checkpointDirectory: string, sinkId = 'sink
   return {
     sinkId,
     jobName: 'test',
-    io: testIo(),
+    io: connectorIo(),
     readOutbox: async function* (segment) {
       const content = await readFile(join(checkpointDirectory, segment.file))
       if (content.length !== segment.bytes || crc32(content) !== segment.crc32) {

@@ -21,10 +21,8 @@ import type {
   SplitState,
 } from '../contract/source.ts'
 import { BATCH_ROWS_MAX, type Batch } from '../core/batch.ts'
-import type { Disk } from '../core/io.ts'
 import { rowReader } from '../core/rows.ts'
-import { StringInterner } from '../core/strings.ts'
-import { nodeIo } from '../runtime/node-io.ts'
+import { connectorWorker } from './connector-worker.ts'
 import { SeededRandom } from './sim/seeded-random.ts'
 
 export interface SourceCheckOptions<T> {
@@ -237,7 +235,7 @@ class SourceCheck<T> {
   }
 
   private async splits(): Promise<readonly SplitState[]> {
-    const context: SplitEnumeratorContext = { worker: testWorker() }
+    const context: SplitEnumeratorContext = { worker: connectorWorker() }
     return plain(await (await this.options.source()).splits(context))
   }
 
@@ -287,7 +285,7 @@ class ReaderUnderTest<T> {
     this.source = source
     this.read = read
     this.bell = bell
-    const worker = testWorker()
+    const worker = connectorWorker()
     this.rowOf = rowReader(source.schema, worker.interner, worker.uniqueId('check-source'))
     const context: SourceReaderContext = {
       subtask,
@@ -486,21 +484,4 @@ function merged(readings: readonly Reading[]): Reading {
 function assertSame(reading: Reading, expected: Reading, how: string): void {
   const shown = (of: Reading) => Object.fromEntries([...of].filter(([, s]) => s.rows.length + s.letters.length > 0))
   assert.deepEqual(shown(reading), shown(expected), `${how}: every split gives the same rows in the same order`)
-}
-
-/** Connectors use Node's file system; `io.disk` belongs to checkpoints. */
-const NO_DISK = new Proxy({} as Disk, {
-  get: (_, name) => () =>
-    Promise.reject(new assert.AssertionError({ message: `io.disk.${String(name)} is not for connectors` })),
-})
-
-function testWorker() {
-  let ids = 0
-  return {
-    workerIndex: 0,
-    io: { ...nodeIo, disk: NO_DISK },
-    interner: new StringInterner(),
-    nowMs: () => Date.now(),
-    uniqueId: (prefix: string) => `${prefix} ${ids++}`,
-  }
 }
