@@ -205,7 +205,7 @@ napi_value UnlockFile(Call& call) {
 #ifdef __GLIBC__
 // trimHeap(): gives the free pages of all malloc arenas back to the system. An arena outlives its thread.
 napi_value TrimHeap(Call&) {
-  malloc_trim(0);
+  ReturnFreeMemory();
   return nullptr;
 }
 #endif
