@@ -13,9 +13,10 @@
 import type { KeyGroupRange } from '../engine/contract/keyed-state.ts'
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
-import { type Batch, sliceBatch } from '../engine/core/batch.ts'
+import { type Batch, type KeyColumn, sliceBatch } from '../engine/core/batch.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { keyGroupOf, keyGroupRange } from '../engine/core/keys.ts'
+import { WATERMARK_MIN } from '../engine/core/time.ts'
 import { lowestRestoredWatermark, watermarkFromJson, watermarkToJson } from './watermark-json.ts'
 
 /** The first key group, the one after the last, and their watermark. */
@@ -110,4 +111,46 @@ export function restoredWatermarks({ keyed, restored }: OperatorContext): Restor
 /** As `restoredWatermarks` reads them: part of an operator's snapshot. */
 export function watermarksToJson(watermark: number, floors: WatermarkFloors | null): Record<string, JsonValue> {
   return { watermark: watermarkToJson(watermark), ...(floors === null ? {} : { floors: floors.toJson() }) }
+}
+
+/** `Operator.process` for rows of one watermark. */
+export type ProcessRows = (batch: Batch, from: number, output: Output) => number
+
+/** The event time of an operator whose windows fire when its watermark passes them. */
+export class WindowTime {
+  watermark: number
+  private floors: WatermarkFloors | null
+
+  /** Of the state that the operator was restored with. */
+  constructor(context: OperatorContext) {
+    const { watermark, floors } = restoredWatermarks(context)
+    this.watermark = watermark
+    this.floors = floors
+  }
+
+  /** Passes rows to `process` while `watermark` is that of their key groups. */
+  process(batch: Batch, from: number, output: Output, process: ProcessRows): number {
+    const { floors, watermark } = this
+    if (floors === null) return process(batch, from, output)
+    const next = floors.process(batch, from, watermark, output, (rows, own) => {
+      this.watermark = own
+      return process(rows, 0, output)
+    })
+    this.watermark = watermark
+    return next
+  }
+
+  /** All that the watermark made due is done. */
+  passed(): void {
+    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
+  }
+
+  /** Had a restored window that ends with `maxTimestamp` fired for key `row` of `keys` before? */
+  hadFired(keys: KeyColumn, row: number, maxTimestamp: number): boolean {
+    return this.floors !== null && this.floors.of(keys.hashes[row], WATERMARK_MIN) >= maxTimestamp
+  }
+
+  toJson(): Record<string, JsonValue> {
+    return watermarksToJson(this.watermark, this.floors)
+  }
 }

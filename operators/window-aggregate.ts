@@ -20,7 +20,7 @@ import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { WATERMARK_MAX, WATERMARK_MIN } from '../engine/core/time.ts'
-import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
+import { type ProcessRows, WindowTime } from './restored-watermarks.ts'
 import type { WindowAssigner } from './window-assigner.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
@@ -114,9 +114,7 @@ class WindowOperator implements Operator {
   private readonly latenessMs: number
   private context!: OperatorContext
   private table!: StateTable
-  private watermark = WATERMARK_MIN
-  /** Key groups that were further when they were restored; null when all are past that. */
-  private floors: WatermarkFloors | null = null
+  private time!: WindowTime
   /** No window has anything to do before this watermark. */
   private nextDue = Number.POSITIVE_INFINITY
   private firing: Firing | null = null
@@ -138,9 +136,7 @@ class WindowOperator implements Operator {
   open(context: OperatorContext): void {
     this.context = context
     refuseOtherWindows(context, this.signature)
-    const { watermark, floors } = restoredWatermarks(context)
-    this.watermark = watermark
-    this.floors = floors
+    this.time = new WindowTime(context)
     this.kernel.open(context, this.latenessMs > 0 || this.assigner.windowsMax > 1)
     this.table = context.keyed.table({ name: 'windows', version: 1, layout: this.kernel.layout })
     this.updateNextDue()
@@ -151,17 +147,15 @@ class WindowOperator implements Operator {
   }
 
   process(batch: Batch, from: number, output: Output): number {
-    const { floors, watermark } = this
-    if (floors === null) return this.processRows(batch, from, output)
-    const next = floors.process(batch, from, watermark, output, (rows, own) => {
-      this.watermark = own
-      return this.processRows(rows, 0, output)
-    })
-    this.watermark = watermark
-    return next
+    return this.time.process(batch, from, output, this.processRows)
   }
 
-  private processRows(batch: Batch, from: number, output: Output): number {
+  /** Of the rows or the firing at hand. */
+  private get watermark(): number {
+    return this.time.watermark
+  }
+
+  private readonly processRows: ProcessRows = (batch, from, output) => {
     const { keys } = batch
     if (keys === null) {
       throw new MillraceError('STATE_NOT_KEYED', 'A window operator got rows without keys.', { domain: 'internal' })
@@ -256,9 +250,9 @@ class WindowOperator implements Operator {
     if (this.firing === null) {
       if (watermark <= this.watermark) return true
       const previous = this.watermark
-      this.watermark = watermark
+      this.time.watermark = watermark
       if (watermark < this.nextDue) {
-        this.passFloors()
+        this.time.passed()
         return true
       }
       const windows = this.table.namespaces().filter((w) => this.assigner.endOf(w) - 1 <= watermark)
@@ -269,14 +263,14 @@ class WindowOperator implements Operator {
     this.kernel.flush(output)
     if (!done) return false
     this.firing = null
-    this.passFloors()
+    this.time.passed()
     this.updateNextDue()
     return true
   }
 
   endKey(output: Output): boolean {
     if (!this.advanceWatermark(WATERMARK_MAX, output)) return false
-    this.watermark = WATERMARK_MIN
+    this.time.watermark = WATERMARK_MIN
     return true
   }
 
@@ -309,21 +303,12 @@ class WindowOperator implements Operator {
   private fireChunk(firing: Firing, chunk: SegmentChunk, window: FiringWindow, output: Output): boolean {
     while (firing.row < chunk.count) {
       if (output.blocked) return false
-      if (!this.hasFired(chunk.keys, firing.row, window)) {
+      if (!this.time.hadFired(chunk.keys, firing.row, window.maxTimestamp)) {
         this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
       }
       firing.row++
     }
     return true
-  }
-
-  private passFloors(): void {
-    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
-  }
-
-  /** Had a restored window fired for this key before? */
-  private hasFired(keys: KeyColumn, row: number, { maxTimestamp }: FiringWindow): boolean {
-    return this.floors !== null && this.floors.of(keys.hashes[row], WATERMARK_MIN) >= maxTimestamp
   }
 
   private updateNextDue(): void {
@@ -339,7 +324,7 @@ class WindowOperator implements Operator {
 
   snapshot(): JsonValue {
     assert(this.firing === null, 'a barrier waits until windows have fired')
-    return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature }
+    return { ...this.time.toJson(), signature: this.signature }
   }
 
   close(): void {

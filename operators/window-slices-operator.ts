@@ -23,8 +23,7 @@ import { assert } from '../engine/core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
-import { WATERMARK_MIN } from '../engine/core/time.ts'
-import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './restored-watermarks.ts'
+import { type ProcessRows, WindowTime } from './restored-watermarks.ts'
 import type { FiringWindow, MutableWindowValues, WindowKernel } from './window-aggregate.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
@@ -88,9 +87,7 @@ class SlicedWindowOperator implements Operator {
   private context!: OperatorContext
   private slices!: StateTable
   private merged!: StateTable
-  private watermark = WATERMARK_MIN
-  /** Key groups that were further when they were restored; null when all are past that. */
-  private floors: WatermarkFloors | null = null
+  private time!: WindowTime
   /** No slice has anything to do before this watermark. */
   private nextDue = Number.POSITIVE_INFINITY
   private firing: Firing | null = null
@@ -120,9 +117,7 @@ class SlicedWindowOperator implements Operator {
   open(context: OperatorContext): void {
     this.context = context
     refuseOtherWindows(context, this.signature)
-    const { watermark, floors } = restoredWatermarks(context)
-    this.watermark = watermark
-    this.floors = floors
+    this.time = new WindowTime(context)
     this.kernel.open(context, true)
     const { layout } = this.kernel
     this.slices = context.keyed.table({ name: 'slices', version: 1, layout })
@@ -158,17 +153,15 @@ class SlicedWindowOperator implements Operator {
   }
 
   process(batch: Batch, from: number, output: Output): number {
-    const { floors, watermark } = this
-    if (floors === null) return this.processRows(batch, from, output)
-    const next = floors.process(batch, from, watermark, output, (rows, own) => {
-      this.watermark = own
-      return this.processRows(rows, 0, output)
-    })
-    this.watermark = watermark
-    return next
+    return this.time.process(batch, from, output, this.processRows)
   }
 
-  private processRows(batch: Batch, from: number, output: Output): number {
+  /** Of the rows or the firing at hand. */
+  private get watermark(): number {
+    return this.time.watermark
+  }
+
+  private readonly processRows: ProcessRows = (batch, from, output) => {
     const { keys } = batch
     if (keys === null) {
       throw new MillraceError('STATE_NOT_KEYED', 'A window operator got rows without keys.', { domain: 'internal' })
@@ -272,9 +265,9 @@ class SlicedWindowOperator implements Operator {
     if (this.firing === null) {
       if (watermark <= this.watermark) return true
       const firedBefore = this.firedEnd
-      this.watermark = watermark
+      this.time.watermark = watermark
       if (watermark < this.nextDue) {
-        this.passFloors()
+        this.time.passed()
         return true
       }
       this.firing = {
@@ -301,7 +294,7 @@ class SlicedWindowOperator implements Operator {
     this.kernel.flush(output)
     if (!done) return false
     this.firing = null
-    this.passFloors()
+    this.time.passed()
     this.updateNextDue()
     return true
   }
@@ -390,7 +383,7 @@ class SlicedWindowOperator implements Operator {
       const { chunk } = firing
       for (; firing.row < chunk.count; firing.row++) {
         if (output.blocked) return false
-        if (this.hasFired(chunk.keys, firing.row, window)) continue
+        if (this.time.hadFired(chunk.keys, firing.row, window.maxTimestamp)) continue
         this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
       }
       firing.chunk = null
@@ -398,15 +391,6 @@ class SlicedWindowOperator implements Operator {
     firing.scan.close()
     firing.scan = null
     return true
-  }
-
-  private passFloors(): void {
-    if (this.floors !== null) this.floors = this.floors.above(this.watermark)
-  }
-
-  /** Had a restored window fired for this key before? */
-  private hasFired(keys: KeyColumn, row: number, { maxTimestamp }: FiringWindow): boolean {
-    return this.floors !== null && this.floors.of(keys.hashes[row], WATERMARK_MIN) >= maxTimestamp
   }
 
   private updateNextDue(): void {
@@ -426,7 +410,7 @@ class SlicedWindowOperator implements Operator {
 
   snapshot(): JsonValue {
     assert(this.firing === null, 'a barrier waits until windows have fired')
-    return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature }
+    return { ...this.time.toJson(), signature: this.signature }
   }
 
   close(): void {

@@ -5,40 +5,22 @@
  * state is in memory.
  */
 
-import type { KeyedStore } from '../../engine/contract/keyed-store.ts'
-import type { Operator, OperatorContext, Output } from '../../engine/contract/operator.ts'
-import { AccumulatorRegistry } from '../../engine/core/accumulators.ts'
+import type { Operator } from '../../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn, withKeys } from '../../engine/core/batch.ts'
-import type { Io } from '../../engine/core/io.ts'
-import { fieldKeyExtractor, keyGroupRange } from '../../engine/core/keys.ts'
+import { fieldKeyExtractor } from '../../engine/core/keys.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { schema, t } from '../../engine/core/schema.ts'
-import { StringInterner } from '../../engine/core/strings.ts'
-import { MetricRegistry } from '../../engine/core/user-metrics.ts'
 import { windowOperator } from '../../operators/window-aggregate.ts'
 import { tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel } from '../../operators/window-columnar.ts'
-import { KeyedBackend } from '../../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { backendInMemory, openAlone } from './lone-operator.ts'
 
 const ROUNDS = 5
 const ROWS = schema({ key: t.string(), value: t.float64() })
 
 /** A line of results by name. */
 export type BenchLine = Readonly<Record<string, number>>
-
-const counters = () => ({ lateDropped: 0, filtered: 0, coldReads: 0 })
-
-function backendOf(): KeyedBackend {
-  return new KeyedBackend({
-    operatorId: 0,
-    keyGroups: keyGroupRange(0, 1, 128),
-    // Everything fits the budget, so the store is never asked.
-    store: {} as KeyedStore,
-    memoryBudgetBytes: Number.POSITIVE_INFINITY,
-    counters: counters(),
-  })
-}
 
 /** Batches of random keys, 12 characters each, with their key columns. */
 function keyedBatches(keys: number, batches: number): Batch[] {
@@ -82,7 +64,7 @@ const bestOf = (work: () => void): number => Math.min(...Array.from({ length: RO
 /** Upserts with a count, and the capture of all that they touched. */
 export function benchUpsert(keys: number, batches: number): BenchLine {
   const input = keyedBatches(keys, batches)
-  const backend = backendOf()
+  const backend = backendInMemory()
   const table = backend.table({ name: 'counts', version: 1, layout: { kind: 'doubles', initial: [0, 0] } })
   const slots = new Int32Array(BATCH_ROWS_MAX)
   const upsertAll = (): void => {
@@ -115,10 +97,8 @@ export function benchUpsert(keys: number, batches: number): BenchLine {
   }
 }
 
-function openWindow(): { operator: Operator; output: Output; rowsOut: () => number } {
-  let ids = 0
-  let rows = 0
-  const operator = windowOperator({
+function tumblingCountAndSum(): Operator {
+  return windowOperator({
     assigner: tumblingWindows(10_000),
     kernel: columnarKernel({
       inputSchema: ROWS,
@@ -126,43 +106,14 @@ function openWindow(): { operator: Operator; output: Output; rowsOut: () => numb
       aggregates: { rows: { kind: 'count' }, total: { kind: 'sum', field: 'value' } },
     }),
   })
-  const context: OperatorContext = {
-    name: 'window',
-    uid: 'window',
-    subtask: 0,
-    parallelism: 1,
-    worker: {
-      workerIndex: 0,
-      io: null as unknown as Io,
-      interner: new StringInterner(),
-      nowMs: () => 0,
-      uniqueId: (prefix) => `${prefix}-${ids++}`,
-    },
-    counters: counters(),
-    keyed: backendOf(),
-    attempt: 0,
-    metrics: new MetricRegistry(() => 0),
-    accumulators: new AccumulatorRegistry(),
-    restored: [],
-    scheduleProcessingTime() {},
-    wake() {},
-  }
-  operator.open(context)
-  const output: Output = {
-    blocked: false,
-    emit(batch) {
-      rows += batch.length
-    },
-    emitSide() {},
-  }
-  return { operator, output, rowsOut: () => rows }
 }
 
 /** Count and sum a key and window, keys ready and keys extracted, then the firing of the window. */
 export function benchWindow(keys: number, batches: number): BenchLine {
   const input = keyedBatches(keys, batches)
   const extract = fieldKeyExtractor(ROWS, 0)
-  const { operator, output, rowsOut } = openWindow()
+  const operator = tumblingCountAndSum()
+  const { output, rowsOut } = openAlone(operator)
   const ready = (): void => {
     for (const batch of input) operator.process(batch, 0, output, 0)
   }

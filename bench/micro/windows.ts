@@ -18,19 +18,14 @@ import {
   TumblingEventTimeWindows,
 } from '../../engine/api/index.ts'
 import { type WindowWork, windowOperatorFactory } from '../../engine/api/window-operators.ts'
-import type { KeyedStore } from '../../engine/contract/keyed-store.ts'
-import type { Operator, OperatorContext, Output } from '../../engine/contract/operator.ts'
+import type { Operator } from '../../engine/contract/operator.ts'
 import type { Trigger, WindowAssigner } from '../../engine/contract/windows.ts'
-import { AccumulatorRegistry } from '../../engine/core/accumulators.ts'
 import { BATCH_ROWS_MAX, type Batch, withKeys } from '../../engine/core/batch.ts'
-import type { Io } from '../../engine/core/io.ts'
-import { fieldKeyExtractor, keyGroupRange } from '../../engine/core/keys.ts'
+import { fieldKeyExtractor } from '../../engine/core/keys.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, schema, t } from '../../engine/core/schema.ts'
-import { StringInterner } from '../../engine/core/strings.ts'
-import { MetricRegistry } from '../../engine/core/user-metrics.ts'
-import { KeyedBackend } from '../../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { openAlone } from './lone-operator.ts'
 
 const ROWS = schema({ key: t.string(), value: t.float64() })
 interface Row {
@@ -135,18 +130,8 @@ export function inputOf(keys: number, batches: number): Batch[] {
   })
 }
 
-function open(kind: Kind): { operator: Operator; backend: KeyedBackend; output: Output; rowsOut: () => number } {
-  let ids = 0
-  let rows = 0
-  const backend = new KeyedBackend({
-    operatorId: 0,
-    keyGroups: keyGroupRange(0, 1, 128),
-    // Everything fits the budget; what is written is not read again.
-    store: { write() {}, deleteRange() {} } as unknown as KeyedStore,
-    memoryBudgetBytes: Number.POSITIVE_INFINITY,
-    counters: { lateDropped: 0, filtered: 0, coldReads: 0 },
-  })
-  const operator = windowOperatorFactory(
+function operatorOf(kind: Kind): Operator {
+  return windowOperatorFactory(
     {
       assigner: kind.assigner(),
       trigger: kind.trigger?.() ?? null,
@@ -158,36 +143,6 @@ function open(kind: Kind): { operator: Operator; backend: KeyedBackend; output: 
     kind.work,
     OPAQUE_SCHEMA,
   )()
-  const context: OperatorContext = {
-    name: 'window',
-    uid: 'window',
-    subtask: 0,
-    parallelism: 1,
-    worker: {
-      workerIndex: 0,
-      io: null as unknown as Io,
-      interner: new StringInterner(),
-      nowMs: () => 0,
-      uniqueId: (prefix) => `${prefix}-${ids++}`,
-    },
-    counters: { lateDropped: 0, filtered: 0, coldReads: 0 },
-    keyed: backend,
-    attempt: 0,
-    metrics: new MetricRegistry(() => 0),
-    accumulators: new AccumulatorRegistry(),
-    restored: [],
-    scheduleProcessingTime() {},
-    wake() {},
-  }
-  operator.open(context)
-  const output: Output = {
-    blocked: false,
-    emit(batch) {
-      rows += batch.length
-    },
-    emitSide() {},
-  }
-  return { operator, backend, output, rowsOut: () => rows }
 }
 
 /** Nanoseconds an event, results, and bytes that the checkpoints took. */
@@ -195,7 +150,8 @@ export function runKind(
   name: string,
   input: readonly Batch[],
 ): { ns: number; results: number; checkpointBytes: number } {
-  const { operator, backend, output, rowsOut } = open(KINDS[name]!)
+  const operator = operatorOf(KINDS[name]!)
+  const { backend, output, rowsOut } = openAlone(operator)
   const builder = new WriteBatchBuilder()
   let checkpointBytes = 0
   const start = process.cpuUsage()

@@ -4,13 +4,13 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { environment } from './batch.testkit.ts'
 import {
   count,
   days,
   type KeyedProcessFunction,
   milliseconds,
   RuntimeExecutionMode,
-  StreamExecutionEnvironment,
   schema,
   sum,
   TumblingEventTimeWindows,
@@ -19,11 +19,6 @@ import {
   WatermarkStrategy,
 } from './index.ts'
 
-const environment = (parallelism = 2) =>
-  StreamExecutionEnvironment.createEnvironment()
-    .setParallelism(parallelism)
-    .setStateBackend('memory')
-    .setRuntimeMode(RuntimeExecutionMode.BATCH)
 const EVENT = schema({ key: t.string(), at: t.timestamp(), n: t.float64() })
 const byAt = WatermarkStrategy.forMonotonousTimestamps().withTimestampAssigner('at')
 

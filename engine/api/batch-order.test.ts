@@ -6,6 +6,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { DuckDBInstance } from '@duckdb/node-api'
 import fc from 'fast-check'
+import { environment } from './batch.testkit.ts'
 import {
   type BroadcastProcessFunction,
   EventTimeSessionWindows,
@@ -14,20 +15,12 @@ import {
   type KeyedProcessFunction,
   MapStateDescriptor,
   milliseconds,
-  RuntimeExecutionMode,
-  StreamExecutionEnvironment,
   schema,
   TumblingEventTimeWindows,
   t,
   ValueStateDescriptor,
   WatermarkStrategy,
 } from './index.ts'
-
-const environment = (parallelism = 2) =>
-  StreamExecutionEnvironment.createEnvironment()
-    .setParallelism(parallelism)
-    .setStateBackend('memory')
-    .setRuntimeMode(RuntimeExecutionMode.BATCH)
 
 interface Event {
   readonly key: string

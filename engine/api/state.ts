@@ -3,6 +3,7 @@
  * test/api-surface.txt must agree with it.
  */
 
+export type { NewSavepointOptions } from '../runtime/savepoint-draft.ts'
 export {
   type KeyedStateEntry,
   type SavepointOperator,
@@ -10,12 +11,6 @@ export {
   type StateOf,
   type WindowStateEntry,
 } from '../runtime/savepoint-reader.ts'
-export {
-  type BootstrapEntry,
-  type BootstrapTarget,
-  type NewSavepointOptions,
-  type OperatorBootstrap,
-  SavepointWriter,
-  type WritableState,
-} from '../runtime/savepoint-writer.ts'
+export type { BootstrapEntry, WritableState } from '../runtime/savepoint-states.ts'
+export { type BootstrapTarget, type OperatorBootstrap, SavepointWriter } from '../runtime/savepoint-writer.ts'
 export { bootstrapWith } from './bootstrap.ts'

@@ -192,6 +192,7 @@ for (const backend of ['memory', 'rocksdb'] as const) {
 
 test('the accumulators of open windows are read by their window', async () => {
   const directory = join(folder, 'windows')
+  let fired = false
   const env = StreamExecutionEnvironment.createEnvironment()
   env.setStateBackend('memory').getCheckpointConfig().setCheckpointStorage(directory)
   env
@@ -208,9 +209,12 @@ test('the accumulators of open windows are read by their window', async () => {
       merge: (a, b) => ({ sum: a.sum + b.sum }),
     })
     .uid('windows')
-    .addSink(() => {})
+    .addSink(() => {
+      fired = true
+    })
   const job = await env.executeAsync('windows')
-  while (job.status().state !== 'running') await new Promise((resolve) => setTimeout(resolve, 5))
+  // From the first row on there is always an open window.
+  while (!fired) await new Promise((resolve) => setTimeout(resolve, 5))
   const path = await job.savepoint()
   await job.cancel()
   await using savepoint = await SavepointReader.read(path)
