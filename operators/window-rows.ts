@@ -3,9 +3,11 @@
  * rows without event time and state of other windows.
  */
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
+import type { Trigger } from '../engine/contract/windows.ts'
 import { BATCH_ROWS_MAX, type Batch, gatherBatch, withKeys } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
+import { asyncFunctionError, isPromise } from './user-function.ts'
 
 /** The rows of a batch that no window takes any more. */
 export class LateRows {
@@ -44,6 +46,15 @@ export function timestampMissing(operatorName: string): MillraceError {
     {
       hint: 'Give the source a WatermarkStrategy with a timestamp assigner, or call assignTimestampsAndWatermarks before the window.',
     },
+  )
+}
+
+export function triggerResultInvalid(operatorName: string, trigger: Trigger, result: unknown): MillraceError {
+  if (isPromise(result)) return asyncFunctionError(operatorName)
+  return new MillraceError(
+    'TRIGGER_RESULT_INVALID',
+    `The trigger ${trigger} of operator ${JSON.stringify(operatorName)} returned ${String(result)}.`,
+    { hint: 'Return TriggerResult.CONTINUE, FIRE, PURGE or FIRE_AND_PURGE from each of its methods.' },
   )
 }
 

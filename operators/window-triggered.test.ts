@@ -652,6 +652,34 @@ describe('the triggered window operator', () => {
       fn: () => ({ process: async () => {} }) as never,
     })
     assert.throws(() => asynchronous.push([row('a')], [1]), { code: 'ASYNC_FUNCTION' })
+    class Careless extends Trigger {
+      private readonly result: unknown
+      constructor(result: unknown) {
+        super()
+        this.result = result
+      }
+      onElement(): TriggerResult {
+        return this.result as TriggerResult
+      }
+      onEventTime(): TriggerResult {
+        return TriggerResult.CONTINUE
+      }
+      onProcessingTime(): TriggerResult {
+        return TriggerResult.CONTINUE
+      }
+      clear(): void {}
+    }
+    for (const [result, code] of [
+      [undefined, 'TRIGGER_RESULT_INVALID'],
+      ['fire', 'TRIGGER_RESULT_INVALID'],
+      [Promise.resolve('FIRE'), 'ASYNC_FUNCTION'],
+    ]) {
+      for (const trigger of [new Careless(result), PurgingTrigger.of(new Careless(result))]) {
+        const careless = rigOf({ assigner: GlobalWindows.create(), trigger })
+        assert.throws(() => careless.push([row('a')], [1]), { code })
+        careless.close()
+      }
+    }
     let assigner: WindowAssigner = EventTimeSessionWindows.withGap(5)
     const restored = new OperatorRig({
       create: () =>

@@ -43,7 +43,7 @@ import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './u
 import type { WindowContents } from './window-contents.ts'
 import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
 import { KeyWindows, WindowRecord, windowRecordsCodec } from './window-records.ts'
-import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
+import { checkLateness, LateRows, refuseOtherWindows, timestampMissing, triggerResultInvalid } from './window-rows.ts'
 import { WindowTriggerContext } from './window-trigger-context.ts'
 
 export interface TriggeredWindowOptions extends WindowFunctionOptions {
@@ -354,6 +354,9 @@ class TriggeredWindowOperator implements Operator {
     const purges = result === TriggerResult.PURGE || result === TriggerResult.FIRE_AND_PURGE
     if (result === TriggerResult.FIRE || result === TriggerResult.FIRE_AND_PURGE) this.fire(record, purges || isOver)
     if (purges) record.contents = undefined
+    else if (result !== TriggerResult.FIRE && result !== TriggerResult.CONTINUE) {
+      throw triggerResultInvalid(this.context.name, this.options.trigger, result)
+    }
   }
 
   private fire(record: WindowRecord, isLast: boolean): void {

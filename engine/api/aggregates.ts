@@ -45,6 +45,7 @@ export type AggregateRow<T, A> = {
 }
 
 export function isAggregateRecord(value: object): value is Readonly<Record<string, BuiltInAggregate>> {
+  if (typeof value !== 'object' || value === null) return false
   const prototype = Object.getPrototypeOf(value) as unknown
   if (prototype !== Object.prototype && prototype !== null) return false
   const entries = Object.values(value)

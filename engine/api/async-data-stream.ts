@@ -8,6 +8,7 @@ import type { AsyncFunction, AsyncRequest, AsyncResults, AsyncRetryStrategy } fr
 import { MillraceError } from '../core/errors.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
+import { checkFunction } from './check-function.ts'
 import type { DataStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { makeOperator } from './operators.ts'
 import { perSubtaskOf } from './per-subtask.ts'
@@ -85,6 +86,7 @@ function asyncWait<T, R>(
   { isOrdered, timeout, capacity, retry }: Settings,
   options: SchemaOption<R> | undefined,
 ): SingleOutputStreamOperator<R> {
+  checkFunction(isOrdered ? 'orderedWait' : 'unorderedWait', fn, 'asyncInvoke')
   const timeoutMs = toMs(timeout)
   if (!(timeoutMs >= 0 && timeoutMs < Number.POSITIVE_INFINITY)) {
     throw new MillraceError('DURATION_INVALID', `A time-out of ${timeoutMs} ms is not possible.`, {

@@ -85,7 +85,7 @@ export class BroadcastConnectedStream<A, B> extends BroadcastConnection<A, B> {
     fn: BroadcastProcessFunction<A, B, R> | (() => BroadcastProcessFunction<A, B, R>),
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
-    return this.add('Broadcast Process', processFunctionFactory(fn), false, options)
+    return this.add('Broadcast Process', processFunctionFactory(fn, 'processElement'), false, options)
   }
 }
 
@@ -114,6 +114,6 @@ export class KeyedBroadcastConnectedStream<K extends Key, A, B> extends Broadcas
     fn: KeyedBroadcastProcessFunction<K, A, B, R> | (() => KeyedBroadcastProcessFunction<K, A, B, R>),
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
-    return this.add('Keyed Broadcast Process', processFunctionFactory(fn), true, options)
+    return this.add('Keyed Broadcast Process', processFunctionFactory(fn, 'processElement'), true, options)
   }
 }

@@ -15,7 +15,7 @@ import type { DataStream, KeyedStream, SchemaOption, SingleOutputStreamOperator 
 import { addJoint, jointInputs } from './joint-inputs.ts'
 import type { KeyField } from './key-selectors.ts'
 import { makeOperator, type OperatorFactory } from './operators.ts'
-import { processFunctionFactory, richFunctionFactory } from './process-functions.ts'
+import { objectFactory, processFunctionFactory } from './process-functions.ts'
 
 /** An instance of a class, or a function that makes one. */
 type OrFactory<F> = F | (() => F)
@@ -49,7 +49,7 @@ export class ConnectedStreams<A, B> {
   map<R>(fn: CoMapFunction<A, B, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   map<R>(fn: CoMapFunction<A, B, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = schemaOf(options)
-    return this.add('Co-Map', output, makeOperator.coMap(richFunctionFactory(fn), output, this.isKeyed))
+    return this.add('Co-Map', output, makeOperator.coMap(objectFactory(fn, 'map', 'map1'), output, this.isKeyed))
   }
 
   /** Any number of results for each element of either stream: an object with `flatMap1` and `flatMap2`. */
@@ -57,7 +57,8 @@ export class ConnectedStreams<A, B> {
   flatMap<R>(fn: CoFlatMapFunction<A, B, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   flatMap<R>(fn: CoFlatMapFunction<A, B, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = schemaOf(options)
-    return this.add('Co-Flat Map', output, makeOperator.coFlatMap(richFunctionFactory(fn), output, this.isKeyed))
+    const create = objectFactory(fn, 'flatMap', 'flatMap1')
+    return this.add('Co-Flat Map', output, makeOperator.coFlatMap(create, output, this.isKeyed))
   }
 
   /**
@@ -71,7 +72,8 @@ export class ConnectedStreams<A, B> {
   ): SingleOutputStreamOperator<R>
   process<R>(fn: OrFactory<CoProcessFunction<A, B, R>>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = schemaOf(options)
-    return this.add('Co-Process', output, makeOperator.coProcess(processFunctionFactory(fn), output, this.isKeyed))
+    const create = processFunctionFactory(fn, 'processElement1')
+    return this.add('Co-Process', output, makeOperator.coProcess(create, output, this.isKeyed))
   }
 
   protected get isKeyed(): boolean {
@@ -109,7 +111,8 @@ export class KeyedConnectedStreams<K extends Key, A, B> extends ConnectedStreams
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
     const output = schemaOf(options)
-    return this.add('Keyed Co-Process', output, makeOperator.coProcess(processFunctionFactory(fn), output, true))
+    const create = processFunctionFactory(fn, 'processElement1')
+    return this.add('Keyed Co-Process', output, makeOperator.coProcess(create, output, true))
   }
 
   protected override get isKeyed(): boolean {

@@ -30,6 +30,7 @@ import type { Partitioning } from '../core/graph.ts'
 import type { Key } from '../core/keys.ts'
 import { describeSchema, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { BroadcastConnectedStream, BroadcastStream, KeyedBroadcastConnectedStream } from './broadcast-stream.ts'
+import { checkFunction, checkInstance } from './check-function.ts'
 import { type CloseableIterator, firstOf } from './closeable-iterator.ts'
 import { ConnectedStreams, KeyedConnectedStreams } from './connected-streams.ts'
 import { targetsFactory } from './custom-partitioner.ts'
@@ -108,7 +109,7 @@ export class DataStream<T> {
   ): SingleOutputStreamOperator<R>
   map<R>(fn: MapFunction<T, R> | MapObject<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.functionStep('Map', output, fn as AnyFunction<MapFunction<T, R>>, makeOperator.map)
+    return this.functionStep('Map', 'map', output, fn as AnyFunction<MapFunction<T, R>>, makeOperator.map)
   }
 
   /**
@@ -125,14 +126,21 @@ export class DataStream<T> {
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.functionStep('Flat Map', output, fn as AnyFunction<FlatMapFunction<T, R>>, makeOperator.flatMap)
+    return this.functionStep(
+      'Flat Map',
+      'flatMap',
+      output,
+      fn as AnyFunction<FlatMapFunction<T, R>>,
+      makeOperator.flatMap,
+    )
   }
 
   /** Keeps the elements for which `predicate` is true. An object with `filter` may have `open` and `close` too. */
   filter<S extends T>(predicate: (value: T) => value is S): SingleOutputStreamOperator<S>
   filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T>
   filter(predicate: FilterFunction<T> | FilterObject<T>): SingleOutputStreamOperator<T> {
-    return this.functionStep('Filter', this.schema, predicate as AnyFunction<FilterFunction<T>>, makeOperator.filter)
+    const fn = predicate as AnyFunction<FilterFunction<T>>
+    return this.functionStep('Filter', 'filter', this.schema, fn, makeOperator.filter)
   }
 
   /**
@@ -143,7 +151,7 @@ export class DataStream<T> {
   process<R>(fn: ProcessFunctionOrFactory<T, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   process<R>(fn: ProcessFunctionOrFactory<T, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.step('Process', output, makeOperator.process(processFunctionFactory(fn), output))
+    return this.step('Process', output, makeOperator.process(processFunctionFactory(fn, 'processElement'), output))
   }
 
   /**
@@ -242,6 +250,7 @@ export class DataStream<T> {
   partitionCustom<F extends keyof T & string>(partitioner: Partitioner<T[F]>, field: F): DataStream<T>
   partitionCustom<K>(partitioner: Partitioner<K>, keySelector: (value: T) => K): DataStream<T>
   partitionCustom<K>(partitioner: Partitioner<K>, selector: string | ((value: T) => K)): DataStream<T> {
+    checkFunction('partitionCustom', partitioner, 'partition')
     return this.partitioned({
       partitioning: 'custom',
       createTargets: targetsFactory(this.schema, partitioner, selector),
@@ -293,6 +302,7 @@ export class DataStream<T> {
   sinkTo(sink: Sink<T>): DataStreamSink
   sinkTo<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink
   sinkTo(sink: Sink): DataStreamSink {
+    checkInstance('sinkTo', sink, 'createWriter')
     return this.endIn(sink)
   }
 
@@ -304,7 +314,9 @@ export class DataStream<T> {
   addSink(sink: SinkFunction<T>): DataStreamSink
   addSink<S>(sink: Sink<S> & Fits<T, S>): DataStreamSink
   addSink(sink: Sink | SinkFunction<T>): DataStreamSink {
-    return this.endIn(isSink(sink) ? sink : functionSink(sink))
+    if (isSink(sink)) return this.endIn(sink)
+    checkFunction('addSink', sink, 'invoke')
+    return this.endIn(functionSink(sink))
   }
 
   /** Prints each element as a line on stdout, after `PREFIX> ` if one is given: a string as it is, else JSON. */
@@ -363,10 +375,12 @@ export class DataStream<T> {
 
   private functionStep<R, F extends (...args: never[]) => unknown>(
     name: string,
+    step: 'map' | 'flatMap' | 'filter',
     output: Schema<R>,
     fn: AnyFunction<F>,
     ofPlain: (fn: F, output: Schema) => OperatorFactory,
   ): SingleOutputStreamOperator<R> {
+    checkFunction(step, fn, step)
     const { isKeyed } = this
     const ofRich = (object: () => RichObject) => makeOperator.rich(object, output, isKeyed)
     const made = perSubtaskOf(fn)
@@ -481,6 +495,7 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
   reduce(fn: ReduceFunction<T>): SingleOutputStreamOperator<T>
   reduce(fn: ReduceObject<T>): SingleOutputStreamOperator<T>
   reduce(fn: ReduceFunction<T> | ReduceObject<T>): SingleOutputStreamOperator<T> {
+    checkFunction('reduce', fn, 'reduce')
     const create: () => ReduceFunction<T> | ReduceObject<T> =
       perSubtaskOf(fn) ?? (typeof fn === 'function' ? () => fn : richFunctionFactory(fn))
     return this.addKeyed('Reduce', this.schema, makeOperator.reduce(create, this.schema))
@@ -531,7 +546,8 @@ export class KeyedStream<T, K extends Key> extends DataStream<T> {
     options?: SchemaOption<R>,
   ): SingleOutputStreamOperator<R> {
     const output = outputSchema(options)
-    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(processFunctionFactory(fn), output))
+    const create = processFunctionFactory(fn, 'processElement')
+    return this.addKeyed('KeyedProcess', output, makeOperator.keyedProcess(create, output))
   }
 
   protected override get isKeyed(): boolean {
@@ -627,5 +643,5 @@ function outputSchema<R>(options: SchemaOption<R> | undefined): Schema<R> {
 }
 
 function isSink<T>(sink: Sink | SinkFunction<T>): sink is Sink {
-  return typeof sink === 'object' && 'createWriter' in sink
+  return typeof sink === 'object' && sink !== null && 'createWriter' in sink
 }

@@ -15,6 +15,7 @@ import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Duration } from '../core/time.ts'
 import type { JobExecutionResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
+import { checkInstance } from './check-function.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
 import { AwaitedJob, type CloseableIterator, rowIterator } from './closeable-iterator.ts'
 import { type DataStream, DataStreamSink, SingleOutputStreamOperator, type StreamHome } from './data-stream.ts'
@@ -29,6 +30,7 @@ import {
 } from './execution.ts'
 import { checkMaxParallelism, checkParallelism, GraphBuilder } from './graph-builder.ts'
 import type { JobSettings } from './job-settings.ts'
+import { isRestartStrategy } from './restart-strategies.ts'
 import { parseMemorySize } from './run-flags.ts'
 import { RuntimeExecutionMode } from './runtime-mode.ts'
 import type { WatermarkStrategy } from './watermark-strategy.ts'
@@ -115,8 +117,13 @@ export class StreamExecutionEnvironment {
     return this.checkpointConfig
   }
 
-  /** Without one, a job with checkpoints restarts up to 10 times, 1 s apart, and one without never. */
+  /** Without one, a job with checkpoints restarts up to 10 times, 1 s apart, and one without never. Throws `RESTART_INVALID`. */
   setRestartStrategy(strategy: RestartStrategy): this {
+    if (!isRestartStrategy(strategy)) {
+      throw new MillraceError('RESTART_INVALID', 'That is no restart strategy.', {
+        hint: 'Make one by RestartStrategies, for example RestartStrategies.fixedDelayRestart(3, seconds(1)).',
+      })
+    }
     this.restart = strategy
     return this
   }
@@ -153,10 +160,11 @@ export class StreamExecutionEnvironment {
   fromSource<T>(
     source: Source<T>,
     watermarks?: WatermarkStrategy<NoInfer<T>>,
-    name = `Source: ${source.kind}`,
+    name?: string,
   ): SingleOutputStreamOperator<T> {
+    checkInstance('fromSource', source, 'createReader')
     const node = this.builder.add({
-      name,
+      name: name ?? `Source: ${source.kind}`,
       outputSchema: source.schema,
       inputs: [],
       body: { role: 'source', source: source as Source, watermarks: watermarks?.toPlan(source.schema) ?? null },

@@ -102,7 +102,7 @@ export class IntervalJoined<L, R> {
     const { left, right, lowerMs, upperMs, lowerExclusive, upperExclusive, leftLateTag, rightLateTag } = this
     const outputSchema = options?.schema ?? (OPAQUE_SCHEMA as Schema<Out>)
     const create = makeOperator.intervalJoin(
-      processFunctionFactory<ProcessJoinFunction<L, R, Out>>(fn),
+      processFunctionFactory<ProcessJoinFunction<L, R, Out>>(fn, 'processElement'),
       { lowerMs, upperMs, lowerExclusive, upperExclusive, leftLateTag, rightLateTag, outputSchema },
       left.schema,
       right.schema,

@@ -6,6 +6,7 @@
  */
 import type { KeyedProcessFunction, ProcessFunction, RichFunction } from '../contract/functions.ts'
 import { MillraceError } from '../core/errors.ts'
+import { checkedFactory, checkFunction, checkInstance } from './check-function.ts'
 import { perSubtaskOf } from './per-subtask.ts'
 
 /** An instance of a class, or a function that makes one. */
@@ -16,11 +17,15 @@ export type KeyedProcessFunctionOrFactory<K, In, Out> =
 /** An instance of a class, or a function that makes a process function. */
 export type ProcessFunctionOrFactory<In, Out> = ProcessFunction<In, Out> | (() => ProcessFunction<In, Out>)
 
-/** Throws `PROCESS_FUNCTION_SHARED` for an object that cannot be copied for each subtask. */
-export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F)): () => F {
+/**
+ * `method` is the one that makes it a process function. Throws `PROCESS_FUNCTION_SHARED` for an object that cannot be
+ * copied for each subtask, and `FUNCTION_INVALID`.
+ */
+export function processFunctionFactory<F extends RichFunction>(fn: F | (() => F), method: keyof F & string): () => F {
+  checkFunction('process', fn, method)
   const create = perSubtaskOf(fn as F)
-  if (create !== null) return create
-  if (typeof fn === 'function') return fn
+  if (create !== null) return checkedFactory('process', method, create)
+  if (typeof fn === 'function') return checkedFactory('process', method, fn)
   return copies(fn, 'Pass a function that makes it: process(() => ({ ... })) or process(() => new MyFunction()).')
 }
 
@@ -38,9 +43,17 @@ export function richFunctionFactory<F extends Copied>(fn: F, base = 'RichMapFunc
   )
 }
 
+/** As `richFunctionFactory` where a step takes no plain function. Throws `FUNCTION_INVALID`, too. */
+export function objectFactory<F extends Copied>(fn: F, step: string, method: keyof F & string): () => F {
+  const create = perSubtaskOf(fn)
+  if (create !== null) return checkedFactory(step, method, create)
+  checkInstance(step, fn, method)
+  return richFunctionFactory(fn)
+}
+
 /** Throws `RICH_FUNCTION_NOT_ALLOWED` for a function that windows would have to open; as in Flink. */
 export function refuseLife(fn: object, step: 'reduce' | 'aggregate'): void {
-  const { open, close, initializeState } = fn as RichFunction
+  const { open, close, initializeState } = (fn ?? {}) as RichFunction
   if (open === undefined && close === undefined && initializeState === undefined) return
   throw new MillraceError(
     'RICH_FUNCTION_NOT_ALLOWED',

@@ -65,6 +65,19 @@ export const RestartStrategies = {
   },
 } as const
 
+const KINDS: Readonly<Record<RestartStrategy['kind'], true>> = {
+  none: true,
+  'fixed-delay': true,
+  'exponential-delay': true,
+  'failure-rate': true,
+}
+
+/** For what no type checker has seen. */
+export function isRestartStrategy(strategy: unknown): boolean {
+  const kind = (strategy as { kind?: unknown } | null | undefined)?.kind
+  return typeof kind === 'string' && Object.hasOwn(KINDS, kind)
+}
+
 function countOf(count: number, least: number): number {
   if (count === Number.POSITIVE_INFINITY || (Number.isInteger(count) && count >= least)) return count
   throw invalid(`${count} restarts are not possible.`, `Give a whole number from ${least} on, or Infinity.`)

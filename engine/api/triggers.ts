@@ -13,7 +13,7 @@ import { MillraceError } from '../core/errors.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { ReducingStateDescriptor, ValueStateDescriptor } from './state-descriptors.ts'
 
-const { CONTINUE, FIRE, FIRE_AND_PURGE, PURGE } = TriggerResult
+const { CONTINUE, FIRE, FIRE_AND_PURGE } = TriggerResult
 
 /** A number for each key and window; `reduce` is commutative and associative. */
 const numberState = (name: string, reduce: (a: number, b: number) => number): ReducingStateDescriptor<number> =>
@@ -323,8 +323,7 @@ export class PurgingTrigger<T> extends Trigger<T> {
 }
 
 function purging(result: TriggerResult): TriggerResult {
-  if (result === FIRE || result === FIRE_AND_PURGE) return FIRE_AND_PURGE
-  return result === PURGE ? PURGE : CONTINUE
+  return result === FIRE ? FIRE_AND_PURGE : result
 }
 
 /** The trigger of `GlobalWindows.create()`: never fires. */

@@ -24,8 +24,11 @@ export class BoundedOutOfOrdernessGenerator implements EngineGenerator {
 
   onBatch(eventTimes: Float64Array, count: number): void {
     let latest = WATERMARK_MIN
-    // NaN (no timestamp) loses every comparison.
-    for (let i = 0; i < count; i++) if (eventTimes[i]! > latest) latest = eventTimes[i]!
+    // NaN (no timestamp) loses every comparison, and an endless time is no end of input.
+    for (let i = 0; i < count; i++) {
+      const timeMs = eventTimes[i]!
+      if (timeMs > latest && timeMs < Number.POSITIVE_INFINITY) latest = timeMs
+    }
     const watermark = latest - this.boundMs - 1
     if (watermark > this.watermark) this.watermark = watermark
   }

@@ -77,6 +77,11 @@ describe('timestamp assigners', () => {
     assert.deepEqual(times(strategy, schema({ n: t.float64() }), [{ n: 1 }, { n: 2 }], [10, 20]), [11, 22])
   })
 
+  test('a promise in place of a time is refused', () => {
+    const strategy = bounded.withTimestampAssigner((async () => 1) as never)
+    assert.throws(() => times(strategy, OPAQUE_SCHEMA, [{}]), { code: 'PROMISE_RETURNED' })
+  })
+
   test('a boolean field is refused', () => {
     assert.throws(() => bounded.withTimestampAssigner('b').toPlan(schema({ b: t.boolean() })), /FIELD_NOT_TIME|no time/)
   })
@@ -115,6 +120,12 @@ describe('watermarks', () => {
         },
       ),
     )
+  })
+
+  test('an endless event time is not the end of input', () => {
+    const generator = new BoundedOutOfOrdernessGenerator(0)
+    generator.onBatch(Float64Array.of(7, Number.POSITIVE_INFINITY), 2)
+    assert.equal(generator.current(), 6)
   })
 
   test('a restored watermark is not undercut', () => {

@@ -5,6 +5,7 @@
  * `T` appears in the position of an argument only: a strategy for any row fits every stream, and a
  * strategy that reads a field fits exactly the streams whose rows have it.
  */
+import { isPromise } from '../../operators/user-function.ts'
 import type { Batch, Float64Column, Int32Column } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { WatermarkGenerator as EngineGenerator, WatermarkAlignment, WatermarkPlan } from '../core/graph.ts'
@@ -195,12 +196,22 @@ function columnTimes(batch: Batch, index: number): Float64Array {
   return times
 }
 
+function promiseForTime(): MillraceError {
+  return new MillraceError('PROMISE_RETURNED', 'A timestamp assigner returned a promise.', {
+    hint: 'Timestamp assigners are synchronous; look event times up in an earlier step.',
+  })
+}
+
 function functionAssigner<T>(schema: Schema, assign: TimestampAssigner<T>): CreateAssigner {
   return () => {
     const read = rowReader(schema, new StringInterner(), 'timestamp assigner')
     return (batch) => {
       const times = new Float64Array(batch.length)
-      for (let i = 0; i < batch.length; i++) times[i] = assign(read(batch, i) as T, batch.eventTime[i]!)
+      for (let i = 0; i < batch.length; i++) {
+        const timeMs = assign(read(batch, i) as T, batch.eventTime[i]!)
+        if (isPromise(timeMs)) throw promiseForTime()
+        times[i] = timeMs
+      }
       return times
     }
   }

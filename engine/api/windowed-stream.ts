@@ -15,13 +15,14 @@ import type {
   ReduceFunction,
   WindowFunction,
 } from '../contract/functions.ts'
-import type { Evictor, Trigger, WindowAssigner } from '../contract/windows.ts'
+import { type Evictor, MergingWindowAssigner, type Trigger, type WindowAssigner } from '../contract/windows.ts'
 import type { Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Key } from '../core/keys.ts'
 import { fieldIndex, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
+import { checkFunction, checkInstance } from './check-function.ts'
 import type { KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { CountEvictor } from './evictors.ts'
 import { perSubtask, perSubtaskOf } from './per-subtask.ts'
@@ -55,18 +56,21 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
 
   /** @internal */
   constructor(input: KeyedStream<T, K>, assigner: WindowAssigner<T>) {
+    checkInstance('window', assigner, 'assignWindows')
     this.input = input
     this.assigner = assigner
   }
 
   /** When windows fire, instead of as the assigner has it. */
   trigger(trigger: Trigger<T>): this {
+    checkInstance('trigger', trigger, 'onElement')
     this.chosenTrigger = trigger
     return this
   }
 
   /** Drops elements of a window around the call of its function. Windows then keep all their elements. */
   evictor(evictor: Evictor<T>): this {
+    checkInstance('evictor', evictor, 'evictBefore')
     this.chosenEvictor = evictor
     return this
   }
@@ -91,6 +95,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   aggregate(aggregates: object, process: object | null = null): unknown {
     if (!isAggregateRecord(aggregates)) {
       refuseLife(aggregates, 'aggregate')
+      this.checkAggregate(aggregates)
       return this.operator('Window(Aggregate)', OPAQUE_SCHEMA as Schema<never>, {
         kind: 'aggregate',
         fn: aggregates as AggregateFunction<unknown, unknown, unknown>,
@@ -113,6 +118,12 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
     )
   }
 
+  private checkAggregate(fn: object): void {
+    if (perSubtaskOf(fn) !== null) return
+    const merge = this.assigner instanceof MergingWindowAssigner ? ['merge'] : []
+    for (const method of ['createAccumulator', 'add', 'getResult', ...merge]) checkInstance('aggregate', fn, method)
+  }
+
   /** Late elements of a side output must leave whole, and user code may look at any field. */
   private get needsWholeRows(): boolean {
     if (this.lateTag !== null || this.chosenTrigger !== null || this.chosenEvictor !== null) return true
@@ -124,6 +135,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   reduce<R>(fn: ReduceFunction<T>, process: WindowProcess<T, R, K>): SingleOutputStreamOperator<R>
   reduce(fn: ReduceFunction<T>, process: object | null = null): unknown {
     refuseLife(fn, 'reduce')
+    checkFunction('reduce', fn, null)
     return this.operator('Window(Reduce)', process === null ? this.input.schema : (OPAQUE_SCHEMA as Schema<unknown>), {
       kind: 'reduce',
       fn: fn as ReduceFunction<unknown>,
@@ -135,6 +147,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   process<R>(fn: WindowProcess<T, R, K>): SingleOutputStreamOperator<R>
   process<R>(fn: WindowProcess<T, NoInfer<R>, K>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
   process<R>(fn: WindowProcess<T, R, K>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    checkFunction('process', fn, 'process')
     const output = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
     return this.operator('Window(Process)', output, { kind: 'process', process: fn as AnyProcess })
   }
@@ -147,6 +160,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
     const asProcess = (own: WindowFunction<T, R, K>): ProcessWindowCallback<T, R, K> => {
       return ({ key, window }, elements, collect) => own(key, window, elements, collect)
     }
+    checkFunction('apply', fn, null)
     const create = perSubtaskOf(fn)
     const process = create === null ? asProcess(fn) : perSubtask(() => asProcess(create()))
     return this.operator('Window(Apply)', output, { kind: 'process', process: process as AnyProcess })

@@ -1,0 +1,121 @@
+/**
+ * What a program gives to a step that cannot be called is refused where it is given, with words that say what to write.
+ */
+import assert from 'node:assert/strict'
+import { describe, test } from 'node:test'
+import {
+  AsyncDataStream,
+  CountTrigger,
+  type DataStream,
+  EventTimeSessionWindows,
+  GlobalWindows,
+  MapStateDescriptor,
+  MillraceError,
+  type RestartStrategy,
+  StreamExecutionEnvironment,
+  seconds,
+} from './index.ts'
+
+/** What no type checker has seen. */
+type Unchecked = never
+type Step = (stream: DataStream<number>, given: Unchecked) => unknown
+
+const numbers = () => StreamExecutionEnvironment.createEnvironment().fromElements(1)
+const keyed = (stream: DataStream<number>) => stream.keyBy((n) => n)
+const windows = (stream: DataStream<number>) => keyed(stream).window(GlobalWindows.create())
+const RULES = new MapStateDescriptor<string, number>('rules')
+class Twice {
+  map(n: number): number {
+    return 2 * n
+  }
+}
+
+const STEPS: Readonly<Record<string, Step>> = {
+  map: (stream, given) => stream.map(given),
+  flatMap: (stream, given) => stream.flatMap(given),
+  filter: (stream, given) => stream.filter(given),
+  process: (stream, given) => stream.process(given),
+  'process by key': (stream, given) => keyed(stream).process(given),
+  reduce: (stream, given) => keyed(stream).reduce(given),
+  partitionCustom: (stream, given) => stream.partitionCustom(given, (n) => n),
+  'map of two streams': (stream, given) => stream.connect(stream).map(given),
+  'flatMap of two streams': (stream, given) => stream.connect(stream).flatMap(given),
+  'process of two streams': (stream, given) => stream.connect(stream).process(given),
+  'process of two streams by key': (stream, given) => keyed(stream).connect(keyed(stream)).process(given),
+  'process with broadcast': (stream, given) => stream.connect(stream.broadcast(RULES)).process(given),
+  'interval join': (stream, given) => keyed(stream).intervalJoin(keyed(stream)).between(0, 1).process(given),
+  window: (stream, given) => keyed(stream).window(given),
+  trigger: (stream, given) => windows(stream).trigger(given),
+  evictor: (stream, given) => windows(stream).evictor(given),
+  'reduce of a window': (stream, given) => windows(stream).reduce(given),
+  'aggregate of a window': (stream, given) => windows(stream).aggregate(given),
+  'process of a window': (stream, given) => windows(stream).process(given),
+  'apply of a window': (stream, given) => windows(stream).apply(given),
+  asyncWait: (stream, given) => AsyncDataStream.orderedWait(stream, given, seconds(1)),
+  sinkTo: (stream, given) => stream.sinkTo(given),
+  addSink: (stream, given) => stream.addSink(given),
+  fromSource: (_stream, given) => StreamExecutionEnvironment.createEnvironment().fromSource(given),
+}
+
+const refusal = (step: Step, given: unknown): string => {
+  try {
+    step(numbers(), given as never)
+  } catch (error) {
+    assert.ok(error instanceof MillraceError && error.code === 'FUNCTION_INVALID', String(error))
+    return error.message
+  }
+  throw new Error('It was taken.')
+}
+
+describe('what cannot be called', () => {
+  for (const [name, step] of Object.entries(STEPS)) {
+    test(`${name} refuses what is none, and a class in place of an instance`, () => {
+      for (const given of [undefined, null, 3, {}]) assert.match(refusal(step, given), /^\w+ got .*Give it /)
+      assert.match(refusal(step, Twice), /got the class Twice itself/)
+    })
+  }
+
+  test('messages say what came and what to write', () => {
+    assert.equal(
+      refusal(STEPS['process']!, Twice),
+      'process got the class Twice itself. Make an instance of it: process(new Twice()).',
+    )
+    assert.equal(
+      refusal(STEPS['trigger']!, CountTrigger),
+      'trigger got the class CountTrigger itself. Give it an object with the method `onElement`, as an instance of a class is.',
+    )
+    assert.equal(
+      refusal(STEPS['process']!, { onElement: () => {} }),
+      'process got an object of onElement. Give it a function, or an object with the method `processElement`.',
+    )
+  })
+
+  test('sessions need a merge', () => {
+    const sum = {
+      createAccumulator: () => 0,
+      add: (n: number, acc: number) => acc + n,
+      getResult: (acc: number) => acc,
+    }
+    const sessions: Step = (stream, given) => keyed(stream).window(EventTimeSessionWindows.withGap(1)).aggregate(given)
+    assert.match(refusal(sessions, sum), /`merge`/)
+  })
+
+  test('a plain function in place of a process function fails with the way to write it', async () => {
+    const plain = ((n: number, _context: unknown, collect: (n: number) => void) => collect?.(n)) as Unchecked
+    await assert.rejects(numbers().process(plain).executeAndCollect(), (error) => {
+      assert.ok(error instanceof MillraceError && error.code === 'FUNCTION_INVALID')
+      assert.match(error.message, /made undefined instead of an object with the method `processElement`/)
+      return true
+    })
+  })
+
+  test('a restart strategy is one of RestartStrategies', () => {
+    const env = StreamExecutionEnvironment.createEnvironment()
+    for (const given of [undefined, {}, { kind: 'toString' }]) {
+      assert.throws(
+        () => env.setRestartStrategy(given as RestartStrategy),
+        (error) => error instanceof MillraceError && error.code === 'RESTART_INVALID',
+      )
+    }
+  })
+})
