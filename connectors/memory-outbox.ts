@@ -11,6 +11,7 @@ import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterConte
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Io } from '../engine/core/io.ts'
+import type { JsonValue } from '../engine/core/json-value.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { StringInterner } from '../engine/core/strings.ts'
 import { MetricRegistry } from '../engine/core/user-metrics.ts'
@@ -33,6 +34,8 @@ export interface WriterPlace {
   readonly parallelism?: number
   readonly attempt?: number
   readonly scratchDirectory?: string
+  readonly restored?: readonly JsonValue[]
+  readonly currentWatermark?: () => number
   readonly wake?: () => void
   readonly fail?: (error: unknown) => void
   readonly post?: (message: unknown) => void
@@ -92,6 +95,8 @@ export class MemoryOutboxes {
         uniqueId: (prefix) => `${prefix}-${this.nextId++}`,
       },
       schema,
+      restored: place.restored ?? [],
+      currentWatermark: place.currentWatermark ?? (() => Number.NEGATIVE_INFINITY),
       createOutbox: () => this.outbox(),
       scratchDirectory: place.scratchDirectory ?? '',
       wake: () => {

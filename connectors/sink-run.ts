@@ -61,6 +61,14 @@ interface Pending {
   readonly committables: readonly JsonValue[]
 }
 
+interface Manifest {
+  readonly epoch: number
+  readonly position: number
+  pending: Pending[]
+  /** Of each writer. */
+  readonly states: readonly JsonValue[]
+}
+
 interface WriterSlot {
   readonly writer: SinkWriter
   /** Resolves at the next `wake`. */
@@ -127,9 +135,13 @@ export class SinkRun<T> {
   private position = 0
   private readonly timesWritten: number[] = []
   /** Output of barriers that have no manifest yet. */
-  private sealed: { readonly position: number; readonly committables: JsonValue[] } | null = null
+  private sealed: {
+    readonly position: number
+    readonly committables: JsonValue[]
+    readonly states: readonly JsonValue[]
+  } | null = null
   private cancelled: JsonValue[] = []
-  private manifest: { epoch: number; position: number; pending: Pending[] } = { epoch: 0, position: 0, pending: [] }
+  private manifest: Manifest = { epoch: 0, position: 0, pending: [], states: [] }
   private committed = { epoch: 0, position: 0 }
   private last: Pending | null = null
 
@@ -194,6 +206,7 @@ export class SinkRun<T> {
       parallelism,
       attempt: this.attempt,
       scratchDirectory: join(this.directory, `scratch-${this.attempt}-${subtask}`),
+      restored: this.manifest.states,
       wake: () => {
         signal.resolve()
         signal = Promise.withResolvers()
@@ -235,6 +248,7 @@ export class SinkRun<T> {
   async seal(rowsDuring = 0): Promise<void> {
     if (this.sealed !== null) this.cancel()
     const { position } = this
+    const states = this.writers.map(({ writer }) => writer.snapshotState?.() ?? null)
     const sealing = this.writers.map(({ writer }) => writer.prepareCommit())
     const written = rowsDuring > 0 ? this.write(0, rowsDuring) : Promise.resolve()
     const committables = (await Promise.all(sealing)).filter((committable) => committable !== null)
@@ -242,7 +256,9 @@ export class SinkRun<T> {
     this.throwFailure()
     const stored = JSON.parse(JSON.stringify(committables)) as JsonValue[]
     assert.deepEqual(stored, committables, 'committables survive JSON')
-    this.sealed = { position, committables: stored }
+    const storedStates = JSON.parse(JSON.stringify(states)) as JsonValue[]
+    assert.deepEqual(storedStates, states, 'states survive JSON')
+    this.sealed = { position, committables: stored, states: storedStates }
     if (!this.isExactlyOnce) await this.checkAtLeast(position)
   }
 
@@ -255,13 +271,13 @@ export class SinkRun<T> {
   /** The manifest of the last barrier exists. */
   async complete(): Promise<void> {
     if (this.sealed === null) return
-    const { position } = this.sealed
+    const { position, states } = this.sealed
     const committables = [...this.cancelled, ...this.sealed.committables]
     this.cancelled = []
     this.sealed = null
     const epoch = this.manifest.epoch + 1
     const pending = this.isExactlyOnce ? [...this.manifest.pending, { epoch, position, committables }] : []
-    this.manifest = { epoch, position, pending }
+    this.manifest = { epoch, position, pending, states }
     await this.check()
   }
 

@@ -195,6 +195,8 @@ export async function testWriterContext(
     accumulators: new AccumulatorRegistry(),
     worker: connectorWorker(),
     schema,
+    restored: [],
+    currentWatermark: () => Number.NEGATIVE_INFINITY,
     scratchDirectory,
     createOutbox: () =>
       new FileOutbox(checkpointDirectory, `${options.sinkId ?? 'sink'}-${subtask}-${attempt}-${outboxes++}`),

@@ -2,7 +2,7 @@
  * Lists that belong to a subtask, not to a key: Flink's operator state, for functions that are
  * `CheckpointedFunction`s.
  *
- * Made by operators that run user code. Elements are encoded into the operator's own snapshot, so they should be
+ * Made by operators that run user code, and for sink functions by engine/api/function-sink.ts. Elements are encoded into the operator's own snapshot, so they should be
  * few. Invariants: after a restore every element of a list is in exactly one subtask, and with the parallelism
  * unchanged in the one that had it; of a union list every subtask has them all.
  */
@@ -17,6 +17,9 @@ import type { OperatorContext } from '../engine/contract/operator.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import type { CodecFactory } from './user-state.ts'
+
+/** The part of an operator's context that it takes. */
+export type StatePlace = Pick<OperatorContext, 'worker' | 'subtask' | 'parallelism' | 'restored'>
 
 /** One list in a subtask's snapshot; the values are encoded and in base64. */
 interface StoredList {
@@ -62,12 +65,12 @@ class PlainList implements ListState<unknown> {
 export class OperatorState implements FunctionInitializationContext {
   readonly isRestored: boolean
   readonly operatorStateStore: OperatorStateStore
-  private readonly context: OperatorContext
+  private readonly context: StatePlace
   private readonly codecOf: CodecFactory
   private readonly lists = new Map<string, PlainList>()
   private declared = false
 
-  constructor(context: OperatorContext, codecOf: CodecFactory) {
+  constructor(context: StatePlace, codecOf: CodecFactory) {
     this.context = context
     this.codecOf = codecOf
     this.isRestored = context.restored.length > 0

@@ -39,8 +39,8 @@ describe('examples', { concurrency: 3, timeout: 60_000 }, () => {
     }
   })
 
-  test('there are twenty-one, and the table names each', () => {
-    assert.equal(examples.length, 21)
+  test('there are twenty-two, and the table names each', () => {
+    assert.equal(examples.length, 22)
     const named = [...read('README.md').matchAll(/\]\((\S+\.ts)\)/g)].map((match) => match[1]!)
     assert.deepEqual(named.sort(), examples)
   })

@@ -132,7 +132,7 @@ test('an `open` that fails later fails the writer’s', async () => {
   await assert.rejects(writer.open(), /no route/)
 })
 
-test('a sink function cannot share what it opens, nor keep state', async () => {
+test('a sink function cannot share what it opens, nor keep state by key', async () => {
   const shared: SinkObject<number> = { open() {}, invoke() {} }
   const hint = /RichSinkFunction/
   assert.throws(
@@ -140,7 +140,7 @@ test('a sink function cannot share what it opens, nor keep state', async () => {
     (error: { code: string; hint: string }) => error.code === 'PROCESS_FUNCTION_SHARED' && hint.test(error.hint),
   )
   const stateful = { invoke() {}, initializeState() {}, snapshotState() {} }
-  assert.throws(() => functionSink(stateful), { code: 'SINK_STATE_NOT_KEPT' })
+  assert.throws(() => functionSink(stateful), { code: 'PROCESS_FUNCTION_SHARED' })
   class Asks extends RichSinkFunction<number> {
     override open(context: RuntimeContext): void {
       context.getState({ name: 'sum' } as never)

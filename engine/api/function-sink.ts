@@ -3,11 +3,14 @@
  *
  * Whose instance a subtask calls: per-subtask.ts. Invariants: `open` has ended before the first call and all calls
  * before `close`; a checkpoint completes only when every call begun before its barrier has ended without an
- * error, also those that returned a promise.
+ * error, also those that returned a promise. Operator state is what `snapshotState` left in it at the barrier, when
+ * such calls may still be under way: what they carry need not be in it.
  */
+import { OperatorState } from '../../operators/operator-state.ts'
 import { runtimeContextOver } from '../../operators/runtime-context.ts'
-import type { KeyedStateStore, RuntimeContext } from '../contract/functions.ts'
-import type { Sink, SinkWriter, SinkWriterContext } from '../contract/sink.ts'
+import { stateCodec } from '../../state/schema-codec.ts'
+import type { CheckpointedFunction, KeyedStateStore, RuntimeContext } from '../contract/functions.ts'
+import type { Sink, SinkContext, SinkWriter, SinkWriterContext } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
@@ -16,12 +19,14 @@ import { perSubtaskOf } from './per-subtask.ts'
 import { richFunctionFactory } from './process-functions.ts'
 
 /** Called once for each element, and again after a restart for those since the last checkpoint. */
-export type SinkFunction<T> = ((value: T) => void | Promise<void>) | SinkObject<T>
+export type SinkFunction<T> = ((value: T, context: SinkContext) => void | Promise<void>) | SinkObject<T>
 
-/** A sink function with a life; RichSinkFunction is its class. */
-export interface SinkObject<T> {
+/** A sink function with a life, and operator state if it wants; RichSinkFunction is its class. */
+export interface SinkObject<T> extends Partial<CheckpointedFunction> {
   /** Takes an element. At most 1,000 promises of a subtask are waited for at a time. */
-  invoke(value: T): void | Promise<void>
+  invoke(value: T, context: SinkContext): void | Promise<void>
+  /** Once after the last element, before the last checkpoint: write what was held back. */
+  finish?(): void | Promise<void>
   /** Once in each subtask before the first element, again after a restart. Elements wait until its promise resolves. */
   open?(context: RuntimeContext): void | Promise<void>
   /** Once after the last call has ended, also when the job fails. */
@@ -38,6 +43,8 @@ class FunctionSinkWriter<T> implements SinkWriter {
   private readonly context: SinkWriterContext
   private readonly read: RowReader
   private readonly outstanding = new Set<Promise<void>>()
+  /** Of a function that keeps some. */
+  private state: OperatorState | null = null
   private failure: { readonly cause: unknown } | null = null
   private isFull = false
 
@@ -50,22 +57,51 @@ class FunctionSinkWriter<T> implements SinkWriter {
   async open(): Promise<void> {
     const { fn, context } = this
     if (typeof fn === 'function') return
+    if (fn.initializeState !== undefined) {
+      this.state = new OperatorState(context, stateCodec)
+      await fn.initializeState(this.state)
+    }
     const runtime = runtimeContextOver({ ...context, attempt: context.restarts }, NO_STATES)
     fn.setRuntimeContext?.(runtime)
     await fn.open?.(runtime)
+    this.state?.endDeclarations()
   }
 
   write(batch: Batch, from: number): number {
+    const { fn } = this
+    const currentWatermark = this.context.currentWatermark()
+    const currentProcessingTime = this.context.worker.nowMs()
     for (let i = from; i < batch.length; i++) {
       if (this.outstanding.size >= OUTSTANDING_MAX) {
         this.isFull = true
         return i
       }
       const value = this.read(batch, i) as T
-      const result = typeof this.fn === 'function' ? this.fn(value) : this.fn.invoke(value)
+      // One for each call, because a call may read it after it has waited.
+      const context: SinkContext = { timestamp: batch.eventTime[i]!, currentWatermark, currentProcessingTime }
+      const result = typeof fn === 'function' ? fn(value, context) : fn.invoke(value, context)
       if (result instanceof Promise) this.track(result)
     }
     return batch.length
+  }
+
+  endInput(): void {
+    const result = typeof this.fn === 'function' ? undefined : this.fn.finish?.()
+    if (result instanceof Promise) this.track(result)
+  }
+
+  snapshotState(): JsonValue {
+    const { fn, state } = this
+    if (state === null || typeof fn === 'function') return null
+    // Typed as void, which a function that waits may still be given for.
+    const returned: unknown = fn.snapshotState?.()
+    if (returned instanceof Promise) {
+      returned.catch(() => {})
+      throw new MillraceError('ASYNC_FUNCTION', `snapshotState of sink "${this.context.name}" returned a promise.`, {
+        hint: 'Put what is to be kept into the state at once: the checkpoint is cut at this call.',
+      })
+    }
+    return { lists: state.snapshot() }
   }
 
   private track(call: Promise<void>): void {
@@ -95,10 +131,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
   }
 }
 
-/**
- * Throws `PROCESS_FUNCTION_SHARED` for an object with `open` that cannot be copied for each subtask, and
- * `SINK_STATE_NOT_KEPT` for one with operator state, which checkpoints do not hold for sinks.
- */
+/** Throws `PROCESS_FUNCTION_SHARED` for an object with `open` or state that cannot be copied for each subtask. */
 export function functionSink<T>(fn: SinkFunction<T>): Sink {
   const create = perSubtaskOf(fn) ?? instancesOf(fn)
   return {
@@ -110,16 +143,11 @@ export function functionSink<T>(fn: SinkFunction<T>): Sink {
 
 function instancesOf<T>(fn: SinkFunction<T>): () => SinkFunction<T> {
   if (typeof fn === 'function') return () => fn
-  if ('initializeState' in fn || 'snapshotState' in fn) {
-    throw new MillraceError('SINK_STATE_NOT_KEPT', 'A sink function cannot keep operator state.', {
-      hint: 'Keep the state in a process function before the sink, or write a Sink with its own writer and committer.',
-    })
-  }
-  const hasLife = fn.open !== undefined || fn.close !== undefined || fn.setRuntimeContext !== undefined
-  return hasLife ? richFunctionFactory(fn, 'RichSinkFunction') : () => fn
+  const life = [fn.open, fn.close, fn.finish, fn.initializeState, fn.setRuntimeContext]
+  return life.some((method) => method !== undefined) ? richFunctionFactory(fn, 'RichSinkFunction') : () => fn
 }
 
-/** A sink has no keys, and so no keyed state. */
+/** A sink has no keys, and so no keyed state; state of its subtask comes with `initializeState`. */
 function noState(): never {
   throw new MillraceError('STATE_NOT_KEYED', 'A sink function has no keyed state.', {
     hint: 'Keep the state in a process function after keyBy, before the sink.',

@@ -71,6 +71,7 @@ export type {
   Sink,
   SinkCommitter,
   SinkCommitterContext,
+  SinkContext,
   SinkGuarantee,
   SinkWriter,
   SinkWriterContext,

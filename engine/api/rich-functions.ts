@@ -6,6 +6,7 @@
  * rich function may use keyed state. A plain object with the method of the same name serves as well.
  */
 import type { FilterObject, FlatMapObject, MapObject, ReduceObject, RuntimeContext } from '../contract/functions.ts'
+import type { SinkContext } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { SinkObject } from './function-sink.ts'
 
@@ -46,11 +47,13 @@ export abstract class RichReduceFunction<T> extends AbstractRichFunction impleme
 }
 
 /**
- * For `DataStream.addSink`. `invoke`, `open` and `close` may return promises; those of `invoke` are waited for by the next
- * checkpoint. It has metrics and accumulators, but neither keyed nor operator state.
+ * For `DataStream.addSink`. `invoke`, `finish`, `open` and `close` may return promises; those of `invoke` are waited for by
+ * the next checkpoint. It has metrics and accumulators but no keyed state; a CheckpointedFunction has state of its subtask.
  */
 export abstract class RichSinkFunction<T> extends AbstractRichFunction implements SinkObject<T> {
-  abstract invoke(value: T): void | Promise<void>
+  abstract invoke(value: T, context: SinkContext): void | Promise<void>
+
+  finish(): void | Promise<void> {}
 
   override open(_context: RuntimeContext): void | Promise<void> {}
 

@@ -44,6 +44,16 @@ export interface OutboxWriter {
   close(): Promise<void>
 }
 
+/** What is known of an element besides its value. */
+export interface SinkContext {
+  /** Event time of the element, in milliseconds; NaN when there is none. */
+  readonly timestamp: number
+  /** Of this subtask: -Infinity before the first watermark. */
+  readonly currentWatermark: number
+  /** The machine's clock, milliseconds since 1970 UTC. */
+  readonly currentProcessingTime: number
+}
+
 export interface SinkWriterContext {
   readonly sinkId: string
   readonly subtask: number
@@ -61,6 +71,10 @@ export interface SinkWriterContext {
   readonly worker: WorkerContext
   /** Rows arrive in this schema. */
   readonly schema: Schema
+  /** What `snapshotState` returned in each subtask (of whatever parallelism) at the checkpoint; empty on a fresh start. */
+  readonly restored: readonly JsonValue[]
+  /** Of the rows written so far: -Infinity before the first. */
+  currentWatermark(): number
   /** An outbox for this writer under the checkpoint directory. */
   createOutbox(): OutboxWriter
   /** A directory private to this writer and attempt. */
@@ -77,6 +91,10 @@ export interface SinkWriter {
   open(): Promise<void>
   /** Takes rows [from, batch.length); returns the first row not taken. Fewer means blocked until `wake`. */
   write(batch: Batch, from: number): number
+  /** Every row has come: write what was held back. `prepareCommit` follows; so may a restart, which calls it again. */
+  endInput?(): void
+  /** State at the cut, right before `prepareCommit` makes it; small. The next attempt's writers get it in `restored`. */
+  snapshotState?(): JsonValue
   /**
    * Cuts the output here: what was written before belongs to this committable, what comes later to the
    * next. The cut is made before the call returns; the promise resolves once it is durable and every

@@ -2,19 +2,23 @@
  * A sink's writer as the last operator of a chain.
  *
  * A writer that takes fewer rows than offered is full; the link keeps the rest and offers it again when
- * the writer wakes the worker.
+ * the writer wakes the worker. The last watermark, +Infinity, comes after every row: it ends the writer's input.
  */
 import type { Operator, OperatorContext, Output } from '../contract/operator.ts'
 import type { SinkWriter } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
 import { BATCH_ROWS_MAX, sliceBatch } from '../core/batch.ts'
+import type { JsonValue } from '../core/json-value.ts'
 import { BatchBuilder, type RowReader, rowReader } from '../core/rows.ts'
 import type { Schema } from '../core/schema.ts'
+import { WATERMARK_MAX } from '../core/time.ts'
 
 export class SinkOperator implements Operator {
   /** Rows the writer took. */
   recordsOut = 0
   isWaiting = false
+  /** The last one that came. */
+  watermark = Number.NEGATIVE_INFINITY
   readonly writer: SinkWriter
   private readonly input: Schema
   private readonly target: Schema
@@ -24,8 +28,8 @@ export class SinkOperator implements Operator {
   private convertedStart = 0
 
   /** `target` is the sink's schema; rows of streams without one are converted to it. */
-  constructor(writer: SinkWriter, input: Schema, target: Schema) {
-    this.writer = writer
+  constructor(createWriter: (operator: SinkOperator) => SinkWriter, input: Schema, target: Schema) {
+    this.writer = createWriter(this)
     this.input = input
     this.target = target
   }
@@ -57,7 +61,14 @@ export class SinkOperator implements Operator {
     return taken
   }
 
-  advanceWatermark(): boolean {
+  advanceWatermark(watermark: number): boolean {
+    const isEnd = watermark === WATERMARK_MAX && this.watermark !== WATERMARK_MAX
+    this.watermark = watermark
+    if (isEnd) this.writer.endInput?.()
     return true
+  }
+
+  snapshot(): JsonValue {
+    return this.writer.snapshotState?.() ?? null
   }
 }

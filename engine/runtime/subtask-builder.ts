@@ -9,6 +9,7 @@ import { createOutbox } from '../checkpoint/outbox.ts'
 import type { OutboxMeter } from '../checkpoint/outbox-meter.ts'
 import type { GraphEdge, OperatorNode, SinkNode, SourceNode } from '../contract/job-graph.ts'
 import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
+import type { SinkWriterContext } from '../contract/sink.ts'
 import type { DeadLetter } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
@@ -411,7 +412,7 @@ function createSink(
   const { deployment, worker } = options
   const { index, parallelism, label, name, metrics, accumulators } = place
   const target = input.isOpaque && node.sink.schema !== undefined ? node.sink.schema : input
-  const writer = node.sink.createWriter({
+  const contextOf = (operator: SinkOperator): SinkWriterContext => ({
     sinkId: node.uid,
     subtask: index,
     parallelism,
@@ -422,13 +423,15 @@ function createSink(
     accumulators,
     worker,
     schema: target,
+    restored: deployment.operatorStates[node.uid] ?? [],
+    currentWatermark: () => operator.watermark,
     createOutbox: () => outboxOf(options, node.uid, `${node.id}-${index}`, label),
     scratchDirectory: `${deployment.liveDirectory}/g${deployment.generation}-r${deployment.run}-sink-${node.id}-${index}`,
     wake: options.wake,
     fail: (error) => options.fail(error, label),
     post: (message) => options.send({ type: 'sinkMessage', sink: node.uid, message }),
   })
-  return new SinkOperator(writer, input, target)
+  return new SinkOperator((operator) => node.sink.createWriter(contextOf(operator)), input, target)
 }
 
 type GraphNodeSchema = SinkNode['outputSchema']
