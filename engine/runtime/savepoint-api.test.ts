@@ -9,16 +9,22 @@ import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { ticker } from '../../cli/fixtures/ticker.ts'
 import {
+  type AggregateFunction,
+  AggregatingStateDescriptor,
+  days,
   type KeyedProcessFunction,
+  ListStateDescriptor,
   MapStateDescriptor,
   minutes,
+  ReducingStateDescriptor,
   type RuntimeContext,
+  StateTtlConfig,
   StreamExecutionEnvironment,
   TumblingEventTimeWindows,
   ValueStateDescriptor,
   WatermarkStrategy,
 } from '../api/index.ts'
-import { SavepointReader, SavepointWriter } from '../api/state.ts'
+import { SavepointReader, SavepointWriter, type StateOf } from '../api/state.ts'
 import { verifyCheckpoints } from '../checkpoint/verify.ts'
 import { nodeIo } from './node-io.ts'
 
@@ -89,6 +95,58 @@ async function run({ directory, limit, restore, parallelism = 1, backend = 'memo
   return lines.sort()
 }
 
+const week = StateTtlConfig.newBuilder(days(7)).build()
+/** The mean of what was added. */
+const MEAN: AggregateFunction<number, Total, number> = {
+  createAccumulator: () => new Total(),
+  add: (n, total) => Object.assign(total, { sum: total.sum + n, count: total.count + 1 }),
+  getResult: (total) => total.mean,
+  merge: (a, b) => Object.assign(a, { sum: a.sum + b.sum, count: a.count + b.count }),
+}
+const ALL = new ListStateDescriptor<Total>('all', { template: () => new Total() })
+const FRESH = {
+  last: new ValueStateDescriptor<Total>('last', { template: () => new Total() }).enableTimeToLive(week),
+  halves: new MapStateDescriptor<number, number>('halves').enableTimeToLive(week),
+  numbers: new ListStateDescriptor<number>('numbers').enableTimeToLive(week),
+}
+const GREATEST = new ReducingStateDescriptor<number>('greatest', Math.max)
+const AVERAGE = new AggregatingStateDescriptor('average', MEAN)
+
+/** Puts the numbers up to `limit` into states of every kind, under the key that is their remainder by 2. */
+async function runEveryKind(directory: string, limit: number, backend: 'memory' | 'rocksdb'): Promise<void> {
+  const env = StreamExecutionEnvironment.createEnvironment().setParallelism(2).setStateBackend(backend)
+  env.getCheckpointConfig().setCheckpointStorage(directory)
+  const numbers = env
+    .fromSequence(0, limit - 1)
+    .setParallelism(1)
+    .keyBy((n) => n % 2)
+  const keep = () => {
+    let add: (n: number) => void
+    return {
+      open(context: RuntimeContext) {
+        const [all, numbers] = [context.getListState(ALL), context.getListState(FRESH.numbers)]
+        const [last, halves] = [context.getState(FRESH.last), context.getMapState(FRESH.halves)]
+        const [greatest, average] = [context.getReducingState(GREATEST), context.getAggregatingState(AVERAGE)]
+        add = (n) => {
+          const total = Object.assign(new Total(), { sum: n, count: 2 })
+          all.add(total)
+          numbers.add(n)
+          last.update(total)
+          halves.put(n, n / 2)
+          greatest.add(n)
+          average.add(n)
+        }
+      },
+      processElement: (n: number) => add(n),
+    }
+  }
+  numbers
+    .process(keep)
+    .uid('keep')
+    .addSink(() => {})
+  await (await env.executeAsync('every kind')).done
+}
+
 async function entriesOf<T>(entries: AsyncIterable<T>): Promise<T[]> {
   const all: T[] = []
   for await (const entry of entries) all.push(entry)
@@ -121,6 +179,44 @@ for (const backend of ['memory', 'rocksdb'] as const) {
       for (const { key, entry, value } of seen) assert.deepEqual([value % 5, value % 2], [key, entry])
       await assert.rejects(entriesOf(savepoint.readKeyedState('other', 'total')), { code: 'OPERATOR_UNKNOWN' })
       await assert.rejects(entriesOf(savepoint.readKeyedState('totals', 'other')), { code: 'STATE_UNKNOWN' })
+    })
+
+    test('states of every kind are read by their descriptors, with and without a time to live', async () => {
+      const kinds = join(folder, `${backend}-kinds`)
+      // Lists of several pieces.
+      const limit = 400
+      await runEveryKind(kinds, limit, backend)
+      await using savepoint = await SavepointReader.read(kinds)
+      const read = async <V>(state: string | StateOf<V>): Promise<[unknown, V][]> => {
+        const entries = await entriesOf(savepoint.readKeyedState<number, V>('keep', state))
+        return entries.map(({ key, value }): [unknown, V] => [key, value]).sort(([a], [b]) => Number(a) - Number(b))
+      }
+      const numbersOf = (key: number) => Array.from({ length: limit / 2 }, (_, i) => 2 * i + key)
+      const both = <V>(of: (key: number) => V) => [0, 1].map((key): [unknown, V] => [key, of(key)])
+      assert.deepEqual(await read<unknown>(FRESH.numbers), both(numbersOf))
+      assert.deepEqual(await read('numbers'), both(numbersOf))
+      for await (const { key, value } of savepoint.readKeyedState<number, Total>('keep', ALL)) {
+        assert.deepEqual(
+          value.map((total) => total.mean * 2),
+          numbersOf(key),
+        )
+      }
+      assert.deepEqual(
+        (await read(FRESH.last)).map(([key, total]) => [key, total.mean * 2]),
+        both((key) => limit - 2 + key),
+      )
+      assert.deepEqual(
+        await read(GREATEST),
+        both((key) => limit - 2 + key),
+      )
+      assert.deepEqual(
+        (await read(AVERAGE)).map(([key, total]) => [key, total.mean]),
+        both((key) => limit / 2 - 1 + key),
+      )
+      const halves = await entriesOf(savepoint.readKeyedState<number, number>('keep', FRESH.halves))
+      assert.equal(halves.length, limit)
+      for (const { key, entry, value } of halves) assert.deepEqual([key, entry], [(2 * value) % 2, 2 * value])
+      await assert.rejects(read(new ListStateDescriptor<Total>('all')), { code: 'STATE_INCOMPATIBLE' })
     })
 
     test('a rewritten savepoint is a checkpoint that a job continues, at another parallelism too', async () => {

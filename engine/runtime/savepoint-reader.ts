@@ -11,9 +11,10 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join, resolve } from 'node:path'
 import { setImmediate as turn } from 'node:timers/promises'
+import { isDeepStrictEqual } from 'node:util'
 import { COMPOSITE } from '../../state/keyed-backend.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
-import { type DecodedWindow, readState } from '../../state/state-reader.ts'
+import { type DecodedWindow, readState, type StateEntry } from '../../state/state-reader.ts'
 import type { ManifestOperator, ManifestTable } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
@@ -30,18 +31,24 @@ const ENTRIES_PER_TURN = 1_000
 /** The table of windows with triggers, sessions and the like (operators/window-triggered.ts). */
 const TRIGGERED = '$windows'
 
+/** The tables of a list state (operators/list-state.ts): heads, and pieces of lists under a name of their own. */
+const LIST_HEAD = 'list head'
+const LIST_PIECES = '$pieces'
+
 /** A state by its name, or by its descriptor, whose template gives values their class. */
 export interface StateOf<V> {
   readonly name: string
   readonly version?: number
   readonly template?: (() => V) | undefined
   readonly schema?: Schema<V> | undefined
+  /** Of an aggregating state, whose accumulators are read. */
+  readonly aggregate?: { createAccumulator(): V } | undefined
 }
 
 export interface KeyedStateEntry<K extends Key = Key, V = unknown> {
   readonly key: K
   readonly value: V
-  /** In map state: the key of the map's entry. In list state: the number of a piece of the list. */
+  /** In map state: the key of the map's entry. */
   readonly entry?: Key
 }
 
@@ -101,13 +108,22 @@ export class SavepointReader {
     return this.operator(uid).states
   }
 
-  /** The entries of one keyed state. Throws `OPERATOR_UNKNOWN` or `STATE_UNKNOWN` when iteration begins. */
-  async *readKeyedState<K extends Key = Key, V = unknown>(
+  /**
+   * The entries of one keyed state: a key's list is one entry, each entry of its map another. Of states with a time to
+   * live, what has not been removed yet is there too. Throws `OPERATOR_UNKNOWN`, `STATE_UNKNOWN` or
+   * `STATE_INCOMPATIBLE` when iteration begins.
+   */
+  readKeyedState<K extends Key = Key, V = unknown>(
+    uid: string,
+    state: StateOf<V> & { readonly kind: 'list' },
+  ): AsyncGenerator<KeyedStateEntry<K, V[]>>
+  readKeyedState<K extends Key = Key, V = unknown>(
     uid: string,
     state: string | StateOf<V>,
-  ): AsyncGenerator<KeyedStateEntry<K, V>> {
+  ): AsyncGenerator<KeyedStateEntry<K, V>>
+  async *readKeyedState(uid: string, state: string | StateOf<unknown>): AsyncGenerator<KeyedStateEntry> {
     for await (const { key, value, entry } of this.entries(uid, state)) {
-      yield (entry === undefined ? { key, value } : { key, value, entry }) as KeyedStateEntry<K, V>
+      yield entry === undefined ? { key, value } : { key, value, entry }
     }
   }
 
@@ -133,10 +149,15 @@ export class SavepointReader {
     const name = typeof state === 'string' ? state : state.name
     const table = tables.find((candidate) => candidate.name === name)
     if (table === undefined) throw unknownState(uid, name, tables)
-    const revive = typeof state === 'string' ? null : revived(table, state)
+    const pieces =
+      table.layout === LIST_HEAD ? tables.find((other) => other.name === `${name}${LIST_PIECES}`) : undefined
+    const revive = typeof state === 'string' ? null : revived(pieces ?? table, state)
+    const stored = readState(this.stores, operatorId, this.linked.manifest.keyGroups, [pieces ?? table])
     let read = 0
-    for (const found of readState(this.stores, operatorId, this.linked.manifest.keyGroups, [table])) {
-      yield revive === null ? found : { ...found, value: revive(found.value) }
+    for (const found of pieces === undefined ? stored : wholeLists(stored)) {
+      if (revive === null) yield found
+      else if (pieces === undefined) yield { ...found, value: revive(found.value) }
+      else yield { ...found, value: (found.value as readonly unknown[]).map(revive) }
       if (++read % ENTRIES_PER_TURN === 0) await turn()
     }
   }
@@ -176,10 +197,41 @@ export function unknownState(uid: string, name: string, tables: readonly Manifes
   })
 }
 
+/** The pieces of each key's list as one entry. */
+function* wholeLists(pieces: Iterable<StateEntry>): Generator<StateEntry> {
+  let list: StateEntry[] = []
+  for (const piece of pieces) {
+    // All of a key lie together; numbers are not stored in their order.
+    if (list.length > 0 && !sameKey(list[0]!.key, piece.key)) {
+      yield joined(list)
+      list = []
+    }
+    list.push(piece)
+  }
+  if (list.length > 0) yield joined(list)
+}
+
+const sameKey = (a: Key, b: Key): boolean => isDeepStrictEqual(a, b)
+
+function joined(pieces: StateEntry[]): StateEntry {
+  const { entry: _, ...first } = pieces[0]!
+  pieces.sort((a, b) => (a.entry as number) - (b.entry as number))
+  return { ...first, value: pieces.flatMap((piece) => piece.value as unknown[]) }
+}
+
+/** How values are stored that times to live, lists and maps wrap. */
+function layoutOfValues(layout: string): string {
+  for (const wrapper of [COMPOSITE, 'list of ', 'ttl ']) {
+    if (layout.startsWith(wrapper)) return layoutOfValues(layout.slice(wrapper.length))
+  }
+  return layout
+}
+
 /** Gives plain values the classes of a template, the way a restore does: through their bytes. */
 function revived(table: ManifestTable, state: StateOf<unknown>): (value: unknown) => unknown {
-  const codec = stateCodec(state)
-  const layout = table.layout.startsWith(COMPOSITE) ? table.layout.slice(COMPOSITE.length) : table.layout
+  const template = state.template ?? state.aggregate?.createAccumulator.bind(state.aggregate)
+  const codec = stateCodec({ ...state, template })
+  const layout = layoutOfValues(table.layout)
   if (layout !== codec.description) {
     throw new MillraceError(
       'STATE_INCOMPATIBLE',
@@ -187,7 +239,7 @@ function revived(table: ManifestTable, state: StateOf<unknown>): (value: unknown
       { hint: 'Read it by its name alone, as plain data.' },
     )
   }
-  if (state.template === undefined) return (value) => value
+  if (template === undefined) return (value) => value
   const plain = stateCodec({})
   return (value) => {
     const bytes = plain.encode(value)
