@@ -6,6 +6,7 @@ import type { RowTargets } from '../core/graph.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
+import { ownFunction } from './per-subtask.ts'
 
 /** Makes a fresh one for each subtask that sends. Throws `FIELD_UNKNOWN`. */
 export function targetsFactory<T, K>(
@@ -14,10 +15,10 @@ export function targetsFactory<T, K>(
   selector: string | ((value: T) => K),
 ): () => RowTargets {
   if (typeof selector === 'string' && !schema.isOpaque) fieldIndex(schema, selector)
-  const keyOf = typeof selector === 'string' ? (row: T) => row[selector as keyof T] as K : selector
-  const partition =
-    typeof partitioner === 'function' ? partitioner : (key: K, count: number) => partitioner.partition(key, count)
   return () => {
+    const keyOf = typeof selector === 'string' ? (row: T) => row[selector as keyof T] as K : ownFunction(selector)
+    const own = ownFunction(partitioner)
+    const partition = typeof own === 'function' ? own : (key: K, count: number) => own.partition(key, count)
     const read = rowReader(schema, new StringInterner(), 'partitioner')
     return (batch, targets) => {
       const rows: number[] = []

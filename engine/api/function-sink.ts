@@ -16,7 +16,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { type RowReader, rowReader } from '../core/rows.ts'
 import { perSubtaskOf } from './per-subtask.ts'
-import { richFunctionFactory } from './process-functions.ts'
+import { hasLife, richFunctionFactory } from './process-functions.ts'
 
 /** Called once for each element, and again after a restart for those since the last checkpoint. */
 export type SinkFunction<T> = ((value: T, context: SinkContext) => void | Promise<void>) | SinkObject<T>
@@ -143,8 +143,7 @@ export function functionSink<T>(fn: SinkFunction<T>): Sink {
 
 function instancesOf<T>(fn: SinkFunction<T>): () => SinkFunction<T> {
   if (typeof fn === 'function') return () => fn
-  const life = [fn.open, fn.close, fn.finish, fn.initializeState, fn.setRuntimeContext]
-  return life.some((method) => method !== undefined) ? richFunctionFactory(fn, 'RichSinkFunction') : () => fn
+  return hasLife(fn) || fn.finish !== undefined ? richFunctionFactory(fn, 'RichSinkFunction') : () => fn
 }
 
 /** A sink has no keys, and so no keyed state; state of its subtask comes with `initializeState`. */

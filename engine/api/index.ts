@@ -51,6 +51,7 @@ export type {
   BroadcastState,
   CoFlatMapFunction,
   CoGroupFunction,
+  CoGroupObject,
   CoMapFunction,
   CoProcessFunction,
   FlatJoinFunction,
@@ -148,8 +149,13 @@ export { outputTag } from './output-tag.ts'
 export { perSubtask } from './per-subtask.ts'
 export { type ExponentialDelayOptions, RestartStrategies } from './restart-strategies.ts'
 export {
+  RichCoFlatMapFunction,
+  RichCoGroupFunction,
+  RichCoMapFunction,
   RichFilterFunction,
+  RichFlatJoinFunction,
   RichFlatMapFunction,
+  RichJoinFunction,
   RichMapFunction,
   RichReduceFunction,
   RichSinkFunction,

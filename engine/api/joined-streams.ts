@@ -7,9 +7,22 @@
  * for keys that only one stream has. Results carry the window's last millisecond as event time. Elements that come too
  * late for their window are counted and dropped.
  */
-import { coGroupAggregate, coGroupCodec, innerJoin, taggedCodec, taggedInputs } from '../../operators/co-group.ts'
-import type { KeySelector } from '../contract/functions.ts'
-import type { CoGroupFunction, FlatJoinFunction, JoinFunction, TaggedUnion } from '../contract/joint-functions.ts'
+import {
+  type CoGroup,
+  coGroupAggregate,
+  coGroupCodec,
+  innerJoin,
+  taggedCodec,
+  taggedInputs,
+} from '../../operators/co-group.ts'
+import type { KeySelector, ProcessWindowCallback, RichFunction } from '../contract/functions.ts'
+import type {
+  CoGroupFunction,
+  CoGroupObject,
+  FlatJoinFunction,
+  JoinFunction,
+  TaggedUnion,
+} from '../contract/joint-functions.ts'
 import type { Evictor, Trigger, WindowAssigner } from '../contract/windows.ts'
 import type { Key } from '../core/keys.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
@@ -17,8 +30,11 @@ import type { Duration } from '../core/time.ts'
 import type { DataStream, KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { addJoint, jointInputs } from './joint-inputs.ts'
 import type { KeyField } from './key-selectors.ts'
-import { rowCodec } from './operators.ts'
-import { windowOperatorFactory } from './window-operators.ts'
+import { type OperatorFactory, rowCodec } from './operators.ts'
+import { perSubtask, perSubtaskOf } from './per-subtask.ts'
+import { hasLife, richFunctionFactory } from './process-functions.ts'
+import { RichJoinFunction } from './rich-functions.ts'
+import { type WindowProcess, windowOperatorFactory } from './window-operators.ts'
 import { checkLateness } from './windowed-stream.ts'
 
 /** Two streams that will meet by key. */
@@ -109,15 +125,30 @@ abstract class WindowedPair<A, B> {
     return this
   }
 
-  /** @internal */
-  protected grouped<R>(
+  /** @internal `asGroup` makes of the user's function what is called for the elements of a key and window. */
+  protected grouped<F extends object, R>(
     name: string,
-    fn: CoGroupFunction<A, B, R>,
+    fn: F,
+    asGroup: (own: F) => CoGroupFunction<A, B, R>,
     options: SchemaOption<R> | undefined,
   ): SingleOutputStreamOperator<R> {
     const { first, second } = this
     const outputSchema = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
-    const create = windowOperatorFactory(
+    const create = perSubtaskOf(fn) ?? (hasLife(fn) ? richFunctionFactory(fn, 'RichFlatJoinFunction') : () => fn)
+    const factoryOf = (own: F) => this.operatorFactory(asGroup(own), hasLife(own) ? own : null, outputSchema)
+    // What cannot be combined fails where the program declares it.
+    factoryOf(fn)
+    const operator: OperatorFactory = () => taggedInputs(factoryOf(create())())
+    return addJoint(first, second, { name, outputSchema, isKeyed: true, create: operator }).stream
+  }
+
+  private operatorFactory<R>(
+    group: CoGroupFunction<A, B, R>,
+    life: RichFunction | null,
+    outputSchema: Schema<R>,
+  ): OperatorFactory {
+    const { first, second } = this
+    return windowOperatorFactory(
       {
         assigner: this.assigner as WindowAssigner,
         trigger: this.chosenTrigger as Trigger | null,
@@ -131,42 +162,62 @@ abstract class WindowedPair<A, B> {
         kind: 'aggregate',
         fn: coGroupAggregate() as never,
         createCodec: () => coGroupCodec(rowCodec(first.schema), rowCodec(second.schema)),
-        process: (_context, groups, collect) => {
-          const [group] = groups as Iterable<{ one: A[]; two: B[] }>
-          return fn(group!.one, group!.two, collect)
-        },
+        process: processOf(group as CoGroupFunction<unknown, unknown, unknown>, life),
       },
       outputSchema,
     )
-    return addJoint(first, second, { name, outputSchema, isKeyed: true, create: () => taggedInputs(create()) }).stream
   }
 }
+
+/** A window's function that passes the two sides of a group on; `life` is the user's object, if it has one. */
+function processOf(
+  group: CoGroupFunction<unknown, unknown, unknown>,
+  life: RichFunction | null,
+): WindowProcess<unknown, unknown, unknown> {
+  const process: ProcessWindowCallback<unknown, unknown, unknown> = (_context, groups, collect) => {
+    const [{ one, two }] = groups as unknown as readonly [CoGroup]
+    return group(one, two, collect)
+  }
+  if (life === null) return process
+  return perSubtask(() => ({
+    process,
+    setRuntimeContext: (context) => life.setRuntimeContext?.(context),
+    open: (context) => life.open?.(context),
+    close: () => life.close?.(),
+    initializeState: (context) => life.initializeState?.(context),
+    snapshotState: () => life.snapshotState?.(),
+  }))
+}
+
+/** What a window join calls for each pair: a function for one result of each, an object with `join` for any number. */
+type AnyJoin<A, B, R> = JoinFunction<A, B, R> | FlatJoinFunction<A, B, R> | RichJoinFunction<A, B, R>
 
 export class WindowedJoin<A, B> extends WindowedPair<A, B> {
-  /** A function makes one result of each pair; an object with `join` any number. */
-  apply<R>(fn: JoinFunction<A, B, R> | FlatJoinFunction<A, B, R>): SingleOutputStreamOperator<R>
-  apply<R>(
-    fn: JoinFunction<A, B, NoInfer<R>> | FlatJoinFunction<A, B, NoInfer<R>>,
-    options: SchemaOption<R>,
-  ): SingleOutputStreamOperator<R>
-  apply<R>(
-    fn: JoinFunction<A, B, R> | FlatJoinFunction<A, B, R>,
-    options?: SchemaOption<R>,
-  ): SingleOutputStreamOperator<R> {
-    const join = typeof fn === 'function' ? innerJoin<A, B, R>((l, r, collect) => collect(fn(l, r))) : flat(fn)
-    return this.grouped('Join', join, options)
+  /** A function makes one result of each pair, as a RichJoinFunction does; an object with `join` any number. */
+  apply<R>(fn: AnyJoin<A, B, R>): SingleOutputStreamOperator<R>
+  apply<R>(fn: AnyJoin<A, B, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  apply<R>(fn: AnyJoin<A, B, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    return this.grouped('Join', fn, pairsOf<A, B, R>, options)
   }
 }
 
-function flat<A, B, R>(fn: FlatJoinFunction<A, B, R>): CoGroupFunction<A, B, R> {
+function pairsOf<A, B, R>(fn: AnyJoin<A, B, R>): CoGroupFunction<A, B, R> {
+  if (typeof fn === 'function') return innerJoin<A, B, R>((left, right, collect) => collect(fn(left, right)))
+  if (fn instanceof RichJoinFunction) {
+    return innerJoin<A, B, R>((left, right, collect) => collect(fn.join(left, right)))
+  }
   return innerJoin<A, B, R>((left, right, collect) => fn.join(left, right, collect))
 }
 
+type AnyCoGroup<A, B, R> = CoGroupFunction<A, B, R> | CoGroupObject<A, B, R>
+
 export class WindowedCoGroup<A, B> extends WindowedPair<A, B> {
-  /** Called once a key and window, with the elements of both streams. */
-  apply<R>(fn: CoGroupFunction<A, B, R>): SingleOutputStreamOperator<R>
-  apply<R>(fn: CoGroupFunction<A, B, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
-  apply<R>(fn: CoGroupFunction<A, B, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
-    return this.grouped('CoGroup', fn, options)
+  /** Called once a key and window, with the elements of both streams: a function, or an object with `coGroup`. */
+  apply<R>(fn: AnyCoGroup<A, B, R>): SingleOutputStreamOperator<R>
+  apply<R>(fn: AnyCoGroup<A, B, NoInfer<R>>, options: SchemaOption<R>): SingleOutputStreamOperator<R>
+  apply<R>(fn: AnyCoGroup<A, B, R>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
+    const asGroup = (own: AnyCoGroup<A, B, R>): CoGroupFunction<A, B, R> =>
+      typeof own === 'function' ? own : (first, second, collect) => own.coGroup(first, second, collect)
+    return this.grouped('CoGroup', fn, asGroup, options)
   }
 }

@@ -6,7 +6,12 @@ import { describe, test } from 'node:test'
 import {
   AsyncDataStream,
   type DataStream,
+  MapStateDescriptor,
+  milliseconds,
   perSubtask,
+  RichCoGroupFunction,
+  RichFlatJoinFunction,
+  RichJoinFunction,
   RichReduceFunction,
   type RuntimeContext,
   StreamExecutionEnvironment,
@@ -47,6 +52,17 @@ async function callsOf(step: Step): Promise<number[]> {
 
 const identity = (n: number) => n
 const windows = (stream: DataStream<number>) => stream.keyBy(identity).window(TumblingEventTimeWindows.of(seconds(10)))
+
+/** Elements with the same number, in windows. */
+const inWindow = <Joined>(pair: {
+  where(selector: (n: number) => number): {
+    equalTo(selector: (n: number) => number): { window(assigner: TumblingEventTimeWindows): Joined }
+  }
+}): Joined =>
+  pair
+    .where(identity)
+    .equalTo(identity)
+    .window(TumblingEventTimeWindows.of(seconds(10)))
 
 /** Each step counts elements of its subtask alone: `create` runs once for each. */
 const STEPS: Readonly<Record<string, Step>> = {
@@ -137,6 +153,93 @@ const STEPS: Readonly<Record<string, Step>> = {
       }),
       seconds(10),
     ),
+  'window join': (stream, instance) =>
+    inWindow(stream.join(stream)).apply(
+      perSubtask(() => {
+        const called = instance()
+        return (a: number) => called(a)
+      }),
+    ),
+  'window join of any number': (stream, instance) =>
+    inWindow(stream.join(stream)).apply(
+      perSubtask(() => {
+        const called = instance()
+        return { join: (a: number, _b: number, collect: (n: number) => void) => collect(called(a)) }
+      }),
+    ),
+  coGroup: (stream, instance) =>
+    inWindow(stream.coGroup(stream)).apply(
+      perSubtask(() => {
+        const called = instance()
+        return (a: Iterable<number>, _b: Iterable<number>, collect: (n: number) => void) =>
+          collect(called([...a].length))
+      }),
+    ),
+  'coGroup with a life': (stream, instance) =>
+    inWindow(stream.coGroup(stream)).apply(
+      perSubtask(() => {
+        let called: Called
+        return {
+          open() {
+            called = instance()
+          },
+          coGroup: (a: Iterable<number>, _b: Iterable<number>, collect: (n: number) => void) =>
+            collect(called([...a].length)),
+        }
+      }),
+    ),
+  'interval join': (stream, instance) =>
+    stream
+      .keyBy(identity)
+      .intervalJoin(stream.keyBy(identity))
+      .between(0, 0)
+      .process(
+        perSubtask(() => {
+          const called = instance()
+          return {
+            processElement: (a: number, _b: number, _context, collect: (n: number) => void) => collect(called(a)),
+          }
+        }),
+      ),
+  'map of connected streams': (stream, instance) =>
+    stream.connect(stream).map(
+      perSubtask(() => {
+        const called = instance()
+        return { map1: (n: number) => called(n), map2: identity }
+      }),
+    ),
+  'flatMap of connected streams': (stream, instance) =>
+    stream.connect(stream).flatMap(
+      perSubtask(() => {
+        const called = instance()
+        return { flatMap1: (n: number) => called([n]), flatMap2: () => [] }
+      }),
+    ),
+  'process of connected streams': (stream, instance) =>
+    stream.connect(stream).process(
+      perSubtask(() => {
+        const called = instance()
+        return { processElement1: (n: number) => void called(n), processElement2() {} }
+      }),
+    ),
+  'process beside broadcast': (stream, instance) =>
+    stream.connect(stream.broadcast(new MapStateDescriptor<string, number>('seen'))).process(
+      perSubtask(() => {
+        const called = instance()
+        return { processElement: (n: number) => void called(n), processBroadcastElement() {} }
+      }),
+    ),
+  partitioner: (stream, instance) =>
+    stream
+      .map(identity)
+      .partitionCustom(
+        perSubtask(() => {
+          const called = instance()
+          return (key: number, partitions: number) => called(key % partitions)
+        }),
+        perSubtask(() => identity),
+      )
+      .map(identity),
 }
 
 describe('a function that is made for each subtask', () => {
@@ -151,6 +254,55 @@ describe('a function that is made for each subtask', () => {
   test('is an error where none can be', () => {
     const misplaced = perSubtask(() => (n: number) => n)
     assert.throws(() => misplaced(1), { code: 'PER_SUBTASK_MISPLACED' })
+  })
+})
+
+describe('joins with a life', () => {
+  test('open in each subtask, with accumulators, and state of the key over its windows', async () => {
+    class Nth extends RichJoinFunction<number, number, string> {
+      private pairs!: ValueState<number>
+      override open(context: RuntimeContext): void {
+        this.pairs = context.getState(new ValueStateDescriptor<number>('pairs'))
+        context.getIntCounter('opened').add(1)
+      }
+      join(a: number, b: number): string {
+        this.pairs.update((this.pairs.value() ?? 0) + 1)
+        return `${a}-${b} is number ${this.pairs.value()}`
+      }
+    }
+    const stream = numbers().filter((n) => n < 30)
+    const rows = await stream
+      .join(stream)
+      .where((n) => n % 10)
+      .equalTo((n) => n % 10)
+      .window(TumblingEventTimeWindows.of(milliseconds(10)))
+      .apply(new Nth())
+      .executeAndCollect()
+    const expected = Array.from({ length: 30 }, (_, n) => `${n}-${n} is number ${Math.floor(n / 10) + 1}`)
+    assert.deepEqual(rows.sort(), expected.sort())
+  })
+
+  test('of any number of results, and of groups', async () => {
+    class Both extends RichFlatJoinFunction<number, number, number> {
+      join(a: number, b: number, collect: (n: number) => void): void {
+        assert.equal(this.getRuntimeContext().numberOfParallelSubtasks, PARALLELISM)
+        collect(a)
+        collect(b)
+      }
+    }
+    class Sizes extends RichCoGroupFunction<number, number, number> {
+      coGroup(first: Iterable<number>, second: Iterable<number>, collect: (n: number) => void): void {
+        assert.equal(this.getRuntimeContext().numberOfParallelSubtasks, PARALLELISM)
+        collect([...first].length + [...second].length)
+      }
+    }
+    const joined = numbers()
+    assert.equal((await inWindow(joined.join(joined)).apply(new Both()).executeAndCollect()).length, 120)
+    const stream = numbers()
+    const groups = await inWindow(stream.coGroup(stream.filter(() => false)))
+      .apply(new Sizes())
+      .executeAndCollect()
+    assert.deepEqual(groups, new Array(60).fill(1))
   })
 })
 

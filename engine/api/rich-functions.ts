@@ -6,6 +6,7 @@
  * rich function may use keyed state. A plain object with the method of the same name serves as well.
  */
 import type { FilterObject, FlatMapObject, MapObject, ReduceObject, RuntimeContext } from '../contract/functions.ts'
+import type { CoFlatMapFunction, CoGroupObject, CoMapFunction, FlatJoinFunction } from '../contract/joint-functions.ts'
 import type { SinkContext } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { SinkObject } from './function-sink.ts'
@@ -62,4 +63,36 @@ export abstract class RichSinkFunction<T> extends AbstractRichFunction implement
 
 export abstract class RichFilterFunction<T> extends AbstractRichFunction implements FilterObject<T> {
   abstract filter(value: T): boolean
+}
+
+/** For `connect(...).map`. */
+export abstract class RichCoMapFunction<A, B, R> extends AbstractRichFunction implements CoMapFunction<A, B, R> {
+  abstract map1(value: A): R
+  abstract map2(value: B): R
+}
+
+/** For `connect(...).flatMap`. */
+export abstract class RichCoFlatMapFunction<A, B, R>
+  extends AbstractRichFunction
+  implements CoFlatMapFunction<A, B, R>
+{
+  // biome-ignore lint/suspicious/noConfusingVoidType: a method without a return statement is meant
+  abstract flatMap1(value: A, collect: (result: R) => void): Iterable<R> | void
+  // biome-ignore lint/suspicious/noConfusingVoidType: a method without a return statement is meant
+  abstract flatMap2(value: B, collect: (result: R) => void): Iterable<R> | void
+}
+
+/** For window joins: one result of each pair. */
+export abstract class RichJoinFunction<A, B, R> extends AbstractRichFunction {
+  abstract join(first: A, second: B): R
+}
+
+/** For window joins: any number of results of each pair. */
+export abstract class RichFlatJoinFunction<A, B, R> extends AbstractRichFunction implements FlatJoinFunction<A, B, R> {
+  abstract join(first: A, second: B, collect: (result: R) => void): void
+}
+
+/** For `coGroup`: called once a key and window. */
+export abstract class RichCoGroupFunction<A, B, R> extends AbstractRichFunction implements CoGroupObject<A, B, R> {
+  abstract coGroup(first: Iterable<A>, second: Iterable<B>, collect: (result: R) => void): void
 }

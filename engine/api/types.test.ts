@@ -25,6 +25,7 @@ import {
   type ProcessWindowFunction,
   perSubtask,
   ReducingStateDescriptor,
+  RichJoinFunction,
   RichMapFunction,
   RichReduceFunction,
   type RuntimeContext,
@@ -418,6 +419,55 @@ test('partitioners: keys by field or selector', () => {
   )
   // @ts-expect-error: the key is a string.
   flights().partitionCustom((origin: number) => origin, 'origin')
+})
+
+test('functions of joins that are made for each subtask, or have a life, keep their types', () => {
+  type Flight = Element<ReturnType<typeof flights>>
+  const stream = flights()
+  const pair = () => stream.join(stream).where('origin').equalTo('origin')
+  const windows = TumblingEventTimeWindows.of(seconds(1))
+  const joined = pair()
+    .window(windows)
+    .apply(perSubtask(() => (a: Flight, b: Flight) => a.distance + b.distance))
+  check<Equal<Element<typeof joined>, number>>()
+  class Origin extends RichJoinFunction<Flight, Flight, string> {
+    join(a: Flight): string {
+      return a.origin
+    }
+  }
+  const origins = pair().window(windows).apply(new Origin())
+  check<Equal<Element<typeof origins>, string>>()
+  const near = stream
+    .keyBy('origin')
+    .intervalJoin(stream.keyBy('origin'))
+    .between(0, 1)
+    .process(
+      perSubtask(() => ({
+        processElement(a: Flight, _b: Flight, _context: unknown, collect: (row: { at: string }) => void) {
+          collect({ at: a.origin })
+        },
+      })),
+    )
+  check<Equal<Element<typeof near>, { at: string }>>()
+  const both = stream.connect(stream).map(perSubtask(() => ({ map1: (f: Flight) => f.origin, map2: () => 'other' })))
+  check<Equal<Element<typeof both>, string>>()
+  const grouped = stream.coGroup(stream).where('origin').equalTo('origin').window(windows)
+  const sizes = grouped.apply(
+    perSubtask(
+      () => (a: Iterable<Flight>, _b: Iterable<Flight>, collect: (n: number) => void) => collect([...a].length),
+    ),
+  )
+  check<Equal<Element<typeof sizes>, number>>()
+  // @ts-expect-error it makes a function of texts
+  const texts = () =>
+    pair()
+      .window(windows)
+      .apply(perSubtask(() => (text: string) => text.length))
+  stream.addSink((flight, context) => {
+    check<Equal<typeof flight, Flight>>()
+    check<Equal<typeof context.timestamp, number>>()
+  })
+  void texts
 })
 
 test('interval joins infer their results, and want keys of one type', () => {

@@ -148,10 +148,15 @@ export type CoGroupFunction<A, B, Out> = (
   collect: (result: Out) => void,
 ) => void
 
+/** A `CoGroupFunction` with a life; it may use state of the key, over all windows. */
+export interface CoGroupObject<A, B, Out> extends RichFunction {
+  coGroup(first: Iterable<A>, second: Iterable<B>, collect: (result: Out) => void): void
+}
+
 /** One result for each pair of elements with the same key in the same window. */
 export type JoinFunction<A, B, Out> = (first: A, second: B) => Out
 
-/** Any number of results for each pair. */
-export interface FlatJoinFunction<A, B, Out> {
+/** Any number of results for each pair. With `open` it may use state of the key, over all windows. */
+export interface FlatJoinFunction<A, B, Out> extends RichFunction {
   join(first: A, second: B, collect: (result: Out) => void): void
 }
