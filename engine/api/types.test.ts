@@ -458,11 +458,9 @@ test('functions of joins that are made for each subtask, or have a life, keep th
     ),
   )
   check<Equal<Element<typeof sizes>, number>>()
+  const ofTexts = perSubtask(() => (text: string) => text.length)
   // @ts-expect-error it makes a function of texts
-  const texts = () =>
-    pair()
-      .window(windows)
-      .apply(perSubtask(() => (text: string) => text.length))
+  const texts = () => pair().window(windows).apply(ofTexts)
   stream.addSink((flight, context) => {
     check<Equal<typeof flight, Flight>>()
     check<Equal<typeof context.timestamp, number>>()
