@@ -136,7 +136,7 @@ class ObjectDisk implements Disk {
     if (comes && goes) return this.copy(from, to, content ?? null)
     if (comes) return this.bring(from, to, content ?? null)
     if (goes) return this.send(from, to, content ?? (await this.local.hash(from)))
-    return this.local.link(from, to)
+    return this.local.link(from, to, content)
   }
 
   private async send(path: string, url: string, content: ContentHash): Promise<void> {
@@ -155,7 +155,7 @@ class ObjectDisk implements Disk {
       if (found === null) throw missing(url)
       if (content === null || (found.sha256 === content.sha256 && found.size === content.size)) return
       await this.local.remove(path)
-      if (left === 0) throw damaged(url, content, found)
+      if (left === 0) throw damagedFile(url, content, found)
     }
   }
 
@@ -167,7 +167,7 @@ class ObjectDisk implements Disk {
     if (bytes === null) throw missing(from)
     if (content !== null) {
       const found = hashOf(bytes)
-      if (found.sha256 !== content.sha256) throw damaged(from, content, found)
+      if (found.sha256 !== content.sha256) throw damagedFile(from, content, found)
     }
     await this.retrying(() => target.store.put(target.key, bytes))
   }
@@ -232,10 +232,11 @@ function missing(url: string): Error {
   return Object.assign(new Error(`ENOENT: there is no object ${url}`), { code: 'ENOENT' })
 }
 
-function damaged(url: string, wanted: ContentHash, found: ContentHash): MillraceError {
+/** A state file that is not what its manifest says. */
+export function damagedFile(path: string, wanted: ContentHash, found: ContentHash): MillraceError {
   return new MillraceError(
     'STATE_FILE_CORRUPT',
-    `${url} is damaged: it has ${found.size} bytes with hash ${found.sha256}, not ${wanted.size} with ${wanted.sha256}.`,
+    `${path} is damaged: it has ${found.size} bytes with hash ${found.sha256}, not ${wanted.size} with ${wanted.sha256}.`,
     {
       domain: 'external',
       hint: 'See `millrace checkpoints verify DIR`, and restore a checkpoint that is whole with --restore PATH.',

@@ -49,7 +49,7 @@ export interface Disk {
   rename(from: string, to: string): Promise<void>
   /**
    * Hard link, or a copy where links are not possible. `to` existing already is not an error. Where bytes travel
-   * (to or from an object store), they are checked against `content`.
+   * (in a copy, to or from an object store), they are checked against `content`.
    */
   link(from: string, to: string, content?: { readonly sha256: string; readonly size: number }): Promise<void>
   /** SHA-256 (hex) and size in bytes of a file's content. */

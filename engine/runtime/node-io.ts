@@ -6,8 +6,8 @@ import { closeSync, createReadStream, openSync, readSync, unlinkSync, writeSync 
 import { copyFile, link, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
-import { objectDisk } from '../checkpoint/object-disk.ts'
-import type { ObjectStore } from '../contract/object-store.ts'
+import { damagedFile, objectDisk } from '../checkpoint/object-disk.ts'
+import type { ContentHash, ObjectStore } from '../contract/object-store.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Clock, Disk, DiskFile, Io, Random, SpillFile, Timers } from '../core/io.ts'
 
@@ -49,9 +49,13 @@ async function createFile(path: string): Promise<DiskFile> {
   }
 }
 
+function temporaryName(path: string): string {
+  return `${path}.${process.pid}-${process.hrtime.bigint()}.tmp`
+}
+
 /** Writes, syncs and links into place; false when `path` exists. */
 async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean> {
-  const temporary = `${path}.${process.pid}-${process.hrtime.bigint()}.tmp`
+  const temporary = temporaryName(path)
   try {
     const file = await createFile(temporary)
     try {
@@ -71,15 +75,41 @@ async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean
   return true
 }
 
-async function linkOrCopy(from: string, to: string): Promise<void> {
+async function linkOrCopy(from: string, to: string, content?: ContentHash): Promise<void> {
   try {
     await link(from, to)
   } catch (error) {
     const code = codeOf(error)
     if (code === 'EEXIST') return
     if (code !== 'EXDEV' && code !== 'EPERM' && code !== 'EMLINK') throw error
-    await copyFile(from, to)
+    await copyWhole(from, to, content)
   }
+}
+
+/** Whole and durable, or not there; a damaged source is not copied. */
+async function copyWhole(from: string, to: string, content?: ContentHash): Promise<void> {
+  const temporary = temporaryName(to)
+  await copyFile(from, temporary)
+  if (content !== undefined) {
+    const found = await hashOf(temporary)
+    if (found.sha256 !== content.sha256) {
+      await unlink(temporary)
+      throw damagedFile(from, content, found)
+    }
+  }
+  await syncPath(temporary)
+  await rename(temporary, to)
+}
+
+async function hashOf(path: string): Promise<ContentHash> {
+  const hash = createHash('sha256')
+  let size = 0
+  const stream = createReadStream(path, { highWaterMark: 1 << 20 })
+  stream.on('data', (chunk) => {
+    size += chunk.length
+  })
+  await pipeline(stream, hash)
+  return { sha256: hash.digest('hex'), size }
 }
 
 const fileSystem: Disk = {
@@ -91,16 +121,7 @@ const fileSystem: Disk = {
     await syncPath(dirname(to))
   },
   link: linkOrCopy,
-  async hash(path) {
-    const hash = createHash('sha256')
-    let size = 0
-    const stream = createReadStream(path, { highWaterMark: 1 << 20 })
-    stream.on('data', (chunk) => {
-      size += chunk.length
-    })
-    await pipeline(stream, hash)
-    return { sha256: hash.digest('hex'), size }
-  },
+  hash: hashOf,
   syncFile: syncPath,
   syncDirectory: syncPath,
   async makeDirectory(path) {

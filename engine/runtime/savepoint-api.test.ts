@@ -3,7 +3,7 @@
  * restore the result go on from exactly that, on both backends and at other parallelisms.
  */
 import assert from 'node:assert/strict'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
@@ -25,6 +25,8 @@ import {
   WatermarkStrategy,
 } from '../api/index.ts'
 import { SavepointReader, SavepointWriter, type StateOf } from '../api/state.ts'
+import { layout } from '../checkpoint/layout.ts'
+import { decodeManifest } from '../checkpoint/manifest.ts'
 import { verifyCheckpoints } from '../checkpoint/verify.ts'
 import { nodeIo } from './node-io.ts'
 
@@ -285,6 +287,19 @@ for (const backend of ['memory', 'rocksdb'] as const) {
     })
   })
 }
+
+test('damage to a savepoint is not taken over into the one made of it', async () => {
+  const directory = join(folder, 'damaged')
+  await run({ directory, limit: 20, backend: 'rocksdb' })
+  const { stores } = decodeManifest(readFileSync(newest(directory)), 'newest')
+  const table = stores.flatMap(({ files }) => files).find(({ name }) => name.endsWith('.sst'))!
+  const path = layout.sharedFile(directory, table.sha256)
+  const bytes = readFileSync(path)
+  bytes[8]! ^= 1
+  writeFileSync(path, bytes)
+  const writing = SavepointWriter.fromExistingSavepoint(directory).write(join(folder, 'of-damaged'))
+  await assert.rejects(writing, { code: 'STATE_FILE_CORRUPT', message: new RegExp(`${table.sha256} is damaged`) })
+})
 
 test('the accumulators of open windows are read by their window', async () => {
   const directory = join(folder, 'windows')

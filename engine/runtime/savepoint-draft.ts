@@ -17,6 +17,7 @@ import {
   manifestName,
 } from '../checkpoint/manifest.ts'
 import { createManifest } from '../checkpoint/manifest-store.ts'
+import { damagedFile } from '../checkpoint/object-disk.ts'
 import { adoptPending } from '../checkpoint/recovery.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { assert } from '../core/assert.ts'
@@ -74,11 +75,17 @@ export async function finishDraft(draft: Draft, from: string | null, to: string,
   for (const folder of [layout.manifests, layout.shared, layout.outbox]) await disk.makeDirectory(folder(to))
   const stores = []
   const nothing = new WriteBatchBuilder()
-  for (const [i, { worker }] of draft.manifest.stores.entries()) {
+  for (const [i, { worker, files: restored }] of draft.manifest.stores.entries()) {
     const image = join(scratch, `written-${i}`)
     const files: ManifestFile[] = []
+    const known = new Map(restored.map((file) => [file.name, file]))
     for (const { name } of await draft.stores[i]!.writeAndCheckpoint(nothing.batch(), image)) {
       const content = await disk.hash(join(image, name))
+      // Tables never change once they are made: this one is of the savepoint that it all began with.
+      const before = name.endsWith('.sst') ? known.get(name) : undefined
+      if (before !== undefined && before.sha256 !== content.sha256) {
+        throw damagedFile(layout.sharedFile(from!, before.sha256), before, content)
+      }
       const target = layout.sharedFile(to, content.sha256)
       await disk.link(join(image, name), target, content)
       await disk.syncFile(target)

@@ -9,7 +9,7 @@
 import { KeyedBackend } from '../../state/keyed-backend.ts'
 import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { layout } from '../checkpoint/layout.ts'
-import type { ManifestStore } from '../checkpoint/manifest.ts'
+import type { ManifestFile, ManifestStore } from '../checkpoint/manifest.ts'
 import type { KeyGroupRange } from '../contract/keyed-state.ts'
 import type { KeyedStore, KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { OperatorCounters } from '../contract/operator.ts'
@@ -24,6 +24,8 @@ export interface WorkerState {
   /** Null when no subtask of this worker keeps keyed state. */
   readonly store: KeyedStore | null
   readonly builder: WriteBatchBuilder | null
+  /** The files that the store was opened with, under the names that it has for them. */
+  readonly restored: readonly ManifestFile[]
   /** Every keyed state opened so far. */
   readonly keyed: KeyedBackend[]
   /** What one operator subtask with keyed state may use. */
@@ -71,6 +73,7 @@ export async function openWorkerState(
     return {
       store: null,
       builder: null,
+      restored: [],
       keyed,
       memoryBudgetBytes: 0,
       open() {
@@ -81,7 +84,7 @@ export async function openWorkerState(
     }
   }
   const factory = await factoryOf(deployment.stateBackend, deployment.stateMemoryBytes)
-  const store = await openStore(factory, shares, deployment, liveDirectory, io)
+  const { store, restored } = await openStore(factory, shares, deployment, liveDirectory, io)
   const isRestored = deployment.stores.length > 0
   const sources = deployment.storesMatchWorkers
     ? deployment.stores.filter((source) => source.worker === deployment.workerIndex)
@@ -92,6 +95,7 @@ export async function openWorkerState(
   return {
     store,
     builder: new WriteBatchBuilder(),
+    restored,
     keyed,
     memoryBudgetBytes,
     open(uid, subtask, parallelism, counters, memoryShare = 1) {
@@ -128,48 +132,67 @@ function hostedSubtasks(share: KeyedShare, deployment: Deployment): number {
   return count
 }
 
+interface OpenedStore {
+  readonly store: KeyedStore
+  readonly restored: readonly ManifestFile[]
+}
+
 async function openStore(
   factory: KeyedStoreFactory,
   shares: readonly KeyedShare[],
   deployment: Deployment,
   liveDirectory: string,
   io: Io,
-): Promise<KeyedStore> {
+): Promise<OpenedStore> {
   const directory = `${liveDirectory}/store`
-  if (deployment.storesMatchWorkers) {
-    const own = deployment.stores.find((store) => store.worker === deployment.workerIndex)
-    if (own !== undefined) {
-      const image = await assembleImage(io, deployment, own, `${liveDirectory}/restored`)
-      const store = factory.restore(image, directory)
-      await io.disk.remove(image)
-      return store
+  const base = deployment.storesMatchWorkers
+    ? (deployment.stores.find((store) => store.worker === deployment.workerIndex) ?? null)
+    : largestOverlap(shares, deployment)
+  const opened = await openFrom(factory, base, deployment, directory, `${liveDirectory}/restored`, io)
+  if (deployment.storesMatchWorkers) return opened
+  const { store } = opened
+  try {
+    const ranges = shares.flatMap((share) => ownRanges(share, deployment)).sort(byFirstKey)
+    if (base !== null) deleteOutside(store, ranges)
+    for (const old of deployment.stores) {
+      if (old === base || overlapOf(old, shares, deployment) === 0) continue
+      const oldDirectory = `${liveDirectory}/old-${old.worker}`
+      const image = `${liveDirectory}/restored-${old.worker}`
+      const { store: source } = await openFrom(factory, old, deployment, oldDirectory, image, io)
+      try {
+        for (const range of ranges) copyRange(source, store, range)
+      } finally {
+        source.close()
+      }
+      await io.disk.remove(oldDirectory)
     }
+  } catch (error) {
+    // Nobody else knows of it yet.
+    store.close()
+    throw error
   }
-  if (deployment.storesMatchWorkers) return factory.create(directory)
-  const ranges = shares.flatMap((share) => ownRanges(share, deployment)).sort(byFirstKey)
-  const base = largestOverlap(shares, deployment)
-  let store: KeyedStore
-  if (base === null) store = factory.create(directory)
-  else {
-    const image = await assembleImage(io, deployment, base, `${liveDirectory}/restored`)
-    store = factory.restore(image, directory)
+  return opened
+}
+
+/** A store in `directory` that begins as `from`, by way of the directory `image`; an empty one without `from`. */
+async function openFrom(
+  factory: KeyedStoreFactory,
+  from: ManifestStore | null,
+  deployment: Deployment,
+  directory: string,
+  image: string,
+  io: Io,
+): Promise<OpenedStore> {
+  if (from === null) return { store: factory.create(directory), restored: [] }
+  await assembleImage(io, deployment, from, image)
+  const store = factory.restore(image, directory)
+  try {
     await io.disk.remove(image)
-    deleteOutside(store, ranges)
+  } catch (error) {
+    store.close()
+    throw error
   }
-  for (const old of deployment.stores) {
-    if (old === base || overlapOf(old, shares, deployment) === 0) continue
-    const image = await assembleImage(io, deployment, old, `${liveDirectory}/restored-${old.worker}`)
-    const oldDirectory = `${liveDirectory}/old-${old.worker}`
-    const source = factory.restore(image, oldDirectory)
-    try {
-      for (const range of ranges) copyRange(source, store, range)
-    } finally {
-      source.close()
-    }
-    await io.disk.remove(image)
-    await io.disk.remove(oldDirectory)
-  }
-  return store
+  return { store, restored: from.files }
 }
 
 /** Keys [from, to) of the store. */
@@ -244,12 +267,11 @@ function deleteOutside(store: KeyedStore, ranges: readonly KeyRange[]): void {
 }
 
 /** The files of one store under the names that the store knows. */
-async function assembleImage(io: Io, deployment: Deployment, store: ManifestStore, directory: string): Promise<string> {
+async function assembleImage(io: Io, deployment: Deployment, store: ManifestStore, directory: string): Promise<void> {
   await io.disk.makeDirectory(directory)
   await mapBounded(store.files, RESTORE_FILES_AT_ONCE, (file) =>
     io.disk.link(layout.sharedFile(deployment.storesDirectory, file.sha256), `${directory}/${file.name}`, file),
   )
-  return directory
 }
 
 function copyRange(from: KeyedStore, to: KeyedStore, range: KeyRange): void {

@@ -3,7 +3,7 @@
  * collection took in between.
  */
 import assert from 'node:assert/strict'
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
@@ -15,7 +15,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { nodeIo } from './node-io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture, WorkerAck } from './protocol.ts'
-import { WorkerCheckpoints } from './worker-checkpoint.ts'
+import { type WorkerCheckpointOptions, WorkerCheckpoints } from './worker-checkpoint.ts'
 
 const CAPTURE: SubtaskCapture = { vertex: 0, subtask: 0, alignmentMs: 0, syncMs: 0, operators: [], splits: null }
 const sealed = (name: string): SinkCommittable => ({ sink: 's', committable: { name } })
@@ -33,16 +33,17 @@ async function rig(
   subtasks: number,
   body: (rig: Awaited<ReturnType<typeof make>>) => Promise<void>,
   keeps: KeyedStore = store,
+  changes: Partial<WorkerCheckpointOptions> = {},
 ): Promise<void> {
   const directory = await mkdtemp(join(tmpdir(), 'millrace-worker-'))
   try {
-    await body(await make(directory, subtasks, keeps))
+    await body(await make(directory, subtasks, keeps, changes))
   } finally {
     await rm(directory, { recursive: true, force: true })
   }
 }
 
-async function make(directory: string, subtasks: number, keeps: KeyedStore) {
+async function make(directory: string, subtasks: number, keeps: KeyedStore, changes: Partial<WorkerCheckpointOptions>) {
   for (const folder of [layout.shared, layout.manifests]) await nodeIo.disk.makeDirectory(folder(directory))
   const sent: FromWorker[] = []
   const failures: unknown[] = []
@@ -62,6 +63,7 @@ async function make(directory: string, subtasks: number, keeps: KeyedStore) {
     defer: setImmediate,
     send: (message) => sent.push(message),
     fail: (error) => failures.push(error),
+    ...changes,
   })
   const arrived = async (type: FromWorker['type'], attempt: number): Promise<FromWorker> => {
     for (;;) {
@@ -156,6 +158,56 @@ test('a file that only an aborted attempt had linked is linked again after a col
     assert.deepEqual(image, first.store)
     const path = layout.sharedFile(directory, image!.files[0]!.sha256)
     assert.equal(await nodeIo.disk.size(path), 5, 'the ack names a file that is there (I1)')
+  }))
+
+test('a file keeps the hash that it was restored with; one of another length is damaged', async () => {
+  const file = { name: '000001.sst', sha256: 'a'.repeat(64), size: 5 }
+  const kept: Parameters<typeof rig>[1] = async ({ checkpoints, ack }) => {
+    checkpoints.add(1, CAPTURE, [], [])
+    assert.deepEqual((await ack(1)).store!.files, [file])
+  }
+  await rig(1, kept, store, { committed: [file], restored: [file] })
+  const cut: Parameters<typeof rig>[1] = async ({ checkpoints, failures }) => {
+    checkpoints.add(1, CAPTURE, [], [])
+    await checkpoints.abort(1)
+    assert.match(String(failures[0]), /000001\.sst was damaged .*it has 5 bytes/)
+  }
+  const longer = { ...file, size: 6 }
+  await rig(1, cut, store, { committed: [longer], restored: [longer] })
+})
+
+test('an upload that is refused because the file was damaged meanwhile fails the job; any other declines', async () => {
+  for (const [harm, failures] of [
+    ['stale', 1],
+    ['state', 0],
+  ] as const) {
+    const disk: Disk = {
+      ...nodeIo.disk,
+      async link(from) {
+        await writeFile(from, harm)
+        throw new MillraceError('OBJECT_STORE_UNAVAILABLE', 'simulated')
+      },
+    }
+    const body: Parameters<typeof rig>[1] = async (rigged) => {
+      rigged.checkpoints.add(1, CAPTURE, [], [])
+      await rigged.checkpoints.abort(1)
+      assert.equal(rigged.failures.length, failures)
+      if (failures > 0) assert.match(String(rigged.failures[0]), /000001\.sst was damaged .*its content has hash/)
+      assert.ok(rigged.sent.some((message) => message.type === 'declined'))
+    }
+    await rig(1, body, store, { io: { ...nodeIo, disk } })
+  }
+})
+
+test('a shared file that was cut short is replaced', () =>
+  rig(1, async ({ directory, checkpoints, ack }) => {
+    checkpoints.add(1, CAPTURE, [], [])
+    const path = layout.sharedFile(directory, (await ack(1)).store!.files[0]!.sha256)
+    await checkpoints.abort(1)
+    await writeFile(path, 'st')
+    checkpoints.add(2, CAPTURE, [], [])
+    await ack(2)
+    assert.equal(await readFile(path, 'utf8'), 'state')
   }))
 
 test('a worker without subtasks acks at once', () =>

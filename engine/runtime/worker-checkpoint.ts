@@ -9,6 +9,8 @@
  * - Between its cut and the start of imaging a subtask's state writes nothing to the store.
  * - Output sealed by an attempt that never completed is acked again with the next attempt: no sealed
  *   record is dropped, none is listed by two manifests as new.
+ * - A finished table file is hashed once, and keeps the hash that it was restored with, at any parallelism: a bit that
+ *   flips later is not taken for content. A restore, an upload or `verify` finds it.
  * - After `abort` has answered, nothing of the attempt is under way.
  * - Output that could not be sealed is lost to later attempts, so the job goes back to its last manifest.
  */
@@ -227,15 +229,17 @@ export class WorkerCheckpoints {
     const { io, directory } = this.options
     const { disk } = io
     let newBytes = 0
-    const shared = await mapBounded(files, FILES_AT_ONCE, async ({ name, size }) => {
-      const file = await this.hashed(image, name, size)
+    const shared = await mapBounded(files, FILES_AT_ONCE, async ({ name, size: imaged }) => {
+      const file = await this.hashed(image, name, imaged)
       if (this.committed.has(file.sha256)) return file
       // Looked at each time: what an aborted attempt had brought there may have been collected since. If it has
       // not, it is not sent again, so that a slow upload comes to its end over several attempts.
       const target = layout.sharedFile(directory, file.sha256)
-      if ((await disk.size(target)) !== file.size) {
-        await disk.syncFile(`${image}/${name}`)
-        await disk.link(`${image}/${name}`, target, file)
+      const size = await disk.size(target)
+      if (size !== file.size) {
+        // Cut short by whatever happened to it: a link would leave it as it is.
+        if (size !== null) await disk.remove(target)
+        await this.bring(`${image}/${name}`, target, file)
       }
       newBytes += file.size
       return file
@@ -245,9 +249,22 @@ export class WorkerCheckpoints {
     return { files: shared, newBytes }
   }
 
+  /** An object store takes only what has the hash: what it refused may have been damaged since it was hashed. */
+  private async bring(path: string, target: string, file: ManifestFile): Promise<void> {
+    const { disk } = this.options.io
+    await disk.syncFile(path)
+    try {
+      await disk.link(path, target, file)
+    } catch (error) {
+      const found = await disk.hash(path).catch(() => file)
+      throw found.sha256 === file.sha256 ? error : damaged(file, `its content has hash ${found.sha256}`)
+    }
+  }
+
   private async hashed(image: string, name: string, size: number): Promise<ManifestFile> {
     const known = this.known.get(name)
-    if (known !== undefined && known.size === size) return known
+    if (known?.size === size) return known
+    if (known !== undefined) throw damaged(known, `it has ${size} bytes`)
     const file = { name, ...(await this.options.io.disk.hash(`${image}/${name}`)) }
     this.remember(file)
     return file
@@ -286,4 +303,13 @@ export class WorkerCheckpoints {
     this.sealed = this.sealed.filter((entry) => entry.attempt > attempt)
     if (this.acked?.attempt === attempt) this.committed = new Set(this.acked.files.map((file) => file.sha256))
   }
+}
+
+/** Of a file of the live store, which the next run does not use: it begins with the files of the last checkpoint. */
+function damaged({ name, size, sha256 }: ManifestFile, problem: string): MillraceError {
+  return new MillraceError(
+    'STORE_CORRUPT',
+    `The local state file ${name} was damaged since it was made (${size} bytes, ${sha256}): ${problem}.`,
+    { domain: 'external', hint: 'Check the local disk.' },
+  )
 }

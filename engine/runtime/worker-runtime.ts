@@ -170,9 +170,7 @@ export class WorkerRuntime {
       liveDirectory,
       store: this.state.store,
       committed: deployment.stores.flatMap((store) => store.files),
-      restored: deployment.storesMatchWorkers
-        ? (deployment.stores.find((store) => store.worker === deployment.workerIndex)?.files ?? [])
-        : [],
+      restored: this.state.restored,
       builder: this.state.builder,
       defer: this.environment.defer,
       send: (message) => this.sendOfCheckpoint(message),
