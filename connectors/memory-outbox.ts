@@ -7,9 +7,14 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { crc32 } from 'node:zlib'
-import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterContext } from '../engine/contract/sink.ts'
+import {
+  type OutboxSegment,
+  type OutboxWriter,
+  outputLost,
+  type SinkCommitterContext,
+  type SinkWriterContext,
+} from '../engine/contract/sink.ts'
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
-import { MillraceError } from '../engine/core/errors.ts'
 import type { Io } from '../engine/core/io.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import type { Schema } from '../engine/core/schema.ts'
@@ -43,6 +48,8 @@ export interface WriterPlace {
 
 export class MemoryOutboxes {
   readonly segments = new Map<string, Uint8Array[]>()
+  /** Segments that are as if they were gone, until they are taken out again. */
+  readonly lost = new Set<string>()
   wakes = 0
   failures: unknown[] = []
   private readonly recordsMax: number
@@ -61,14 +68,14 @@ export class MemoryOutboxes {
 
   /** `onStep` is called before each record and at each failpoint; an error of it is the committer's end. */
   committerContext(sinkId: string, onStep?: (step: string) => void | Promise<void>): SinkCommitterContext {
-    const segments = this.segments
+    const { segments, lost } = this
     return {
       sinkId,
       jobName: 'job',
       io: onStep === undefined ? io : { ...io, failpoint: (step) => void onStep(step) },
       async *readOutbox(segment) {
         const records = segments.get(segment.file)
-        if (records === undefined) throw new MillraceError('OUTBOX_CORRUPT', `There is no segment ${segment.file}.`)
+        if (records === undefined || lost.has(segment.file)) throw outputLost(segment.file, 'is gone')
         for (const record of records) {
           if (onStep !== undefined) await onStep('record')
           yield record

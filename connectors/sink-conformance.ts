@@ -187,6 +187,19 @@ const EXACTLY_ONCE: readonly (readonly [string, Body])[] = [
       await epoch(run)
     },
   ],
+  [
+    'output that is gone stops the commit by its own code, and comes once it is back',
+    async (run) => {
+      await run.write(0, 3)
+      await run.write(1, 2)
+      await run.seal()
+      await run.complete()
+      // A job that has failed so is started again.
+      if (await run.commitWithoutOutput()) await run.crash(2)
+      else await run.commit()
+      await run.check()
+    },
+  ],
   ['a commit cut off at every step', cutOffEverywhere],
 ]
 

@@ -318,6 +318,22 @@ export class SinkRun<T> {
     return outcome !== null
   }
 
+  /**
+   * The commit of the oldest pending epoch finds the last of its segments gone, and has to say so; then it is back. False
+   * when the sink does not keep its output in segments of the outbox.
+   */
+  async commitWithoutOutput(): Promise<boolean> {
+    const next = this.manifest.pending[0]
+    const file = next?.committables.flatMap(segmentsIn).at(-1)
+    if (next === undefined || file === undefined) return false
+    this.outboxes.lost.add(file)
+    const commit = this.probe!.committer.commit(next.epoch, next.committables)
+    await assert.rejects(commit, { code: 'OUTPUT_LOST' }, 'output that is gone ends the job by its own code')
+    await this.checkCutOff(next)
+    this.outboxes.lost.delete(file)
+    return true
+  }
+
   /** Everything of this attempt is gone, or hangs; the next one starts with another parallelism. */
   async crash(parallelism: number, dieAfter?: number): Promise<void> {
     this.oldWriters = this.writers
@@ -414,6 +430,11 @@ export class SinkRun<T> {
   private throwFailure(): void {
     if (this.failure !== null) throw this.failure.error
   }
+}
+
+function segmentsIn(committable: JsonValue): string[] {
+  const { file } = (committable ?? {}) as { file?: JsonValue }
+  return typeof file === 'string' ? [file] : []
 }
 
 /** Rows below `least` must be there, rows from `most` on must not. */

@@ -8,11 +8,16 @@ import { type FileHandle, mkdir, mkdtemp, open, readFile, rm } from 'node:fs/pro
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import type { OutboxSegment, OutboxWriter, SinkCommitterContext, SinkWriterContext } from '../engine/contract/sink.ts'
+import {
+  type OutboxSegment,
+  type OutboxWriter,
+  outputLost,
+  type SinkCommitterContext,
+  type SinkWriterContext,
+} from '../engine/contract/sink.ts'
 import type { DeadLetter, Source, SourceReader, SourceReaderContext, SplitState } from '../engine/contract/source.ts'
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import type { Batch } from '../engine/core/batch.ts'
-import { MillraceError } from '../engine/core/errors.ts'
 import { rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { MetricRegistry } from '../engine/core/user-metrics.ts'
@@ -221,7 +226,7 @@ export function testCommitterContext(checkpointDirectory: string, sinkId = 'sink
     readOutbox: async function* (segment) {
       const content = await readFile(join(checkpointDirectory, segment.file))
       if (content.length !== segment.bytes || crc32(content) !== segment.crc32) {
-        throw new MillraceError('OUTBOX_CORRUPT', `Outbox ${segment.file} does not match its checksum.`)
+        throw outputLost(segment.file, 'does not match its checksum')
       }
       for (let at = 0; at < content.length; ) {
         const length = content.readUInt32BE(at)

@@ -4,7 +4,8 @@
  * Each writer writes a file in `<path>/.pending` and cuts it at every barrier. The committable names the
  * file with its size and checksum. The committer renames the files of an epoch to
  * `<prefix>-<epoch>-<subtask>.jsonl` (or .csv, .parquet) and then replaces the marker file `.millrace-marker`, which holds the
- * epoch. Both steps may be repeated: a file that is in place already with the right size is done.
+ * epoch. Both steps may be repeated: a file that is in place already with the right size is done. A part that is gone
+ * or does not match its checksum is not shown, and ends the job.
  * A reader that must not see half of an epoch reads only files with an epoch up to the marker's.
  * Only the committer that opened last can replace the marker (owner-directory.ts).
  *
@@ -16,12 +17,13 @@ import { type FileHandle, mkdir, open, readdir, readFile, rename, stat, unlink }
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { crc32, gzip, zstdCompress } from 'node:zlib'
-import type {
-  Sink,
-  SinkCommitter,
-  SinkCommitterContext,
-  SinkWriter,
-  SinkWriterContext,
+import {
+  outputLost,
+  type Sink,
+  type SinkCommitter,
+  type SinkCommitterContext,
+  type SinkWriter,
+  type SinkWriterContext,
 } from '../../engine/contract/sink.ts'
 import type { Batch } from '../../engine/core/batch.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
@@ -315,12 +317,13 @@ class FilesCommitter implements SinkCommitter {
     const temp = join(this.path, PENDING_DIRECTORY, part.temp)
     const final = join(this.path, name)
     const size = await sizeOf(temp)
-    if (size === part.bytes) return rename(temp, final)
     if (size === null && (await sizeOf(final)) === part.bytes) return
-    throw new MillraceError('SINK_PART_LOST', `${part.temp} has ${size ?? 'no'} bytes instead of ${part.bytes}.`, {
-      domain: 'external',
-      hint: `Nothing but Millrace may change files in ${this.path}/${PENDING_DIRECTORY}.`,
-    })
+    if (size === null) throw outputLost(temp, 'is gone')
+    if (size !== part.bytes) throw outputLost(temp, `has ${size} bytes instead of ${part.bytes}`)
+    // Read once more before it is called damaged: bytes can also be hurt on the way.
+    const isSound = (await checksumOf(temp)) === part.crc32 || (await checksumOf(temp)) === part.crc32
+    if (!isSound) throw outputLost(temp, 'does not match its checksum')
+    await rename(temp, final)
   }
 
   /** Removes pending files of attempts before `attempt`. */
@@ -330,6 +333,22 @@ class FilesCommitter implements SinkCommitter {
       const older = /^(\d+)-.*\.inprogress$/.exec(name)
       if (older !== null && Number(older[1]) < attempt) await unlink(join(directory, name))
     }
+  }
+}
+
+/** CRC-32 of a file; reading and this cost a small part of what writing it did. */
+async function checksumOf(path: string): Promise<number> {
+  const handle = await open(path, 'r')
+  try {
+    const buffer = Buffer.allocUnsafe(BUFFER_BYTES)
+    let checksum = 0
+    for (;;) {
+      const { bytesRead } = await handle.read(buffer)
+      if (bytesRead === 0) return checksum
+      checksum = crc32(buffer.subarray(0, bytesRead), checksum)
+    }
+  } finally {
+    await handle.close()
   }
 }
 

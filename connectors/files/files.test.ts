@@ -196,8 +196,26 @@ describe('files sink', () => {
       await rm(join(path, '.pending'), { recursive: true })
       const committer = sinkOf(path).createCommitter!(testCommitterContext(directory))
       await committer.open()
-      await assert.rejects(committer.commit(1, [committable]), { code: 'SINK_PART_LOST' })
+      await assert.rejects(committer.commit(1, [committable]), { code: 'OUTPUT_LOST' })
       assert.equal(await committer.readMarker(), 0)
+    }))
+
+  test('a part with a flipped bit is not shown; whole again it is', () =>
+    withDirectory(async (directory) => {
+      const path = join(directory, 'out')
+      const committable = await stage(path, directory, [1, 2])
+      const [part] = await readdir(join(path, '.pending'))
+      const file = join(path, '.pending', part!)
+      const bytes = await readFile(file)
+      const committer = sinkOf(path).createCommitter!(testCommitterContext(directory))
+      await committer.open()
+      await writeFile(file, Buffer.from(bytes).fill(bytes[7]! ^ 1, 7, 8))
+      const lost = { code: 'OUTPUT_LOST', message: /\.inprogress does not match its checksum/ }
+      await assert.rejects(committer.commit(1, [committable]), lost)
+      assert.equal(await visible(path), '')
+      await writeFile(file, bytes)
+      await committer.commit(1, [committable])
+      assert.equal(await visible(path), linesOf([1, 2].map((id) => ({ id, text: 'z' }))))
     }))
 
   test('sweeps older attempts only after a newer one commits, never what is pending', () =>

@@ -3,7 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import type { SinkCommitter } from '../contract/sink.ts'
+import { outputLost, type SinkCommitter } from '../contract/sink.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { nodeIo } from '../runtime/node-io.ts'
@@ -149,6 +149,20 @@ describe('commits', () => {
     await assert.rejects(queue.enqueue(commitOf('a', 1)), { code: 'COMMIT_FAILED', retryable: false })
     const fenced = await queueOf({ a: sinkAt(0, new MillraceError('SINK_FENCED', 'another')) }, quickIo(delays))
     await assert.rejects(fenced.enqueue(commitOf('a', 1)), { code: 'SINK_FENCED' })
+    assert.deepEqual(delays, [])
+  })
+
+  test('whose output is lost end the job, unless the sink has the epoch or cannot say', async () => {
+    const delays: number[] = []
+    const lost = () => outputLost('outbox/a.seg', 'is gone')
+    const queue = await queueOf({ a: sinkAt(0, lost()) }, quickIo(delays))
+    const message = /^Sink a cannot apply epoch 1: outbox\/a\.seg is gone\. .*before epoch 1 with --restore PATH/
+    await assert.rejects(queue.enqueue(commitOf('a', 1)), { code: 'OUTPUT_LOST', retryable: false, message })
+    const peeked = { ...sinkAt(0, lost()), peekMarker: async () => 1 }
+    await (await queueOf({ a: peeked }, quickIo(delays))).enqueue(commitOf('a', 1))
+    const mute = { ...sinkAt(0, lost()), peekMarker: () => Promise.reject(new Error('down')) }
+    const asked = (await queueOf({ a: mute }, quickIo(delays))).enqueue(commitOf('a', 1))
+    await assert.rejects(asked, { code: 'COMMIT_FAILED', retryable: true, message: /down/ })
     assert.deepEqual(delays, [])
   })
 

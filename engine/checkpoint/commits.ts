@@ -7,8 +7,9 @@
  * - A sink's epochs are applied in ascending order; its marker equals what the manifest expects before
  *   each apply (I3). A marker ahead of every known epoch means that output exists which this checkpoint
  *   would make again: refused unless duplicates are accepted.
- * - A commit ends only when its outcome is known; errors are retried, then fail the job, which recovers
- *   and applies again.
+ * - A commit ends only when its outcome is known; errors are retried, then fail the job (`COMMIT_FAILED`), which
+ *   recovers and applies again. Only prepared output that is gone or damaged (`OUTPUT_LOST`) is final: a full disk
+ *   is emptied, a database comes up, a table is mended, but nobody makes those bytes again.
  */
 
 import type { SinkCommitter } from '../contract/sink.ts'
@@ -141,22 +142,29 @@ export class CommitQueue {
         await entry.committer.commit(epoch, committables)
         return
       } catch (error) {
-        const final = error instanceof MillraceError && !error.retryable
+        const code = error instanceof MillraceError ? error.code : null
         // Another owner took the sink. Whether it has the job as well is for the restart to find out.
-        if (error instanceof MillraceError && error.code === 'SINK_FENCED') throw error
-        if (final || attempt >= RETRY_DELAYS_MS.length) {
-          throw new MillraceError(
-            'COMMIT_FAILED',
-            `Sink ${entry.id} could not apply epoch ${epoch}: ${messageOf(error)}`,
-            {
-              domain: 'external',
-              retryable: !final,
-              cause: error,
-            },
-          )
+        if (code === 'SINK_FENCED') throw error
+        if (code === 'OUTPUT_LOST') {
+          if (await this.isApplied(entry, epoch)) return
+          throw lostFor(entry.id, epoch, error)
         }
+        const isHopeless = error instanceof MillraceError && !error.retryable
+        if (isHopeless || attempt >= RETRY_DELAYS_MS.length) throw failedFor(entry.id, epoch, error)
         await delay(this.io, RETRY_DELAYS_MS[attempt]!)
       }
+    }
+  }
+
+  /**
+   * Output goes when it has been applied: by an earlier try of which nothing was heard, or by another owner. When the
+   * sink cannot say, that is the error, and another try may tell.
+   */
+  private async isApplied({ id, committer }: CommitterEntry, epoch: number): Promise<boolean> {
+    try {
+      return ((await committer.peekMarker?.()) ?? (await committer.readMarker())) >= epoch
+    } catch (error) {
+      throw failedFor(id, epoch, error)
     }
   }
 
@@ -171,6 +179,22 @@ export class CommitQueue {
     this.entries.clear()
     await Promise.allSettled(closing)
   }
+}
+
+/** Ends the run; a restart tries again. */
+function failedFor(id: string, epoch: number, cause: unknown): MillraceError {
+  const retryable = !(cause instanceof MillraceError && !cause.retryable)
+  const message = `Sink ${id} could not apply epoch ${epoch}: ${messageOf(cause)}`
+  return new MillraceError('COMMIT_FAILED', message, { domain: 'external', retryable, cause })
+}
+
+/** Ends the job. */
+function lostFor(id: string, epoch: number, cause: unknown): MillraceError {
+  return new MillraceError('OUTPUT_LOST', `Sink ${id} cannot apply epoch ${epoch}: ${messageOf(cause)}`, {
+    domain: 'external',
+    hint: `Bring the file back as it was and start again; or start from a checkpoint before epoch ${epoch} with --restore PATH (\`millrace checkpoints list DIR\`), and its results are made again.`,
+    cause,
+  })
 }
 
 function delay(io: Io, ms: number): Promise<void> {

@@ -3,12 +3,14 @@
  * disk has not taken counts as buffered.
  */
 import assert from 'node:assert/strict'
-import { truncate, writeFile } from 'node:fs/promises'
+import { rm, truncate, writeFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import type { OutboxSegment } from '../contract/sink.ts'
 import type { Disk } from '../core/io.ts'
 import { nodeIo } from '../runtime/node-io.ts'
+import { layout } from './layout.ts'
+import { manifestName } from './manifest.ts'
 import { createOutbox, readOutbox } from './outbox.ts'
 import { withCheckpointDirectory } from './testing-manifest.ts'
 
@@ -74,12 +76,34 @@ test('a damaged or shortened segment is noticed', () =>
       const altered = Buffer.from(bytes)
       altered[i]! ^= 1
       await writeFile(path, altered)
-      await assert.rejects(recordsOf(directory, segment), { code: 'OUTBOX_CORRUPT' })
+      await assert.rejects(recordsOf(directory, segment), { code: 'OUTPUT_LOST' })
     }
     await writeFile(path, bytes)
     assert.equal((await recordsOf(directory, segment)).length, 3)
     await truncate(path, bytes.length - 1)
-    await assert.rejects(recordsOf(directory, segment), { code: 'OUTBOX_CORRUPT' })
+    await assert.rejects(recordsOf(directory, segment), { code: 'OUTPUT_LOST' })
+  }))
+
+test('a segment is gone when its directory is there; what is read wrong once is read again', () =>
+  withCheckpointDirectory(async (directory) => {
+    const outbox = outboxIn(directory)
+    outbox.append(Buffer.from('hello'))
+    const segment = (await outbox.seal())!
+    let reads = 0
+    const disk: Disk = {
+      ...nodeIo.disk,
+      async read(path) {
+        const bytes = await nodeIo.disk.read(path)
+        return reads++ === 0 ? bytes.subarray(1) : bytes
+      },
+    }
+    for await (const record of readOutbox(disk, directory, segment)) assert.equal(String(record), 'hello')
+    assert.equal(reads, 2)
+    await rm(`${directory}/${segment.file}`)
+    // Without any manifest it may be a volume that is not mounted.
+    await assert.rejects(recordsOf(directory, segment), { code: 'ENOENT' })
+    await writeFile(layout.manifest(directory, manifestName(1)), '')
+    await assert.rejects(recordsOf(directory, segment), { code: 'OUTPUT_LOST', message: /p-000000\.seg is gone/ })
   }))
 
 /** A disk whose appends wait for `go`, or fail. */

@@ -13,8 +13,7 @@
  */
 import { crc32 } from 'node:zlib'
 import { isObjectUrl } from '../contract/object-store.ts'
-import type { OutboxSegment, OutboxWriter } from '../contract/sink.ts'
-import { MillraceError } from '../core/errors.ts'
+import { type OutboxSegment, type OutboxWriter, outputLost } from '../contract/sink.ts'
 import type { Disk, DiskFile } from '../core/io.ts'
 import { ByteArena } from '../core/strings.ts'
 import { layout } from './layout.ts'
@@ -137,21 +136,32 @@ export function createOutbox(options: OutboxOptions): OutboxWriter {
   }
 }
 
-/** The records of a sealed segment, in order. Throws `OUTBOX_CORRUPT`. */
+/** The records of a sealed segment, in order. Throws `OUTPUT_LOST`. */
 export async function* readOutbox(disk: Disk, directory: string, segment: OutboxSegment): AsyncGenerator<Uint8Array> {
-  const bytes = Buffer.from(await disk.read(`${directory}/${segment.file}`))
-  if (bytes.length !== segment.bytes || crc32(bytes) !== segment.crc32) {
-    throw new MillraceError('OUTBOX_CORRUPT', `Outbox segment ${segment.file} does not match its checksum.`, {
-      domain: 'external',
-      hint: 'Restore an earlier checkpoint, or repair the disk.',
-    })
-  }
+  const bytes = await readSegment(disk, directory, segment)
   let at = 0
   while (at < bytes.length) {
     const length = bytes.readUInt32LE(at)
     yield bytes.subarray(at + 4, at + 4 + length)
     at += 4 + length
   }
+}
+
+async function readSegment(disk: Disk, directory: string, segment: OutboxSegment): Promise<Buffer> {
+  const path = `${directory}/${segment.file}`
+  // Bytes can also be hurt on the way: what does not match is read once more before it is called damaged.
+  for (let left = 1; left >= 0; left--) {
+    const bytes = Buffer.from(await disk.read(path).catch((error) => goneOr(error, disk, directory, path)))
+    if (bytes.length === segment.bytes && crc32(bytes) === segment.crc32) return bytes
+  }
+  throw outputLost(path, 'does not match its checksum')
+}
+
+/** Without any manifest all of the directory is away, and may come back: a volume that is not mounted. */
+async function goneOr(error: unknown, disk: Disk, directory: string, path: string): Promise<never> {
+  const isGone = (error as NodeJS.ErrnoException).code === 'ENOENT'
+  if (isGone && (await disk.list(layout.manifests(directory))).length > 0) throw outputLost(path, 'is gone')
+  throw error
 }
 
 /** The segments of an epoch's output, relative to the checkpoint directory. */

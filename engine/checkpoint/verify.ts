@@ -1,16 +1,22 @@
 /**
- * Lists and verifies the checkpoints of a directory, for `millrace checkpoints list|verify`.
+ * Lists and verifies the checkpoints of a directory, for `millrace checkpoints list|verify`, and looks for the file
+ * behind a store that is damaged, for the job master.
  *
  * Verification reads everything: manifests against their checksums, state files against their hashes,
  * pending output against its CRC, and numbers for gaps. It changes nothing and needs no lock.
  */
 import { crc32 } from 'node:zlib'
+import { isObjectUrl } from '../contract/object-store.ts'
 import type { OutboxSegment } from '../contract/sink.ts'
-import { messageOf } from '../core/errors.ts'
+import { mapBounded } from '../core/bounded.ts'
+import { type MillraceError, messageOf } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { layout } from './layout.ts'
 import type { Manifest } from './manifest.ts'
 import { type ManifestEntry, manifestNumbers, readManifest } from './manifest-store.ts'
+import { damagedFile } from './object-disk.ts'
+
+const FILES_AT_ONCE = 4
 
 export interface CheckpointSummary {
   readonly number: number
@@ -78,6 +84,22 @@ export async function verifyCheckpoints(disk: Disk, directory: string): Promise<
   if (numbers.length === 0) problems.push(`${directory}: there is no checkpoint`)
   if (newest !== null) problems.push(...(await pendingProblems(disk, directory, newest)))
   return { checkpoints, filesChecked: hashes.size, problems }
+}
+
+/**
+ * The first state file of a manifest whose content is not what it was, as the error that ends a job; null when all are
+ * whole. Reads them all, so it is asked only after a store has been found damaged. Files of a remote directory are
+ * checked whenever they are fetched: there it is the local copy that was damaged.
+ */
+export async function damagedState(disk: Disk, directory: string, manifest: Manifest): Promise<MillraceError | null> {
+  if (isObjectUrl(directory)) return null
+  const files = manifest.stores.flatMap((store) => store.files)
+  const problems = await mapBounded(files, FILES_AT_ONCE, async (file) => {
+    const path = layout.sharedFile(directory, file.sha256)
+    const found = await disk.hash(path)
+    return found.sha256 === file.sha256 ? null : damagedFile(path, file, found)
+  })
+  return problems.find((problem) => problem !== null) ?? null
 }
 
 /** Older manifests are collected, but savepoints among them stay: only a gap above a savepoint is expected. */

@@ -8,11 +8,13 @@
  * commits again exactly the epochs above it.
  *
  * Promises of a committer: `commit(e, ...)` for an epoch <= marker changes nothing; it resolves only
- * when the outcome is known; it throws rather than skip, `SINK_FENCED` where another one has opened since.
+ * when the outcome is known; it throws rather than skip, `SINK_FENCED` where another one has opened since,
+ * `OUTPUT_LOST` where what was prepared is gone or damaged, which ends the job: no restart brings it back.
  * connectors/sink-conformance.ts checks all of this for any sink.
  */
 import type { AccumulatorRegistry } from '../core/accumulators.ts'
 import type { Batch } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { Schema } from '../core/schema.ts'
@@ -52,6 +54,11 @@ export interface SinkContext {
   readonly currentWatermark: number
   /** The machine's clock, milliseconds since 1970 UTC. */
   readonly currentProcessingTime: number
+}
+
+/** Prepared output is gone or damaged, for good: `file` as a reader of the message finds it. */
+export function outputLost(file: string, problem: string): MillraceError {
+  return new MillraceError('OUTPUT_LOST', `${file} ${problem}.`, { domain: 'external' })
 }
 
 export interface SinkWriterContext {
@@ -108,7 +115,7 @@ export interface SinkCommitterContext {
   readonly sinkId: string
   readonly jobName: string
   readonly io: Io
-  /** Records of a segment in order; throws `OUTBOX_CORRUPT` when file and checksum disagree. */
+  /** Records of a segment in order; throws `OUTPUT_LOST` when it is gone, or file and checksum disagree. */
   readOutbox(segment: OutboxSegment): AsyncIterable<Uint8Array>
 }
 
@@ -119,7 +126,10 @@ export interface SinkCommitter {
   readMarker(): Promise<number>
   /** The marker as it is, without `open`: nothing is made or fenced. Null when it cannot be known that way. */
   peekMarker?(): Promise<number | null>
-  /** Makes an epoch's committables (all subtasks') visible and sets the marker, atomically. */
+  /**
+   * Makes an epoch's committables (all subtasks') visible and sets the marker, atomically. Throws a `MillraceError`
+   * `OUTPUT_LOST` when they are gone or damaged; after any other error the engine tries again.
+   */
   commit(epoch: number, committables: readonly JsonValue[]): Promise<void>
   close(): Promise<void>
 }

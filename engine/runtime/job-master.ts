@@ -21,6 +21,7 @@ import { layout } from '../checkpoint/layout.ts'
 import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
 import { createManifest, readManifest } from '../checkpoint/manifest-store.ts'
 import { planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
+import { damagedState } from '../checkpoint/verify.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
@@ -580,18 +581,27 @@ export class JobMaster implements RunningJob {
     const { random } = this.environment.io
     const { delayMs, history } = decideRestart(this.options.restart, this.failures, this.monotonicMs(), random.next())
     this.failures = history
-    const gives = !failure.restartable || delayMs === null || this.goal === 'cancel'
+    const suspect = STATE_DAMAGE.has(cause.code) ? (this.run?.manifest ?? null) : null
     this.state = 'restarting'
     this.rejectSavepoints(cause)
-    this.abandonRun().then(() => {
-      if (gives || this.goal === 'cancel') {
-        this.end('failed', cause)
+    this.abandonRun().then(async () => {
+      const damage = suspect === null ? null : await this.damageIn(suspect)
+      if (!failure.restartable || delayMs === null || damage !== null || this.goal === 'cancel') {
+        this.end('failed', damage ?? cause)
         return
       }
       this.restarts++
       this.options.onEvent({ type: 'restart', attempt: this.restarts, cause: failure.message })
       this.cancelRestart = this.environment.io.timers.schedule(delayMs, () => this.restart())
     })
+  }
+
+  /** What a store found damaged may be so in the checkpoint itself: then no restart helps, and the file has a name. */
+  private async damageIn(manifest: Manifest): Promise<MillraceError | null> {
+    // Whatever keeps the files from being read now will show itself again, or be gone, at the restart.
+    const damage = await damagedState(this.environment.io.disk, this.directory, manifest).catch(() => null)
+    if (damage !== null) this.exception('recovery', damage)
+    return damage
   }
 
   private restart(): void {
@@ -784,12 +794,16 @@ function failureOf(error: unknown): WorkerFailure {
   }
 }
 
+/** With these a worker says that a file of its store, which came from the checkpoint or was made since, is damaged. */
+const STATE_DAMAGE: ReadonlySet<string> = new Set(['STORE_CORRUPT', 'SNAPSHOT_CORRUPT'])
+
 /** Coordinator errors that a restart cannot mend. */
 const FINAL_CODES: ReadonlySet<string> = new Set([
   'JOB_TAKEN_OVER',
   'SINK_AHEAD',
   'SINK_BEHIND',
   'SINK_MISSING',
+  'OUTPUT_LOST',
   'STATE_NOT_RESTORED',
   'STATE_FILE_CORRUPT',
   'KEY_GROUPS_CHANGED',

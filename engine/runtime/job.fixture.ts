@@ -8,6 +8,7 @@ import type { Operator, OperatorContext, Output } from '../contract/operator.ts'
 import type { OutboxSegment, Sink } from '../contract/sink.ts'
 import type { Source, SourceReader, SplitState } from '../contract/source.ts'
 import type { Batch, Float64Column } from '../core/batch.ts'
+import type { JsonValue } from '../core/json-value.ts'
 import { decodeKey, fieldKeyExtractor } from '../core/keys.ts'
 import { BatchBuilder, batchOfRows } from '../core/rows.ts'
 import { schema, t } from '../core/schema.ts'
@@ -96,8 +97,13 @@ function floats(batch: Batch, column: number): Float64Array {
 class TotalsOperator implements Operator {
   private table!: StateTable
   private readonly slots = new Int32Array(4_096)
+  /** A checkpoint at the end of input has it: a restart from there must not emit again. */
+  private hasEmitted = false
 
   open(context: OperatorContext): void {
+    const { restored, subtask, parallelism } = context
+    const own = restored.length === parallelism ? [restored[subtask]] : restored
+    this.hasEmitted = own.length > 0 && own.every((hasEmitted) => hasEmitted === true)
     this.table = context.keyed.table({ name: 'totals', version: 1, layout: { kind: 'doubles', initial: [0, 0] } })
   }
 
@@ -115,7 +121,8 @@ class TotalsOperator implements Operator {
   }
 
   advanceWatermark(watermark: number, output: Output): boolean {
-    if (watermark !== Number.POSITIVE_INFINITY) return true
+    if (watermark !== Number.POSITIVE_INFINITY || this.hasEmitted) return true
+    this.hasEmitted = true
     const scan = this.table.existing(0)?.scan()
     const builder = new BatchBuilder(OUTPUT)
     for (let chunk = scan?.next(1_000) ?? null; chunk !== null; chunk = scan!.next(1_000)) {
@@ -127,6 +134,10 @@ class TotalsOperator implements Operator {
     }
     scan?.close()
     return true
+  }
+
+  snapshot(): JsonValue {
+    return this.hasEmitted
   }
 }
 

@@ -25,6 +25,10 @@ export const KNOWN_SEEDS: readonly { readonly seed: number; readonly found: stri
   { seed: 1183, found: 'a takeover passed over a checkpoint that the owner made after the base was chosen' },
   { seed: 1940, found: 'a wall clock set back by an hour held checkpoints up for an hour' },
   { seed: 7684, found: 'the generation of a takeover that was set aside was used again' },
+  {
+    seed: 8902,
+    found: 'a bit that flipped in a file restored by a rescale was hashed into the next checkpoint as its content',
+  },
   { seed: 33311, found: 'simulator: a delayed request brought a damaged manifest back, whole, after it was set aside' },
   { seed: 33754, found: 'simulator: a delayed request removed a manifest that was repaired by hand meanwhile' },
   { seed: 34100, found: 'after a rescale a window that had fired fired anew for rows that had been late before it' },

@@ -269,6 +269,10 @@ export class SimDisk {
     return this.live.has(path)
   }
 
+  isFile(path: string): boolean {
+    return this.live.get(path)?.kind === 'file'
+  }
+
   /** Would a file be there with these bytes after a crash at this instant? */
   survives(path: string, size: number): boolean {
     const node = this.durable.get(path)

@@ -9,7 +9,7 @@ const INJECTED =
   /simulated, |planned failure|: lost$|^lost$|transaction was refused|reply to the transaction|no reply to the transaction|An earlier try created manifest/
 
 /** What the loser of a race between two processes may meet: the winner collected what it no longer needs. */
-const RIVALRY = /took over the job|Another owner has sink|ENOENT: there is no object|already holds epoch/
+const RIVALRY = /took over the job|Another owner has sink|ENOENT: there is no object|\.seg is gone|already holds epoch/
 
 const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
 
@@ -17,9 +17,9 @@ const LOST_RACE = new Set(['JOB_TAKEN_OVER', 'SINK_FENCED'])
 const DAMAGE = /does not match its checksum|Set .* aside|already holds epoch|No checkpoint in/
 const DAMAGE_CODES = new Set(['SINK_AHEAD', 'CHECKPOINT_NOT_FOUND'])
 
-/** Of a file of state or output of which a bit flipped: the job refuses to start from it. */
+/** Of a file of state or output of which a bit flipped: the job ends, and does not try for ever. */
 const ROT = /does not match its checksum|is damaged: it has/
-const ROT_CODES = new Set(['SNAPSHOT_CORRUPT', 'STATE_FILE_CORRUPT', 'COMMIT_FAILED'])
+const ROT_CODES = new Set(['SNAPSHOT_CORRUPT', 'STATE_FILE_CORRUPT', 'OUTPUT_LOST'])
 
 /** Empty when it has none. */
 export function errorCode(error: unknown): string {

@@ -3,6 +3,7 @@
  *
  * Used by sim-invariants.ts, sim-results.ts and sim-run.ts. The engine never sees it.
  */
+import { createHash } from 'node:crypto'
 import { isObjectUrl, splitObjectUrl } from '../../contract/object-store.ts'
 import type { DiskObserver, SimDisk } from './sim-disk.ts'
 import type { SimObjects } from './sim-object-store.ts'
@@ -14,6 +15,8 @@ export class SimFiles {
   private readonly sound = new Map<string, Buffer>()
   /** Was a file ever rotten? What was read from it may be found out later. */
   hadRot = false
+  /** Of what rotten files held: nobody ever wrote that. */
+  private readonly rottenHashes = new Set<string>()
 
   constructor(disk: SimDisk, objects: SimObjects) {
     this.disk = disk
@@ -54,7 +57,22 @@ export class SimFiles {
     const rotten = Buffer.from(bytes)
     const bit = Math.floor(place * rotten.length * 8)
     rotten[bit >> 3]! ^= 1 << (bit & 7)
+    this.rottenHashes.add(sha256Of(rotten))
     this.change(path, rotten)
+  }
+
+  /** Is this the hash of damage? */
+  isOfRot(sha256: string): boolean {
+    return this.rottenHashes.has(sha256)
+  }
+
+  /** Local files below a directory whose content has one of these hashes. */
+  localCopies(directory: string, hashes: ReadonlySet<string>): string[] {
+    return this.disk.listNow(directory).flatMap((name) => {
+      const path = `${directory}/${name}`
+      if (!this.disk.isFile(path)) return this.localCopies(path, hashes)
+      return hashes.has(sha256Of(this.disk.readNow(path))) ? [path] : []
+    })
   }
 
   private change(path: string, bytes: Uint8Array): void {
@@ -87,4 +105,8 @@ export class SimFiles {
     if (isObjectUrl(path)) this.objects.putNow(splitObjectUrl(path).key, bytes)
     else this.disk.overwriteNow(path, bytes)
   }
+}
+
+function sha256Of(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex')
 }

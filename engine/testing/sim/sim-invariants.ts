@@ -165,11 +165,14 @@ export class SimInvariants implements DiskObserver {
     this.failedFiles.add(path)
   }
 
-  /** I1: every file is there and would be after a crash at this instant. */
+  /** I1: every file is there and would be after a crash at this instant, and no hash is that of damage. */
   private checkI1Files({ directory, manifest }: KnownManifest): void {
     for (const file of manifest.stores.flatMap((store) => store.files)) {
       if (!this.files.survives(layout.sharedFile(directory, file.sha256), file.size)) {
         this.fail('I1', `manifest ${manifest.number} names ${file.name} (${file.sha256}), which is not durable`)
+      }
+      if (this.files.isOfRot(file.sha256)) {
+        this.fail('I1', `manifest ${manifest.number} takes the damage to ${file.name} for its content`)
       }
     }
     for (const { sink, epoch, committables } of manifest.pending) {

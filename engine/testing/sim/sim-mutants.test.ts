@@ -18,6 +18,7 @@ const QUICK: readonly MutantName[] = [
   'marker-ignored',
   'offsets-late',
   'outbox-removed-early',
+  'restored-hashed-anew',
   'shared-file-deleted',
   'stale-ack',
   'state-rot-unnoticed',

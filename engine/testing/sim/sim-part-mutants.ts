@@ -10,13 +10,16 @@ import type { ValueCodec } from '../../contract/keyed-state.ts'
 import type { OperatorContext } from '../../contract/operator.ts'
 import type { OutboxSegment } from '../../contract/sink.ts'
 import type { SplitState } from '../../contract/source.ts'
+import { messageOf } from '../../core/errors.ts'
 import type { Disk } from '../../core/io.ts'
+import type { SimDisk } from './sim-disk.ts'
 import type { Fault } from './sim-faults.ts'
 import { type SimShape, withRepeats } from './sim-input.ts'
 import type { Mutant } from './sim-plant.ts'
 import {
   changeNodes,
   changeOperators,
+  changeSinks,
   changeTables,
   contextWith,
   isManifest,
@@ -24,11 +27,51 @@ import {
   readManifestsAs,
   readPositionsAs,
 } from './sim-plant-parts.ts'
+import type { SimStoreFactory } from './sim-store.ts'
 
 /** Faults with more of one kind. */
 function more(kind: Fault['kind'], faults: readonly Fault[]): Fault[] {
   const added = [120, 260].map((atStep): Fault => ({ kind, atStep, amount: 0.1, steps: 200 }))
   return [...faults, ...added].sort((a, b) => a.atStep - b.atStep)
+}
+
+/** A rescale or a power cut, and soon after it bits that flip. */
+function rotAfterRestores(faults: readonly Fault[]): Fault[] {
+  const rot = [40, 80, 120, 160].map(
+    (after): Fault => ({ kind: 'rot-meanwhile', atStep: 150 + after, amount: 0, steps: 0 }),
+  )
+  const crash: Fault = { kind: 'crash', atStep: 150, amount: 0, steps: 0 }
+  return [...faults, crash, ...rot].sort((a, b) => a.atStep - b.atStep)
+}
+
+/** A store that has other names for the files that it was restored with: the engine does not know them again. */
+function renamesRestored(factory: SimStoreFactory, raw: SimDisk): SimStoreFactory {
+  return {
+    ...factory,
+    restore(image, directory) {
+      const restored = new Set(raw.listNow(image))
+      const store = factory.restore(image, directory)
+      const writeAndCheckpoint = store.writeAndCheckpoint.bind(store)
+      return Object.assign(store, {
+        async writeAndCheckpoint(...[batch, target]: Parameters<typeof writeAndCheckpoint>) {
+          const files = await writeAndCheckpoint(batch, target)
+          return files.map(({ name, size }) => {
+            if (!restored.has(name)) return { name, size }
+            const renamed = name.replace('.sst', 'x.sst')
+            raw.linkNow(`${target}/${name}`, `${target}/${renamed}`)
+            return { name: renamed, size }
+          })
+        },
+      })
+    },
+  }
+}
+
+/** Bits flip in output that waits for a sink which does not answer. */
+function rotOfWaitingOutput(faults: readonly Fault[]): Fault[] {
+  const outage: Fault = { kind: 'sink-outage', atStep: 100, amount: 0, steps: 250 }
+  const rot = [160, 220, 280].map((atStep): Fault => ({ kind: 'rot-meanwhile', atStep, amount: 0, steps: 0 }))
+  return [...faults, outage, ...rot].sort((a, b) => a.atStep - b.atStep)
 }
 
 /** Manifests read as if their checksum fitted, and the output that they list as if its did. */
@@ -122,6 +165,53 @@ export const PART_MUTANTS = {
   'output-rot-unnoticed': {
     what: 'a flipped bit in output that waits for its commit is not noticed',
     plant: () => ({ faults: (faults) => more('rot', faults), disk: outputUnchecked }),
+  },
+  'restored-hashed-anew': {
+    what: 'the first checkpoint after a restore hashes restored files anew, and takes damage for content',
+    plant: () => {
+      let disk: SimDisk | null = null
+      return {
+        faults: rotAfterRestores,
+        disk(view, raw) {
+          disk = raw
+          return view
+        },
+        stores: (factory) => renamesRestored(factory, disk!),
+      }
+    },
+  },
+  'lost-output-retried': {
+    what: 'output that is gone or damaged is waited for, again and again',
+    plant: () => ({
+      faults: rotOfWaitingOutput,
+      graph: (graph) =>
+        changeSinks(graph, {
+          committer: (committer) => ({
+            open: () => committer.open(),
+            readMarker: () => committer.readMarker(),
+            commit: (epoch, committables) =>
+              committer.commit(epoch, committables).catch((error: unknown) => {
+                throw new Error(messageOf(error))
+              }),
+            close: () => committer.close(),
+          }),
+        }),
+    }),
+  },
+  'damaged-state-retried': {
+    what: 'a checkpoint whose state is damaged is restored again and again',
+    plant: () => ({
+      shape: (shape: SimShape) => ({ ...shape, isRemote: false, noticesRotLate: true }),
+      faults: (faults) => more('rot', faults),
+      disk: (disk) => ({
+        ...disk,
+        async hash(path) {
+          const found = await disk.hash(path)
+          const name = /\/shared\/([0-9a-f]{64})$/.exec(path)?.[1]
+          return name === undefined ? found : { ...found, sha256: name }
+        },
+      }),
+    }),
   },
   'manifest-rot-unnoticed': {
     what: 'a flipped bit in a manifest is not noticed',

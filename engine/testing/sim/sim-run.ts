@@ -10,7 +10,7 @@
  */
 import { CHECKPOINT_POLICY_DEFAULT } from '../../checkpoint/checkpoint-policy.ts'
 import { layout } from '../../checkpoint/layout.ts'
-import { decodeManifest, manifestName } from '../../checkpoint/manifest.ts'
+import { decodeManifest, type Manifest, manifestName } from '../../checkpoint/manifest.ts'
 import { segmentsOf } from '../../checkpoint/outbox.ts'
 import { messageOf } from '../../core/errors.ts'
 import { StringInterner } from '../../core/strings.ts'
@@ -176,6 +176,11 @@ class Simulation {
     return this.directories.at(-1)!
   }
 
+  /** Of the process that was started last. */
+  private get liveDirectory(): string {
+    return layout.live(this.shape.isRemote ? `${ROOT}/machine${this.machines}` : this.directory)
+  }
+
   private newDirectory(): void {
     const name = `job${this.directories.length + 1}`
     const directory = `${this.shape.isRemote ? BUCKET : ROOT}/${name}`
@@ -270,7 +275,7 @@ class Simulation {
       invariants: this.invariants,
       jobOptions: plant.options?.(options) ?? options,
       directory,
-      liveDirectory: layout.live(shape.isRemote ? `${ROOT}/machine${this.machines}` : directory),
+      liveDirectory: this.liveDirectory,
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
       spillBeyondBytes: shape.spillBeyondBytes,
@@ -323,8 +328,6 @@ class Simulation {
     if (event.type === 'restart') {
       this.restarts++
       this.hadFailure = true
-      // Nobody ends the job for that: it goes on as soon as the file is whole.
-      if (this.files.hadRot && isRotRefused(null, event.cause)) this.restoreFiles()
     }
     const active = this.actives.find((candidate) => candidate.process.master.id === `p${process}`)
     if (event.type === 'started' && active !== undefined) this.checkRefusal(active)
@@ -487,7 +490,8 @@ class Simulation {
         this.nextProcess()
         return
       case 'rot-meanwhile':
-        this.rotFile()
+        if (this.shape.isRemote && this.random.chance(0.5)) this.rotLocalCopy()
+        else this.rotFile()
         return
       case 'pause':
         this.pause()
@@ -563,11 +567,23 @@ class Simulation {
     this.files.overwrite(path, worse)
   }
 
+  /** The newest manifest, where its files may rot: nobody is busy with another damage or a refusal. */
+  private get mayRot(): Manifest | null {
+    if (this.damaged !== null || this.next.restore !== 'latest' || this.next.refusal !== null) return null
+    return this.invariants.newest(this.directory)
+  }
+
+  /** A bit flips in a file that was fetched from the object store, or that the newest checkpoint brought there. */
+  private rotLocalCopy(): void {
+    const files = this.mayRot?.stores.flatMap((store) => store.files) ?? []
+    const copies = this.files.localCopies(this.liveDirectory, new Set(files.map(({ sha256 }) => sha256)))
+    if (copies.length > 0) this.files.rot(this.random.pick(copies), this.random.next())
+  }
+
   /** A bit flips in a file of state or of output that is not applied. */
   private rotFile(): void {
-    const manifest = this.invariants.newest(this.directory)
-    if (manifest === null || this.damaged !== null || this.next.restore !== 'latest' || this.next.refusal !== null)
-      return
+    const manifest = this.mayRot
+    if (manifest === null) return
     const state = manifest.stores.flatMap((store) => store.files)
     const paths = [
       ...state.map(({ sha256 }) => layout.sharedFile(this.directory, sha256)),
