@@ -64,6 +64,7 @@ function counted(store: KeyedStore): { store: KeyedStore; asked: number[] } {
       write: (batch) => store.write(batch),
       deleteRange: (from, to) => store.deleteRange(from, to),
       scan: (from, to) => store.scan(from, to),
+      writeInBackground: (batch) => store.writeInBackground(batch),
       writeAndCheckpoint: (batch, to) => store.writeAndCheckpoint(batch, to),
       memoryBytes: () => store.memoryBytes(),
       close: () => store.close(),

@@ -254,6 +254,11 @@ export class KeyedBackend implements KeyedState {
     for (const table of this.tables.values()) table.clear()
   }
 
+  /** True when the working set is larger than its budget, which it is only while nothing may be evicted. */
+  get isOverBudget(): boolean {
+    return this.relief.memoryBytes() > this.options.memoryBudgetBytes
+  }
+
   /** Bytes of the working set; decoded objects are estimated from the size of their encoding. */
   memoryBytes(): number {
     return Math.round(this.relief.memoryBytes())

@@ -183,8 +183,8 @@ export class PieceArena implements Arena {
 
 /** Collects puts and deletes; reused from one checkpoint to the next. */
 export class WriteBatchBuilder {
-  readonly keys = new PieceArena()
-  readonly values = new PieceArena()
+  keys = new PieceArena()
+  values = new PieceArena()
   private deletes = new Uint8Array(256)
   private deletesAny = false
 
@@ -227,6 +227,19 @@ export class WriteBatchBuilder {
   /** What was collected, as views that stay valid until `clear` or a further row. */
   batch(): WriteBatch {
     return { keys: this.keys, values: this.values, deletes: this.deletesAny ? this.deletes : null }
+  }
+
+  /** Exchanges what was collected, and the memory, with another builder. */
+  swap(other: WriteBatchBuilder): void {
+    const { keys, values, deletes, deletesAny } = this
+    this.keys = other.keys
+    this.values = other.values
+    this.deletes = other.deletes
+    this.deletesAny = other.deletesAny
+    other.keys = keys
+    other.values = values
+    other.deletes = deletes
+    other.deletesAny = deletesAny
   }
 
   clear(): void {

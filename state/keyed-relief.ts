@@ -2,8 +2,12 @@
  * Keeps the memory of one operator's keyed state within its bounds, a bounded piece of work at a time.
  *
  * Called by keyed-backend.ts between batches. In this order: finish what settled checkpoints left to do, tell the
- * store of dropped windows, write changes down when too many wait for the next checkpoint, and, when memory nears
- * the budget, put decoded objects back into bytes, which take a fourth of the room, and then evict.
+ * store of dropped windows, write changes down early where too many wait for the next checkpoint, and, when memory
+ * nears the budget, put decoded objects back into bytes, which take a fourth of the room, and then evict.
+ *
+ * Too many changes are those that would keep memory from being relieved: nothing changed is evicted while a cut is
+ * encoded, and what changed objects grew is only known once they are encoded. A change of numbers costs no memory, so
+ * those are written early only when memory nears the budget.
  *
  * Eviction takes segments that nothing used lately as a whole, oldest first. In segments in use it gives a second
  * chance to what was used since it last looked, and makes room for as many entries as come in, so that their arrays
@@ -87,7 +91,7 @@ export class KeyedRelief {
       this.drainDeletions(phase)
       if (this.dirtyBytes() > this.dirtyBytesMax) this.drainChanges(phase)
     }
-    if (this.memoryBytes() > this.budgetBytes * RELIEF_FROM) this.relieve(phase, inserted)
+    if (this.isPressed()) this.relieve(phase, inserted)
     this.decodedBefore = this.memory.decoded
   }
 
@@ -111,7 +115,17 @@ export class KeyedRelief {
     for (const segment of this.segments()) if (!settleSome(segment, SETTLE_SLOTS)) return
   }
 
-  /** Bytes that the next cut would copy. */
+  private isPressed(): boolean {
+    return this.memoryBytes() > this.budgetBytes * RELIEF_FROM
+  }
+
+  /** Tables whose changes may be too many. */
+  private drained(): Table[] {
+    const isPressed = this.isPressed()
+    return [...this.tables.values()].filter((table) => isPressed || table.shared.layout.kind === 'object')
+  }
+
+  /** Bytes that the next cut would copy of them. */
   private dirtyBytes(): number {
     let rowBytes = ROW_BYTES_MAX
     for (const { shared } of this.tables.values())
@@ -119,7 +133,7 @@ export class KeyedRelief {
     // Most turns need no look at the segments.
     if (this.memory.dirty * rowBytes < this.dirtyBytesMax) return 0
     let bytes = 0
-    for (const segment of this.segments()) bytes += segment.dirtyBytes()
+    for (const { segments } of this.drained()) for (const segment of segments.values()) bytes += segment.dirtyBytes()
     return bytes
   }
 
@@ -171,7 +185,7 @@ export class KeyedRelief {
 
   private drainChanges(phase: CheckpointPhase): void {
     let left = this.dirtyBytes() > this.dirtyBytesMax * 1.1 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
-    for (const table of this.tables.values()) {
+    for (const table of this.drained()) {
       const segments = [...table.segments.values()].filter((segment) => segment.dirtyCount > 0)
       segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn || b.dirtyCount - a.dirtyCount)
       for (const segment of segments) {
@@ -198,7 +212,7 @@ export class KeyedRelief {
     )
     let quota = Math.max(EVICT_ENTRIES_MIN, 2 * inserted)
     for (const { table, segment } of candidates) {
-      if (quota <= 0 || this.memoryBytes() <= this.budgetBytes * RELIEF_FROM) return
+      if (quota <= 0 || !this.isPressed()) return
       const isHot = segment.lastUsedTurn >= turn - COLD_TURNS
       const wanted = isHot ? Math.min(quota, this.roomWanted(segment, inserted)) : quota
       quota -= this.evictFrom(table, segment, phase, wanted, isHot)

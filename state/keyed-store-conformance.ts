@@ -105,6 +105,7 @@ const command = fc.oneof(
     a: keys,
     b: keys,
     awaitFirst: fc.boolean(),
+    isImaged: fc.boolean(),
   }),
 )
 type Command = typeof command extends fc.Arbitrary<infer T> ? T : never
@@ -156,7 +157,7 @@ async function runCommands(factory: KeyedStoreFactory, scratch: Scratch, command
   }
 }
 
-/** Changes made while the checkpoint runs are seen by reads and are not in its image. */
+/** Changes made while the checkpoint or write runs are seen by reads, and are not in its image. */
 async function checkpointStep(
   factory: KeyedStoreFactory,
   scratch: Scratch,
@@ -165,7 +166,8 @@ async function checkpointStep(
   step: Extract<Command, { kind: 'checkpoint' }>,
 ): Promise<KeyedStore> {
   const image = scratch.fresh()
-  const running = store.writeAndCheckpoint(batchOf(step.changes), image)
+  const batch = batchOf(step.changes)
+  const running = step.isImaged ? store.writeAndCheckpoint(batch, image) : store.writeInBackground(batch)
   applyTo(model, step.changes)
   const expected = sortedRows(model)
   if (step.awaitFirst) await running
@@ -181,6 +183,7 @@ async function checkpointStep(
   )
   await running
   assert.deepEqual(scanAll(store), sortedRows(model))
+  if (!step.isImaged) return store
 
   const restored = factory.restore(image, scratch.fresh())
   assert.deepEqual(scanAll(restored), expected)
@@ -347,8 +350,9 @@ export function keyedStoreConformance(name: string, makeFactory: () => KeyedStor
         const big = Buffer.alloc(5 << 20, 'big').toString('latin1')
         const model = new Map<string, string>([['big', big]])
         const rows: Change[] = Array.from({ length: 20_000 }, (_, i) => [`k${(i * 7919) % 20_000}`, `v${i}`])
-        applyTo(model, rows)
-        store.write(batchOf([['big', big], ...rows.slice(0, 10_000)]))
+        applyTo(model, [['big too', big], ...rows])
+        store.write(batchOf([['big', big], ...rows.slice(0, 5_000)]))
+        await store.writeInBackground(batchOf([...rows.slice(5_000, 10_000), ['big too', big]]))
         const image = scratch.fresh()
         const files = await store.writeAndCheckpoint(batchOf(rows.slice(10_000)), image)
         assert.ok(files.length > 0)

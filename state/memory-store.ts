@@ -200,6 +200,12 @@ class MemoryStore implements KeyedStore {
     return merged
   }
 
+  /** The batch is applied at once. */
+  async writeInBackground(batch: WriteBatch): Promise<void> {
+    if (this.#checkpointing) throw misused('A checkpoint of this store is already running.')
+    this.write(batch)
+  }
+
   /** The batch is applied at once; encoding and writing happen a block at a time between other turns. */
   async writeAndCheckpoint(batch: WriteBatch, directory: string): Promise<readonly CheckpointFile[]> {
     this.#requireOpen()

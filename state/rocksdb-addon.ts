@@ -53,7 +53,7 @@ export interface RocksdbAddon {
     info: Uint32Array,
   ): number
   scanClose(scan: ScanHandle): void
-  /** Batches of at least `sstBytesMin` bytes are ingested as SST files. */
+  /** Batches of at least `sstBytesMin` bytes are ingested as SST files. Without a directory no image is made. */
   writeAndCheckpoint(
     store: StoreHandle,
     keyBytes: Uint8Array,
@@ -62,7 +62,7 @@ export interface RocksdbAddon {
     valueOffsets: Uint32Array,
     count: number,
     deletes: Uint8Array | null,
-    directory: string,
+    directory: string | null,
     sstBytesMin: number,
   ): Promise<CheckpointFile[]>
   memoryBytes(store: StoreHandle): number

@@ -181,13 +181,19 @@ class RocksdbStore implements KeyedStore {
     return new RocksdbScan(this.#addon, handle)
   }
 
-  async writeAndCheckpoint(batch: WriteBatch, directory: string): Promise<readonly CheckpointFile[]> {
+  async writeInBackground(batch: WriteBatch): Promise<void> {
+    const action = 'write state'
+    try {
+      await this.#begin(action, batch, null)
+    } catch (error) {
+      throw fromAddon(action, error)
+    }
+  }
+
+  #begin(action: string, batch: WriteBatch, directory: string | null): Promise<CheckpointFile[]> {
     const { keys, values, deletes } = batch
-    const action = `write the checkpoint ${directory}`
     requireSameCount(batch)
-    claimCheckpointDirectory(directory)
-    // Nothing is awaited before this call: writes made after it must not be in the image.
-    const running = guarded(action, () =>
+    return guarded(action, () =>
       this.#addon.writeAndCheckpoint(
         this.#handle,
         keys.bytes,
@@ -200,6 +206,13 @@ class RocksdbStore implements KeyedStore {
         SST_BYTES_MIN,
       ),
     )
+  }
+
+  async writeAndCheckpoint(batch: WriteBatch, directory: string): Promise<readonly CheckpointFile[]> {
+    const action = `write the checkpoint ${directory}`
+    claimCheckpointDirectory(directory)
+    // Nothing is awaited before this call: writes made after it must not be in the image.
+    const running = this.#begin(action, batch, directory)
     try {
       return await running
     } catch (error) {

@@ -10,12 +10,11 @@
  *
  * Invariants:
  * - Keys order as unsigned bytes, shorter first on a common prefix.
- * - After `writeAndCheckpoint` returned its promise, reads see the batch. When it rejects, later writes may be
- *   applied already: a caller that writes the batch again must first drop from it what was written since.
+ * - After `writeAndCheckpoint` or `writeInBackground` returned its promise, reads see the batch. When it rejects, later
+ *   writes may be applied already: a caller that writes the batch again must first drop from it what was written since.
  * - `writeAndCheckpoint` sees exactly the writes that came before it, plus its own; later writes are
- *   not in its files. Until its promise settles no other `writeAndCheckpoint` starts.
- * - Arguments are borrowed for the length of the call (for `writeAndCheckpoint`, until the promise
- *   settles): the caller may reuse the buffers afterwards. Results are views into memory that the next
+ *   not in its files. Until a promise of these two settles neither of them starts again.
+ * - Arguments are borrowed for the length of the call (for these two, until the promise settles): the caller may reuse the buffers afterwards. Results are views into memory that the next
  *   call on the same store may overwrite, unless a function says otherwise.
  */
 
@@ -72,6 +71,11 @@ export interface KeyedStore {
   deleteRange(from: Uint8Array, to: Uint8Array): void
   /** Entries with keys in [from, to). `to` null means to the end. */
   scan(from: Uint8Array, to: Uint8Array | null): Scan
+  /**
+   * As `write`, off the calling thread, for large batches. Rejects as `writeAndCheckpoint` does; the batch may then be
+   * applied in part, or be written again with the same effect.
+   */
+  writeInBackground(batch: WriteBatch): Promise<void>
   /**
    * Applies `batch` (unsorted; may be empty), then makes an immutable image of the store in the new
    * directory `directory`. Heavy work runs off the calling thread. Rejects with an `external`

@@ -7,7 +7,6 @@
  * rest from the other stores that have some.
  */
 import { KeyedBackend } from '../../state/keyed-backend.ts'
-import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { ManifestFile, ManifestStore } from '../checkpoint/manifest.ts'
 import type { KeyGroupRange } from '../contract/keyed-state.ts'
@@ -17,13 +16,15 @@ import { mapBounded } from '../core/bounded.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { keyGroupRange } from '../core/keys.ts'
+import { CutPieces } from './cut-pieces.ts'
 import { type ExecutionPlan, workerOf } from './planner.ts'
 import type { Deployment } from './protocol.ts'
 
 export interface WorkerState {
   /** Null when no subtask of this worker keeps keyed state. */
   readonly store: KeyedStore | null
-  readonly builder: WriteBatchBuilder | null
+  /** Of the open cut; null without a store. */
+  readonly changes: CutPieces | null
   /** The files that the store was opened with, under the names that it has for them. */
   readonly restored: readonly ManifestFile[]
   /** Every keyed state opened so far. */
@@ -45,6 +46,8 @@ export const RESTORE_FILES_AT_ONCE = 8
 /** Of a worker's state memory, what changes may take that wait for a checkpoint, and their encoded form in it. */
 const CHANGES_SHARE = 1 / 8
 const CHANGES_BYTES_MAX = 64 << 20
+/** One that is filled and one on its way into the store. */
+const PIECES_AT_ONCE = 2
 /** However much the store and the changes take, tables keep this part. */
 const TABLES_SHARE_MIN = 1 / 2
 
@@ -72,7 +75,7 @@ export async function openWorkerState(
   if (hosted === 0) {
     return {
       store: null,
-      builder: null,
+      changes: null,
       restored: [],
       keyed,
       memoryBudgetBytes: 0,
@@ -94,7 +97,7 @@ export async function openWorkerState(
   const memoryBudgetBytes = memory.tables / hosted
   return {
     store,
-    builder: new WriteBatchBuilder(),
+    changes: new CutPieces(store, memory.changes / PIECES_AT_ONCE),
     restored,
     keyed,
     memoryBudgetBytes,

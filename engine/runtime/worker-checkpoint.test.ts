@@ -7,12 +7,12 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { collectGarbage } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
+import { CutPieces } from './cut-pieces.ts'
 import { nodeIo } from './node-io.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture, WorkerAck } from './protocol.ts'
 import { type WorkerCheckpointOptions, WorkerCheckpoints } from './worker-checkpoint.ts'
@@ -59,7 +59,7 @@ async function make(directory: string, subtasks: number, keeps: KeyedStore, chan
     committed: [],
     restored: [],
     store: subtasks === 0 ? null : keeps,
-    builder: subtasks === 0 ? null : new WriteBatchBuilder(),
+    changes: subtasks === 0 ? null : new CutPieces(keeps, 1 << 20),
     defer: setImmediate,
     send: (message) => sent.push(message),
     fail: (error) => failures.push(error),

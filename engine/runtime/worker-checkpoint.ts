@@ -1,9 +1,9 @@
 /**
  * A worker's part in checkpoints: gathers the cuts of its subtasks, makes them durable, acks.
  *
- * Subtasks cut one after the other as barriers reach them. When the last one has, what their cuts have not
- * encoded yet is encoded in pieces between turns; then all of it goes into the worker's store, the store is imaged by hard links, new files are
- * hashed and linked into shared/, sealed output is synced, and only then the ack goes out (I10).
+ * Subtasks cut one after the other as barriers reach them. When the last one has, what their cuts have not encoded yet is
+ * encoded between turns, and goes into the worker's store piece by piece (cut-pieces.ts). Then the store is imaged by
+ * hard links, new files are hashed and linked into shared/, sealed output is synced, and only then the ack goes out (I10).
  *
  * Invariants:
  * - Between its cut and the start of imaging a subtask's state writes nothing to the store.
@@ -15,20 +15,22 @@
  * - Output that could not be sealed is lost to later attempts, so the job goes back to its last manifest.
  */
 
-import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { ManifestFile } from '../checkpoint/manifest.ts'
-import type { KeyedStore } from '../contract/keyed-store.ts'
+import type { KeyedStore, WriteBatch } from '../contract/keyed-store.ts'
 import { assert } from '../core/assert.ts'
 import { mapBounded } from '../core/bounded.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
+import type { CutPieces } from './cut-pieces.ts'
 import type { FromWorker, SinkCommittable, SubtaskCapture } from './protocol.ts'
 
 /** What the keyed state of one operator subtask has to be told. */
 export interface CheckpointedState {
   /** Encodes up to about `entriesMax` entries of the cut; true when none is left. */
   captureMore(entriesMax: number): boolean
+  /** True when its tables take more than their part of the memory. */
+  readonly isOverBudget: boolean
   /** The store has the whole cut: what is written from now on is not in the image. */
   imagingStarted(): void
   /** The store holds everything captured. */
@@ -50,7 +52,7 @@ export interface WorkerCheckpointOptions {
   readonly committed: readonly ManifestFile[]
   /** Those of them that the store was opened with, under the same names. */
   readonly restored: readonly ManifestFile[]
-  readonly builder: WriteBatchBuilder | null
+  readonly changes: CutPieces | null
   /** Runs a task after the event loop and the subtasks had their turn. */
   readonly defer: (task: () => void) => void
   readonly send: (message: FromWorker) => void
@@ -66,10 +68,12 @@ const FILES_AT_ONCE = 4
 interface Cut {
   readonly attempt: number
   readonly captures: SubtaskCapture[]
-  /** Whose changes are in the builder. */
+  /** Whose changes it has. */
   readonly states: CheckpointedState[]
   readonly sealing: Promise<SinkCommittable | null>[]
   isWhole: boolean
+  /** While what is left is encoded and most of it written; null before and after. Does not reject. */
+  encoding: Promise<void> | null
 }
 
 export class WorkerCheckpoints {
@@ -104,7 +108,23 @@ export class WorkerCheckpoints {
     if (attempt > this.started.attempt) this.started = { attempt, atMs: this.options.io.clock.monotonicMs() }
   }
 
-  /** Takes one subtask's cut; what it captured of keyed state is in the builder already. */
+  /** Between turns: changes that are encoded go on their way once they are many. */
+  sendChanges(): void {
+    if (this.cut !== null) this.options.changes?.send()
+  }
+
+  /**
+   * Null, or what subtasks wait for: the store takes changes of the cut more slowly than they come in, or tables are
+   * over their budget and nothing may be evicted while the cut is encoded. Does not reject.
+   */
+  room(): Promise<void> | null {
+    if (this.cut === null) return null
+    const { encoding, states } = this.cut
+    if (encoding !== null && states.some((state) => state.isOverBudget)) return encoding
+    return this.options.changes?.room() ?? null
+  }
+
+  /** Takes one subtask's cut; what it captured of keyed state is encoded already. */
   add(
     attempt: number,
     capture: SubtaskCapture,
@@ -112,7 +132,7 @@ export class WorkerCheckpoints {
     sealing: readonly Promise<SinkCommittable | null>[],
   ): void {
     this.triggered(attempt)
-    this.cut ??= { attempt, captures: [], states: [], sealing: [], isWhole: false }
+    this.cut ??= { attempt, captures: [], states: [], sealing: [], isWhole: false, encoding: null }
     assert(this.cut.attempt === attempt, 'one attempt at a time in a worker')
     this.cut.captures.push(capture)
     this.cut.states.push(...states)
@@ -130,7 +150,7 @@ export class WorkerCheckpoints {
   /** A worker without subtasks has nothing to cut: acks at once. */
   acknowledgeEmpty(attempt: number): void {
     this.triggered(attempt)
-    this.finishing = this.finish({ attempt, captures: [], states: [], sealing: [], isWhole: true })
+    this.finishing = this.finish({ attempt, captures: [], states: [], sealing: [], isWhole: true, encoding: null })
   }
 
   private async finish(cut: Cut): Promise<void> {
@@ -186,15 +206,21 @@ export class WorkerCheckpoints {
   }
 
   private async imageStore(cut: Cut): Promise<{ files: ManifestFile[]; newBytes: number } | null> {
-    const { store, builder, liveDirectory, io } = this.options
-    if (store === null || builder === null) {
+    const { store, changes, liveDirectory, io } = this.options
+    if (store === null || changes === null) {
       this.release(cut, true)
       return null
     }
     const image = `${liveDirectory}/image-${cut.attempt}`
     try {
-      await this.captureRest(cut)
-      const imaging = store.writeAndCheckpoint(builder.batch(), image)
+      const encoding = this.captureRest(cut, changes)
+      cut.encoding = encoding.then(
+        () => {},
+        () => {},
+      )
+      const rest = await encoding
+      cut.encoding = null
+      const imaging = store.writeAndCheckpoint(rest, image)
       for (const state of cut.states) state.imagingStarted()
       const files = await imaging
       this.release(cut, true)
@@ -205,10 +231,14 @@ export class WorkerCheckpoints {
     }
   }
 
-  private async captureRest(cut: Cut): Promise<void> {
+  private async captureRest(cut: Cut, changes: CutPieces): Promise<WriteBatch> {
     for (const state of cut.states) {
-      while (!this.captureSome(state)) await new Promise<void>((resolve) => this.options.defer(resolve))
+      while (!this.captureSome(state)) {
+        changes.send()
+        await (changes.room() ?? new Promise<void>((resolve) => this.options.defer(resolve)))
+      }
     }
+    return changes.close()
   }
 
   private captureSome(state: CheckpointedState): boolean {
@@ -278,7 +308,7 @@ export class WorkerCheckpoints {
   /** Ends the cut; `stored` says that the store took what was captured. Writes are free again. */
   private release(cut: Cut, stored: boolean): void {
     if (this.cut !== cut) return
-    this.options.builder?.clear()
+    this.options.changes?.end()
     for (const state of cut.states) {
       if (stored) state.checkpointSettled()
       else state.checkpointFailed()
@@ -295,6 +325,7 @@ export class WorkerCheckpoints {
       await this.keepSealed(cut).catch(() => {})
     }
     await this.finishing
+    await this.options.changes?.settled()
     send({ type: 'abortDone', worker, attempt })
   }
 

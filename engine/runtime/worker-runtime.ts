@@ -171,7 +171,7 @@ export class WorkerRuntime {
       store: this.state.store,
       committed: deployment.stores.flatMap((store) => store.files),
       restored: this.state.restored,
-      builder: this.state.builder,
+      changes: this.state.changes,
       defer: this.environment.defer,
       send: (message) => this.sendOfCheckpoint(message),
       fail: (error) => this.fail(error, 'sealing output'),
@@ -196,7 +196,7 @@ export class WorkerRuntime {
     this.environment.io.failpoint?.(hosted.subtask.source === null ? 'subtask-cut' : 'source-cut')
     const { clock } = this.environment.io
     const before = clock.monotonicMs()
-    const capture = hosted.capture(attempt, alignmentMs, this.state?.builder ?? null, sealing)
+    const capture = hosted.capture(attempt, alignmentMs, this.state?.changes?.builder ?? null, sealing)
     this.outboxMeter?.cut()
     const syncMs = clock.monotonicMs() - before
     this.checkpoints!.add(attempt, { ...capture, syncMs }, hosted.keyed, sealing)
@@ -226,6 +226,11 @@ export class WorkerRuntime {
     this.scheduled = false
     if (this.phase !== 'running') return
     this.hub!.awake()
+    const room = this.checkpoints?.room() ?? null
+    if (room !== null) {
+      room.then(() => this.wake())
+      return
+    }
     if (this.pass()) {
       this.wake()
       return
@@ -254,6 +259,7 @@ export class WorkerRuntime {
         return false
       }
     }
+    this.checkpoints?.sendChanges()
     this.evict()
     return progressed
   }

@@ -62,13 +62,7 @@ void Database::RunCheckpoint() {
       }
     }
     SetPhase(Phase::kApplied);
-    ThrowIfStopping();
-    Check(FlushEverything());
-    rocksdb::Checkpoint* raw = nullptr;
-    Check(rocksdb::Checkpoint::Create(db_.get(), &raw));
-    std::unique_ptr<rocksdb::Checkpoint> checkpoint(raw);
-    Check(checkpoint->CreateCheckpoint(directory_));
-    files_ = ListFiles(directory_);
+    if (!directory_.empty()) MakeImage();
   } catch (const Failure& failure) {
     failure_code_ = failure.code();
     failure_message_ = failure.what();
@@ -81,6 +75,16 @@ void Database::RunCheckpoint() {
   }
   if (in_flight_->TotalBytes() >= kTrimBytesMin) ReturnFreeMemory();
   SetPhase(Phase::kDone);
+}
+
+void Database::MakeImage() {
+  ThrowIfStopping();
+  Check(FlushEverything());
+  rocksdb::Checkpoint* raw = nullptr;
+  Check(rocksdb::Checkpoint::Create(db_.get(), &raw));
+  std::unique_ptr<rocksdb::Checkpoint> checkpoint(raw);
+  Check(checkpoint->CreateCheckpoint(directory_));
+  files_ = ListFiles(directory_);
 }
 
 void Database::FinishCheckpoint() {

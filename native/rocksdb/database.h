@@ -55,6 +55,7 @@ class Database {
   std::unique_ptr<rocksdb::Iterator> NewIterator(const rocksdb::ReadOptions& options);
 
   // Throws kArgument if one is running. The batch's memory is borrowed until FinishCheckpoint.
+  // `directory` empty: the batch is applied, and no image made.
   // `sst_bytes_min`: batches at least this large become SST files, smaller ones a write batch.
   void BeginCheckpoint(Batch batch, std::string directory, uint64_t sst_bytes_min);
   // Any thread, once for each BeginCheckpoint. Never throws; CheckpointResult reports.
@@ -86,6 +87,7 @@ class Database {
   void WriteRows(const Batch& batch, const std::vector<uint32_t>* order);
   rocksdb::Status WriteWithResume(rocksdb::WriteBatch* batch);
   rocksdb::Status FlushEverything();
+  void MakeImage();
   rocksdb::Status IngestRows(const SortedBatch& sorted);
   rocksdb::Status BuildFiles(const SortedBatch& sorted, std::vector<std::string>* files);
   void ThrowIfStopping() const;

@@ -151,11 +151,12 @@ void CompleteCheckpoint(napi_env env, napi_status, void* data) {
   Release(env, *work);
 }
 
-// writeAndCheckpoint(store, ...batch as in write, directory, sstBytesMin) -> promise of files
+// writeAndCheckpoint(store, ...batch as in write, directory | null, sstBytesMin) -> promise of files; none without a
+// directory, where the batch is applied and no image made
 napi_value WriteAndCheckpoint(Call& call) {
   const auto database = call.instance().DatabaseAt(call.Handle(0));
   Batch batch = call.BatchAt(1);
-  const std::string directory = call.Path(7, "directory");
+  const std::string directory = call.IsNull(7) ? std::string() : call.Path(7, "directory");
   const uint64_t sst_bytes_min = call.Whole(8, "sstBytesMin");
   auto work = std::make_unique<CheckpointWork>();
   work->database = database;

@@ -191,6 +191,24 @@ export class SimStore implements KeyedStore {
     }
   }
 
+  async writeInBackground(batch: WriteBatch): Promise<void> {
+    this.requireOpen()
+    if (this.imaging) throw new MillraceError('STORE_MISUSED', 'Two batches at once.', { domain: 'internal' })
+    this.imaging = true
+    this.write(batch)
+    const path = `${this.directory}/piece-${++this.sequence}`
+    try {
+      const file = await this.disk.create(path)
+      await file.append(batch.keys.bytes.slice(0, batch.keys.offsets[batch.keys.count]))
+      await file.close()
+      await this.disk.remove(path)
+    } catch (error) {
+      throw storeIo(path, error)
+    } finally {
+      this.imaging = false
+    }
+  }
+
   async writeAndCheckpoint(batch: WriteBatch, directory: string): Promise<readonly CheckpointFile[]> {
     this.requireOpen()
     if (this.imaging) throw new MillraceError('STORE_MISUSED', 'Two images at once.', { domain: 'internal' })
@@ -213,11 +231,7 @@ export class SimStore implements KeyedStore {
       return this.files
     } catch (error) {
       for (const key of changed) this.dirty.add(key)
-      throw new MillraceError('STORE_IO', `Cannot write ${directory}: ${messageOf(error)}.`, {
-        domain: 'external',
-        retryable: true,
-        cause: error,
-      })
+      throw storeIo(directory, error)
     } finally {
       this.imaging = false
     }
@@ -253,6 +267,14 @@ export class SimStore implements KeyedStore {
     if (this.closed) throw new MillraceError('STORE_CLOSED', 'The store is closed.', { domain: 'internal' })
     if (this.rottenFile !== null) throw corrupt('STORE_CORRUPT', this.rottenFile)
   }
+}
+
+function storeIo(path: string, cause: unknown): MillraceError {
+  return new MillraceError('STORE_IO', `Cannot write ${path}: ${messageOf(cause)}.`, {
+    domain: 'external',
+    retryable: true,
+    cause,
+  })
 }
 
 function latin1(bytes: Uint8Array): string {
