@@ -39,8 +39,8 @@ export type FileFormat = 'json' | 'csv' | 'parquet'
 const PROBE_BYTES = 64 * 1_024
 
 /**
- * The files that a path names: itself, the visible files of a directory, or the matches of `*`. Sorted. Throws
- * `FILE_NOT_FOUND` when there are none, unless there may be none yet.
+ * The files that a path names: itself, the visible files in a directory and in the visible ones below it, or the matches
+ * of `*`. Sorted. Throws `FILE_NOT_FOUND` when there are none, unless there may be none yet.
  */
 export async function findFiles(path: string, mayBeEmpty = false): Promise<string[]> {
   if (path.includes('*')) {
@@ -61,11 +61,19 @@ export async function findFiles(path: string, mayBeEmpty = false): Promise<strin
   })
   if (info === null) return []
   if (!info.isDirectory()) return [path]
-  const entries = await readdir(path, { withFileTypes: true })
-  return entries
-    .filter((entry) => entry.isFile() && !entry.name.startsWith('.'))
-    .map((entry) => join(path, entry.name))
-    .sort()
+  return (await filesBelow(path)).sort()
+}
+
+/** As Flink's file sources, which pass over what begins with "." or "_". */
+async function filesBelow(directory: string): Promise<string[]> {
+  const found: string[] = []
+  for (const entry of await readdir(directory, { withFileTypes: true })) {
+    if (/^[._]/.test(entry.name)) continue
+    const path = join(directory, entry.name)
+    if (entry.isFile()) found.push(path)
+    else if (entry.isDirectory()) found.push(...(await filesBelow(path)))
+  }
+  return found
 }
 
 async function findDirectories(path: string): Promise<string[]> {

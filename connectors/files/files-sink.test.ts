@@ -12,10 +12,10 @@ type Row = { readonly id: number; readonly text: string }
 
 /** Finished files of epochs up to the marker's, as a careful reader takes them. */
 async function finishedFiles(path: string): Promise<string[]> {
-  const names = await readdir(path).catch((): string[] => [])
+  const names = await readdir(path, { recursive: true }).catch((): string[] => [])
   if (!names.includes(MARKER_FILE)) return []
   const { epoch } = JSON.parse(await readFile(join(path, MARKER_FILE), 'utf8')) as { epoch: number }
-  const isVisible = (name: string): boolean => Number(/^part-(\d+)-/.exec(name)?.[1] ?? Infinity) <= epoch
+  const isVisible = (name: string): boolean => Number(/(?:^|\/)part-(\d+)-[^/]*$/.exec(name)?.[1] ?? Infinity) <= epoch
   return names.filter(isVisible).map((name) => join(path, name))
 }
 
@@ -25,9 +25,15 @@ interface Form {
   readonly checks: RegExp
 }
 
+const BUCKETS = ['', 'odd=1/id=1', 'odd=0']
+
 const FORMS: Readonly<Record<string, Form>> = {
   'JSON lines': { options: {}, checks: /./ },
   'JSON lines, rolled': { options: { rollBytes: 60 }, checks: /cut off|several|cancelled/ },
+  'in buckets, few of them open': {
+    options: { openBucketsMax: 2, bucketAssigner: ({ id }) => BUCKETS[Math.floor(Math.sqrt(id)) % 3]! },
+    checks: /2048|the cut|cancelled|crash|replaced|cut off|hangs|random/,
+  },
   'CSV, gzip': { options: { format: 'csv', compression: 'gzip' }, checks: /batches|the cut/ },
   Parquet: { options: { format: 'parquet' }, checks: /batches|the cut/ },
 }

@@ -21,7 +21,10 @@ import { ParquetReader } from './parquet-reader.ts'
 import { type RejectRecord, SplitReader } from './split-reader.ts'
 
 export interface FilesSourceOptions<T> {
-  /** Files, directories (their visible files) or paths with `*`. */
+  /**
+   * Files, directories or paths with `*`. Of a directory all files in it and below count whose names, and whose folders',
+   * begin with neither "." nor "_".
+   */
   readonly path: string | readonly string[]
   readonly schema: Schema<T>
   /** `json`, the default: JSON lines, or one JSON array of records; told apart by the file's first character. */

@@ -15,8 +15,13 @@ import type { ByteArena, StringInterner } from '../../engine/core/strings.ts'
 import type { FileFormat } from './file-splits.ts'
 
 export interface PartEncoder {
-  /** Appends rows [from, to), or keeps them until `finish`. */
+  /** Bytes of the rows that it keeps, about. */
+  readonly heldBytes: number
+  /** Appends rows [from, to), or keeps them until it has enough. */
   write(batch: Batch, from: number, to: number, into: ByteArena): void
+  /** Appends the rows that it keeps. */
+  flush(into: ByteArena): void
+  /** Appends what is left of the file. */
   finish(into: ByteArena): void
 }
 
@@ -37,7 +42,12 @@ export async function partEncoders(options: EncoderOptions): Promise<() => PartE
   const { format, schema, csv, interner, id } = options
   if (format === 'json') {
     const rows = createJsonRowWriter(schema, id)
-    return () => ({ write: (batch, from, to, into) => rows.writeLines(batch, from, to, into), finish() {} })
+    return () => ({
+      heldBytes: 0,
+      write: (batch, from, to, into) => rows.writeLines(batch, from, to, into),
+      flush() {},
+      finish() {},
+    })
   }
   if (schema.isOpaque) {
     throw new MillraceError('SCHEMA_REQUIRED', `A ${format} file needs rows with declared columns.`, {
@@ -57,6 +67,7 @@ type FieldRow = Readonly<Record<string, unknown>>
 
 /** RFC 4180 with line feeds; a cell is quoted where it has to be. NULL is empty, and empty text is quoted. */
 class CsvEncoder implements PartEncoder {
+  readonly heldBytes = 0
   private readonly names: readonly string[]
   private readonly kinds: readonly Field['kind'][]
   private readonly dialect: Required<Pick<CsvDialect, 'delimiter' | 'quote' | 'nullLiteral'>>
@@ -88,6 +99,8 @@ class CsvEncoder implements PartEncoder {
     into.writeString(text)
   }
 
+  flush(): void {}
+
   finish(): void {}
 
   private cell(value: unknown, kind: Field['kind']): string {
@@ -108,6 +121,7 @@ function code(character: string): string {
 }
 
 class ParquetEncoder implements PartEncoder {
+  heldBytes = 0
   private readonly schema: Schema
   private readonly read: RowReader
   private readonly bytes: ByteWriter
@@ -132,19 +146,22 @@ class ParquetEncoder implements PartEncoder {
       const row = this.read(batch, i) as FieldRow
       for (let k = 0; k < fields.length; k++) this.columns[k]!.push(parquetValue(fields[k]!, row[fields[k]!.name]))
     }
-    if (this.columns[0]!.length >= ROW_GROUP_ROWS) this.writeGroup(into)
+    this.heldBytes += (to - from) * fields.length * 16
+    if (this.columns[0]!.length >= ROW_GROUP_ROWS) this.flush(into)
   }
 
   finish(into: ByteArena): void {
-    if (this.columns[0]!.length > 0) this.writeGroup(into)
+    this.flush(into)
     this.writer.finish()
     this.hand(into)
   }
 
-  private writeGroup(into: ByteArena): void {
+  flush(into: ByteArena): void {
+    if (this.columns[0]!.length === 0) return
     const columnData = this.schema.fields.map(({ name }, k) => ({ name, data: this.columns[k]! }))
     this.writer.write({ columnData, rowGroupSize: ROW_GROUP_ROWS * 2 })
     this.columns = this.schema.fields.map(() => [])
+    this.heldBytes = 0
     this.hand(into)
   }
 

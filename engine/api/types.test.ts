@@ -3,6 +3,7 @@
  * in `tsc`, and at run time only checks that the programs can be declared.
  */
 import { test } from 'node:test'
+import { dateTimeBuckets, filesSink } from '../../connectors/files/index.ts'
 import { printSink } from '../../connectors/print/index.ts'
 import type { Sink } from '../contract/sink.ts'
 import {
@@ -466,6 +467,16 @@ test('functions of joins that are made for each subtask, or have a life, keep th
     check<Equal<typeof context.timestamp, number>>()
   })
   void texts
+})
+
+test('a files sink in place knows the rows that its buckets are chosen by', () => {
+  const stream = flights()
+  stream.sinkTo(
+    filesSink({ path: 'unused', bucketAssigner: (flight, { timestamp }) => `${flight.origin}/${timestamp}` }),
+  )
+  stream.sinkTo(filesSink({ path: 'unused', bucketAssigner: dateTimeBuckets() }))
+  // @ts-expect-error there is no such field
+  stream.sinkTo(filesSink({ path: 'unused', bucketAssigner: (flight) => flight.country }))
 })
 
 test('interval joins infer their results, and want keys of one type', () => {

@@ -15,8 +15,8 @@ import {
 } from '../contract/windows.ts'
 import { MillraceError } from '../core/errors.ts'
 import { type Duration, toMs } from '../core/time.ts'
+import { ZoneOffsets } from '../core/zone-offsets.ts'
 import { EndOfStreamTrigger, EventTimeTrigger, NeverTrigger, ProcessingTimeTrigger } from './triggers.ts'
-import { ZoneOffsets } from './zone-offsets.ts'
 
 const DAY_MS = 86_400_000
 

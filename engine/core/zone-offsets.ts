@@ -1,11 +1,11 @@
 /**
  * What clocks on the wall of a time zone show: offsets from UTC over time, and back from a local time to an
- * instant. Used by the window assigners that take a `timeZone`.
+ * instant. Used by the window assigners that take a `timeZone`, and by the files sink's folders by date.
  *
  * A local time is milliseconds since 1970 as if the wall clock showed UTC. Offsets come from Node's own time
  * zone data (Intl), a year at a time, because asking it costs microseconds.
  */
-import { MillraceError } from '../core/errors.ts'
+import { MillraceError } from './errors.ts'
 
 const HOUR_MS = 3_600_000
 const DAY_MS = 24 * HOUR_MS
@@ -82,7 +82,8 @@ export class ZoneOffsets {
     return offsetMs
   }
 
-  private offsetAt(instant: number): number {
+  /** What the clock is ahead of UTC at `instant`, in milliseconds. */
+  offsetAt(instant: number): number {
     for (const segment of this.segments(instant, instant + 1)) return segment.offsetMs
     return this.read(instant)
   }
