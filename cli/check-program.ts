@@ -106,7 +106,9 @@ export async function checkProgram(graph: JobGraph, options: JobOptions): Promis
   const problems = [
     ...mismatches,
     ...(await stateProblems(graph, manifest, nodeIo)),
-    ...(options.acceptDuplicates ? [] : await sinkProblems(graph, manifest, home, nodeIo)),
+    ...(options.acceptDuplicates
+      ? []
+      : await sinkProblems(graph, manifest, { from: home, directory: directory ?? home }, nodeIo)),
   ]
   const width = Math.max(...lines.map((line) => line.uid.length))
   const text = [

@@ -15,6 +15,7 @@ test('a failure shows code, hint, causes once, and the innermost line of the use
   const cause = new RangeError('too many')
   cause.stack = `RangeError: too many
     at BatchBuilder.append (${new URL('../engine/core/rows.ts', import.meta.url).href}:1:1)
+    at async ${new URL('../engine/api/execution.ts', import.meta.url).href}:2:5
     at explode (file:///project/job.ts:5:9)
     at ModuleJob.run (node:internal/modules/esm/module_job:1:1)`
   const error = new MillraceError('USER_FUNCTION_FAILED', 'The function failed.', { cause, hint: 'Mend it.' })

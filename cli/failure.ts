@@ -34,7 +34,7 @@ function causesOf(error: unknown): unknown[] {
 
 /** `file:line:column` of a frame of a stack, or null for lines that are none, and frames of Node. */
 function locationOf(line: string): string | null {
-  const match = /^\s*at (?:.*\()?(.+?):(\d+):(\d+)\)?$/.exec(line)
+  const match = /^\s*at (?:async )?(?:.*\()?(.+?):(\d+):(\d+)\)?$/.exec(line)
   if (match === null || match[1]!.startsWith('node:')) return null
   const [, place, row, column] = match
   try {
@@ -72,11 +72,12 @@ export function formatFailure(error: unknown): string {
   const first = chain[0]
   const code = first instanceof MillraceError && !isUsageError(first) ? `${first.code}: ` : ''
   const lines = [`millrace: ${code}${messageOf(error)}`, ...syntaxExcerpt(error)]
-  const seen = new Set([messageOf(error)])
+  const told = [messageOf(error)]
   for (const cause of chain.slice(1)) {
     const text = messageOf(cause)
-    if (seen.has(text)) continue
-    seen.add(text)
+    // Many a message quotes its cause.
+    if (told.some((earlier) => earlier.includes(text))) continue
+    told.push(text)
     lines.push(`  caused by: ${text}`)
   }
   const frame = userFrame(error)

@@ -65,6 +65,25 @@ test('removes nothing while a manifest cannot be read, and says so once', () =>
     assert.equal((await disk.list(layout.shared(directory))).length, 6)
   }))
 
+test('an owner that is killed while it removes checkpoints leaves no gap in their numbers', () =>
+  withCheckpointDirectory(async (directory) => {
+    for (let left = 0; left <= 4; left++) {
+      await fill(directory, Array(left === 0 ? 6 : 0).fill({ isSavepoint: false, files: [] }), [])
+      let removals = 1
+      const dying = {
+        ...disk,
+        async remove(path: string) {
+          if (removals-- === 0) throw new Error('killed')
+          await disk.remove(path)
+        },
+      }
+      await collectGarbage(dying, directory, 1).catch(() => {})
+      const numbers = await manifestNumbers(disk, directory)
+      assert.deepEqual(numbers, [1, 2, 3, 4, 5, 6].slice(-numbers.length))
+    }
+    assert.deepEqual(await manifestNumbers(disk, directory), [6])
+  }))
+
 test('a start sweeps output that its manifest does not name, and half-written manifests', () =>
   withCheckpointDirectory(async (directory) => {
     for (const name of ['keep.seg', 'drop.seg', 'g2-mine.seg', 'g3-later.seg'])

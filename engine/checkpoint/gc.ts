@@ -66,7 +66,8 @@ export class GarbageCollector {
       else kept.push(manifest)
       if (!isSavepoint) checkpoints++
     }
-    for (const number of outdated) {
+    // The oldest first: a process that is killed here leaves no gap behind, which would look like a loss.
+    for (const number of outdated.reverse()) {
       if (!(await this.isOwner(newest))) return
       await disk.remove(layout.manifest(directory, manifestName(number)))
       this.decoded.delete(number)

@@ -164,12 +164,15 @@ async function goneOr(error: unknown, disk: Disk, directory: string, path: strin
   throw error
 }
 
+/** Is it a segment of the engine's outbox, or something of the sink's own? */
+export function isSegment(committable: unknown): committable is OutboxSegment {
+  const file = (committable as { file?: unknown } | null)?.file
+  return typeof file === 'string' && file.startsWith('outbox/')
+}
+
 /** The segments of an epoch's output, relative to the checkpoint directory. */
 export function segmentsOf({ committables }: PendingCommit): string[] {
-  return committables.flatMap((committable) => {
-    const file = (committable as { file?: unknown } | null)?.file
-    return typeof file === 'string' && file.startsWith('outbox/') ? [file] : []
-  })
+  return (committables as readonly unknown[]).filter(isSegment).map(({ file }) => file)
 }
 
 /** The generation that wrote a segment; 0 for a file that is none. */

@@ -171,6 +171,35 @@ describe('a takeover', () => {
       assert.equal(manifest.parent, 1)
     }))
 
+  test('that the job refuses changes nothing, and is told whether there is a newer checkpoint', () =>
+    withCheckpointDirectory(async (directory) => {
+      for (const number of [1, 2, 3]) await createManifest(disk, directory, manifestOf({ number, kind: 'savepoint' }))
+      const asked: unknown[] = []
+      const refused = (restore: string) =>
+        assert.rejects(
+          takeOver(disk, {
+            ...optionsOf(directory, { restore }),
+            async refuse({ manifest, isBehind }) {
+              asked.push([manifest.number, isBehind])
+              throw new Error('no')
+            },
+          }),
+          /no/,
+        )
+      await refused('latest')
+      await refused(pathOf(directory, 1))
+      await truncate(pathOf(directory, 3), 10)
+      await refused('latest')
+      await refused('latest')
+      assert.deepEqual(asked, [
+        [3, false],
+        [1, true],
+        [2, true],
+        [2, true],
+      ])
+      assert.deepEqual(await manifestNumbers(disk, directory), [1, 2])
+    }))
+
   test('from an older checkpoint of the same directory never goes back in generations', () =>
     withCheckpointDirectory(async (directory) => {
       await createManifest(disk, directory, manifestOf({ number: 1, kind: 'savepoint', generation: 1 }))

@@ -8,6 +8,7 @@
  * - A takeover creates manifest N+1 with generation G+1 before anything else is done; losing that race
  *   means that another process owns the job (I2, I11).
  * - A process that restarts its own job does not take it back from another one.
+ * - A start that is refused for what the checkpoint holds leaves no takeover behind: the newest checkpoint stays the newest.
  * - A damaged newest manifest is set aside as `.corrupt`, never deleted, and its number not used again. Whether going on from an
  *   earlier one is allowed is decided by the sinks' markers (commits.ts).
  */
@@ -42,6 +43,17 @@ export interface RecoveryOptions {
   readonly owner: string
   /** This process had the job already: it goes on only if nobody took it over since. */
   readonly isRestart?: boolean
+  /** Throws what keeps the job from going on from `base`, before anything is changed. */
+  readonly refuse?: (base: RestoreBase) => Promise<void>
+}
+
+/** The checkpoint that a start is about to continue. */
+export interface RestoreBase {
+  readonly manifest: Manifest
+  /** Where it lies. */
+  readonly directory: string
+  /** There is, or was, a newer one: this one was named, or newer ones are damaged. */
+  readonly isBehind: boolean
 }
 
 export interface Recovered {
@@ -93,6 +105,10 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   }
   if (options.isRestart === true && quarantined.length === 0 && base?.owner !== options.owner)
     throw takenOver(directory)
+  if (found !== null) {
+    const isBehind = options.restore !== 'latest' || quarantined.length > 0 || setAside.length > 0
+    await options.refuse?.({ ...found, isBehind })
+  }
   const generation = (await generationBefore(disk, directory, base)) + 1
   const isMove = found !== null && found.directory !== directory
   const manifest: Manifest = {

@@ -7,7 +7,6 @@
  */
 import { crc32 } from 'node:zlib'
 import { isObjectUrl } from '../contract/object-store.ts'
-import type { OutboxSegment } from '../contract/sink.ts'
 import { mapBounded } from '../core/bounded.ts'
 import { type MillraceError, messageOf } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
@@ -15,6 +14,7 @@ import { layout } from './layout.ts'
 import type { Manifest } from './manifest.ts'
 import { type ManifestEntry, manifestNumbers, readManifest } from './manifest-store.ts'
 import { damagedFile } from './object-disk.ts'
+import { isSegment } from './outbox.ts'
 
 const FILES_AT_ONCE = 4
 
@@ -116,19 +116,16 @@ async function noteGap(
 
 async function pendingProblems(disk: Disk, directory: string, manifest: Manifest): Promise<string[]> {
   const problems: string[] = []
-  for (const commit of manifest.pending) {
-    for (const committable of commit.committables) {
-      const segment = committable as unknown as Partial<OutboxSegment> | null
-      if (typeof segment?.file !== 'string' || !segment.file.startsWith('outbox/')) continue
-      try {
-        const bytes = await disk.read(`${directory}/${segment.file}`)
-        if (bytes.length !== segment.bytes || crc32(bytes) !== segment.crc32) {
-          problems.push(`${segment.file}: does not match its checksum`)
-        }
-      } catch (error) {
-        // Applied output is deleted while the newest manifest still lists it.
-        if ((error as NodeJS.ErrnoException).code !== 'ENOENT') problems.push(`${segment.file}: ${messageOf(error)}`)
+  const committables: readonly unknown[] = manifest.pending.flatMap((commit) => commit.committables)
+  for (const segment of committables.filter(isSegment)) {
+    try {
+      const bytes = await disk.read(`${directory}/${segment.file}`)
+      if (bytes.length !== segment.bytes || crc32(bytes) !== segment.crc32) {
+        problems.push(`${segment.file}: does not match its checksum`)
       }
+    } catch (error) {
+      // Applied output is deleted while the newest manifest still lists it.
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') problems.push(`${segment.file}: ${messageOf(error)}`)
     }
   }
   return problems

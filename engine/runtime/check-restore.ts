@@ -11,21 +11,19 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { KeyedBackend } from '../../state/keyed-backend.ts'
 import { memoryStoreFactory } from '../../state/memory-store.ts'
-import { verifyMarker } from '../checkpoint/commits.ts'
-import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
 import type { Manifest, ManifestOperator } from '../checkpoint/manifest.ts'
-import { readOutbox } from '../checkpoint/outbox.ts'
+import { isSegment, readOutbox } from '../checkpoint/outbox.ts'
 import type { JobGraph, OperatorNode } from '../contract/job-graph.ts'
 import type { KeyedState } from '../contract/keyed-state.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import type { OperatorContext } from '../contract/operator.ts'
-import type { SinkCommitter, SinkCommitterContext } from '../contract/sink.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { keyGroupRange } from '../core/keys.ts'
 import { StringInterner } from '../core/strings.ts'
 import { MetricRegistry } from '../core/user-metrics.ts'
+import { peekSinks } from './sink-recovery.ts'
 
 /** One sentence for each state that could not be restored into the job's operators. */
 export async function stateProblems(graph: JobGraph, manifest: Manifest, io: Io): Promise<string[]> {
@@ -109,29 +107,38 @@ function problemsOfOperator(
   return problems
 }
 
-/** One sentence for each sink whose marker does not fit the checkpoint, or that cannot say. */
-export async function sinkProblems(graph: JobGraph, manifest: Manifest, directory: string, io: Io): Promise<string[]> {
-  const contextOf = (sinkId: string): SinkCommitterContext => ({
-    sinkId,
-    jobName: manifest.jobName,
-    io,
-    readOutbox: (segment) => readOutbox(io.disk, directory, segment),
-  })
-  const committers = new Map<string, SinkCommitter>()
-  for (const node of graph.nodes) {
-    if (node.role !== 'sink' || node.sink.createCommitter === undefined) continue
-    committers.set(node.uid, node.sink.createCommitter(contextOf(node.uid)))
-  }
-  committers.set(DEAD_LETTER_SINK, deadLetterCommitter(contextOf(DEAD_LETTER_SINK), directory))
+/**
+ * One sentence for each sink whose marker does not fit the checkpoint, or that cannot say, and for each file of output
+ * that is still to be applied and is damaged. The checkpoint lies in `from`, the job would run in `directory`.
+ */
+export async function sinkProblems(
+  graph: JobGraph,
+  manifest: Manifest,
+  { from, directory }: { readonly from: string; readonly directory: string },
+  io: Io,
+): Promise<string[]> {
   const problems: string[] = []
-  for (const [id, committer] of committers) {
+  const place = { io, graph, jobName: manifest.jobName, directory }
+  for await (const { id, marker, error } of peekSinks(place, { manifest, directory: from })) {
+    if (error !== null) problems.push(messageOf(error))
+    else if (marker !== null) problems.push(...(await outputProblems(manifest, from, { id, marker }, io)))
+  }
+  return problems
+}
+
+async function outputProblems(
+  manifest: Manifest,
+  directory: string,
+  { id, marker }: { readonly id: string; readonly marker: number },
+  io: Io,
+): Promise<string[]> {
+  const problems: string[] = []
+  const waiting = manifest.pending.filter(({ sink, epoch }) => sink === id && epoch > marker)
+  for (const segment of waiting.flatMap(({ committables }) => committables).filter(isSegment)) {
     try {
-      const marker = (await committer.peekMarker?.()) ?? null
-      if (marker !== null) verifyMarker(id, marker, manifest.sinks, manifest.pending)
+      for await (const _ of readOutbox(io.disk, directory, segment));
     } catch (error) {
       problems.push(messageOf(error))
-    } finally {
-      await committer.close().catch(() => {})
     }
   }
   return problems

@@ -3,10 +3,11 @@
  * each other, commits that fail, and failures half-way through a deployment.
  */
 import assert from 'node:assert/strict'
-import { readdir } from 'node:fs/promises'
+import { readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
+import { createManifest, readManifest } from '../checkpoint/manifest-store.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Sink, SinkCommitter, SinkWriter } from '../contract/sink.ts'
 import type { Source, SourceReader } from '../contract/source.ts'
@@ -240,6 +241,86 @@ describe('a job', { timeout: 30_000 }, () => {
       const resumed = await launchJob(graph(delivered), { ...options, restore: savepoint, checkpointIntervalMs: null })
       await resumed.done
       assertExact(delivered, SLOW)
+    }))
+
+  test('that may not go back behind its sink is as it was: its newest checkpoint is still the newest', () =>
+    withDirectory(async (place) => {
+      const checkpointDirectory = join(place, 'own')
+      const options = optionsOf({ checkpointDirectory, checkpointIntervalMs: 5 })
+      const delivered: Delivered = { rows: [], marker: 0 }
+      const graph = fixtureGraph(SLOW, delivered)
+      const job = await launchJob(graph, options)
+      await until(() => job.status().state === 'running')
+      const savepoint = await job.savepoint()
+      await job.done
+      const folder = join(checkpointDirectory, 'manifests')
+      const before = await readdir(folder)
+      const refused = (restore: string, directory: string) =>
+        assert.rejects(launchJob(graph, { ...options, checkpointDirectory: directory, restore }), {
+          code: 'SINK_AHEAD',
+        })
+
+      await refused(savepoint, checkpointDirectory)
+      await refused(savepoint, join(place, 'another'))
+      assert.deepEqual([await readdir(folder), await readdir(join(place, 'another', 'manifests'))], [before, []])
+      const continued: (string | null)[] = []
+      const goOn = async () => {
+        const onEvent: typeof options.onEvent = (event) => {
+          if (event.type === 'started') continued.push(event.restoredFrom)
+        }
+        await (await launchJob(graph, { ...options, restore: 'latest', onEvent })).done
+      }
+      await goOn()
+      assert.deepEqual(continued, [join(folder, before.at(-1)!)])
+
+      const newest = join(folder, (await readdir(folder)).at(-1)!)
+      const whole = await readFile(newest)
+      // Its output is in the sink, but not in what is left of the checkpoints.
+      const { number } = JSON.parse(whole.toString().slice(0, whole.lastIndexOf('}') + 1)) as { number: number }
+      delivered.marker += number
+      await truncate(newest, 100)
+      for (let start = 1; start <= 2; start++) await refused('latest', checkpointDirectory)
+      const left = (await readdir(folder)).filter((name) => name.endsWith('.json'))
+      assert.ok(
+        left.every((name) => name < basename(newest)),
+        'a start that is refused adds no checkpoint',
+      )
+      delivered.marker -= number
+      await writeFile(newest, whole)
+      await goOn()
+      assert.equal(continued.at(-1), newest)
+    }))
+
+  test('that was taken over ends, although no checkpoint of it comes as far as its manifest', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const options = optionsOf({ checkpointDirectory, checkpointIntervalMs: 5, restart: RETRYING })
+      const disk: Disk = {
+        ...nodeIo.disk,
+        async link() {
+          throw Object.assign(new Error('the store is gone'), { code: 'ENOENT' })
+        },
+      }
+      const endless = fixtureGraph({ ...SLOW, rowsPerSplit: 1_000_000 }, { rows: [], marker: 0 })
+      const job = await launchJob(endless, options, { ...nodeIo, disk })
+      await until(() => job.status().checkpointsFailed > 2)
+      assert.equal(job.status().state, 'running')
+      const { manifest } = await readManifest(disk, checkpointDirectory, 1)
+      // Of what the new owner wrote, only the newest is left.
+      await createManifest(disk, checkpointDirectory, { ...manifest!, number: 9, generation: 2, owner: 'another' })
+      await assert.rejects(job.done, { code: 'JOB_TAKEN_OVER' })
+    }))
+
+  test('in a place that cannot be made does not start', () =>
+    withDirectory(async (place) => {
+      await writeFile(join(place, 'file'), '')
+      const start = launchJob(
+        fixtureGraph(SMALL, { rows: [], marker: 0 }),
+        optionsOf({ checkpointDirectory: join(place, 'file', 'checkpoints') }),
+      )
+      await assert.rejects(start, { code: 'CHECKPOINT_DIRECTORY_UNUSABLE', message: /file.*permissions/ })
+      const full = await nodeIo.disk.create('/dev/full')
+      await assert.rejects(full.append(Buffer.from('x')), /ENOSPC.*\/dev\/full/)
+      await full.close()
     }))
 
   test('keeps as many checkpoints as it is told', () =>

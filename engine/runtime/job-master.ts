@@ -19,8 +19,8 @@ import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../ch
 import { discardCheckpoints, GarbageCollector, sweepLeftovers } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
 import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
-import { createManifest, readManifest } from '../checkpoint/manifest-store.ts'
-import { planRestore, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
+import { createManifest, listManifests, readManifest } from '../checkpoint/manifest-store.ts'
+import { planRestore, type RestoreBase, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
 import { damagedState } from '../checkpoint/verify.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
@@ -34,7 +34,7 @@ import { type ExecutionPlan, planJob, workerOf } from './planner.ts'
 import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
 import { decideRestart, NO_FAILURES } from './restart-policy.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
-import { recoverSinks } from './sink-recovery.ts'
+import { peekSinks, recoverSinks } from './sink-recovery.ts'
 import type { SplitDiscovery } from './split-discovery.ts'
 import type { JobState, JobStatus } from './status.ts'
 import { AlignmentBoard } from './watermark-alignment.ts'
@@ -177,6 +177,8 @@ export class JobMaster implements RunningJob {
     // A rescale may be asked for while this run starts: it is for the next one.
     const { options, graph, directory, parallelism } = this
     const workers = this.workerCount
+    const plan = planJob(graph, { parallelism, workers, keyGroups: options.keyGroups })
+    const planOf = (manifest: Manifest): RestorePlan => this.planRestore(manifest, plan)
     const recovered = await takeOver(io.disk, {
       directory,
       restore,
@@ -187,17 +189,16 @@ export class JobMaster implements RunningJob {
       nowMs: io.clock.nowMs(),
       owner: this.id,
       isRestart: this.runs > 0,
+      refuse: (base) => this.refuse(base, planOf),
     })
     io.failpoint?.('takeover-created')
     for (const { path, reason } of recovered.quarantined) {
-      this.exception('recovery', new MillraceError('MANIFEST_QUARANTINED', `Set ${path} aside: ${reason}.`))
+      this.exception(
+        'recovery',
+        new MillraceError('MANIFEST_QUARANTINED', `Set ${path} aside: ${reason.replace(/\.$/, '')}.`),
+      )
     }
-    const plan = planJob(graph, { parallelism, workers, keyGroups: options.keyGroups })
-    const parallelismOf = new Map(plan.vertices.flatMap((v) => v.nodes.map((node) => [node.id, v.parallelism])))
-    const restorePlan = planRestore(recovered.manifest, graph, (node) => parallelismOf.get(node.id)!, {
-      workers,
-      allowNonRestoredState: options.allowNonRestoredState,
-    })
+    const restorePlan = planOf(recovered.manifest)
     const commits = await recoverSinks({
       io,
       graph,
@@ -252,6 +253,25 @@ export class JobMaster implements RunningJob {
     this.board.begin(plan)
     await this.deploy(run, recovered.storesDirectory)
     this.emitStarted(recovered.restoredFrom, stateBackend)
+  }
+
+  private planRestore(manifest: Manifest, plan: ExecutionPlan): RestorePlan {
+    const parallelismOf = new Map(plan.vertices.flatMap((v) => v.nodes.map((node) => [node.id, v.parallelism])))
+    return planRestore(manifest, this.graph, (node) => parallelismOf.get(node.id)!, {
+      workers: this.workerCount,
+      allowNonRestoredState: this.options.allowNonRestoredState,
+    })
+  }
+
+  /**
+   * Throws what keeps this job from going on from `base`. Sinks are asked here only where the start goes back behind a
+   * checkpoint: a takeover that is refused afterwards would be what `latest` means from then on.
+   */
+  private async refuse(base: RestoreBase, planOf: (manifest: Manifest) => unknown): Promise<void> {
+    planOf(base.manifest)
+    if (!base.isBehind || this.options.acceptDuplicates) return
+    const place = { io: this.environment.io, graph: this.graph, jobName: this.options.name, directory: this.directory }
+    for await (const { error } of peekSinks(place, base)) if (error !== null) throw error
   }
 
   private emitStarted(restoredFrom: string | null, stateBackend: string): void {
@@ -409,6 +429,9 @@ export class JobMaster implements RunningJob {
         for (const worker of run.workers) worker.send({ type: 'abort', attempt: decision.attempt })
         this.environment.io.failpoint?.('attempt-aborted')
         this.checkpointFailed(run, decision.attempt, decision.reason)
+        this.endIfTakenOver(run).catch((error) => {
+          if (!run.over) this.failRun(failureOf(error))
+        })
         return
       case 'complete':
         this.complete(run, decision.attempt, decision.kind).catch((error) => {
@@ -482,6 +505,17 @@ export class JobMaster implements RunningJob {
     }
     if (kind === 'final') await this.finishRun(run)
     else await this.collect(run)
+  }
+
+  /**
+   * Throws `JOB_TAKEN_OVER` when somebody else has the job. A process that was stopped meanwhile may find its
+   * files gone: its checkpoints fail before a manifest, which would tell it, is tried.
+   */
+  private async endIfTakenOver(run: Run): Promise<void> {
+    const known = run.manifest
+    const { last } = await listManifests(this.environment.io.disk, this.directory).catch(() => ({ last: 0 }))
+    if (run.manifest !== known || run.over || last <= known.number) return
+    throw await this.numberTaken({ ...known, number: known.number + 1 })
   }
 
   /** Somebody created a manifest of this number: another owner, or an earlier try of ours that came through late. */

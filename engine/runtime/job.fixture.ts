@@ -172,6 +172,7 @@ function fixtureSink(delivered: Delivered): Sink {
     createCommitter: (context) => ({
       async open() {},
       readMarker: async () => delivered.marker,
+      peekMarker: async () => delivered.marker,
       async commit(epoch, committables) {
         if (epoch <= delivered.marker) return
         const rows: Delivered['rows'] = []

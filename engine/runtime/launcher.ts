@@ -18,7 +18,7 @@ import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import { layout } from '../checkpoint/layout.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
-import { MillraceError } from '../core/errors.ts'
+import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import { siblingModule } from '../core/own-module.ts'
 import { LocalChannelPool } from './channel-hub.ts'
@@ -50,8 +50,7 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
   }
   const factory = await keyedStoreFactory(options.stateBackend)
   const { directory, home, isTemporary } = placeOf(options.checkpointDirectory)
-  await mkdir(home, { recursive: true })
-  await io.disk.syncDirectory(dirname(home))
+  await makePlace(home, io)
   let lock: FileLock | null = null
   const release = (): void => {
     if (home !== directory && lock !== null) rmSync(layout.live(home), { recursive: true, force: true })
@@ -74,6 +73,24 @@ export async function launchJob(graph: JobGraph, options: JobOptions, io: Io = n
   } catch (error) {
     release()
     throw error
+  }
+}
+
+/** Throws `CHECKPOINT_DIRECTORY_UNUSABLE`. */
+async function makePlace(home: string, io: Io): Promise<void> {
+  try {
+    await mkdir(home, { recursive: true })
+    await io.disk.syncDirectory(dirname(home))
+  } catch (cause) {
+    throw new MillraceError(
+      'CHECKPOINT_DIRECTORY_UNUSABLE',
+      `Cannot make the directory ${home}: ${messageOf(cause)}.`,
+      {
+        domain: 'external',
+        cause,
+        hint: 'Give a directory that can be made and written to, or mend its permissions.',
+      },
+    )
   }
 }
 

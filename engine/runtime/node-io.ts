@@ -3,7 +3,19 @@
  */
 import { createHash } from 'node:crypto'
 import { closeSync, createReadStream, openSync, readSync, unlinkSync, writeSync } from 'node:fs'
-import { copyFile, link, mkdir, open, readdir, readFile, rename, rm, stat, unlink } from 'node:fs/promises'
+import {
+  copyFile,
+  type FileHandle,
+  link,
+  mkdir,
+  open,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  unlink,
+} from 'node:fs/promises'
 import { dirname } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import { damagedFile, objectDisk } from '../checkpoint/object-disk.ts'
@@ -34,17 +46,29 @@ async function syncPath(path: string): Promise<void> {
   }
 }
 
+/** Node's errors of open files do not say which file it was. */
+async function naming<T>(path: string, work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    if (error instanceof Error && !error.message.includes(path)) error.message += ` '${path}'`
+    throw error
+  }
+}
+
+async function writeAll(handle: FileHandle, bytes: Uint8Array): Promise<void> {
+  let written = 0
+  while (written < bytes.length) {
+    const result = await handle.write(bytes, written)
+    written += result.bytesWritten
+  }
+}
+
 async function createFile(path: string): Promise<DiskFile> {
   const handle = await open(path, 'w')
   return {
-    async append(bytes) {
-      let written = 0
-      while (written < bytes.length) {
-        const result = await handle.write(bytes, written)
-        written += result.bytesWritten
-      }
-    },
-    sync: () => handle.sync(),
+    append: (bytes) => naming(path, writeAll(handle, bytes)),
+    sync: () => naming(path, handle.sync()),
     close: () => handle.close(),
   }
 }

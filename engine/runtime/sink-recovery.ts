@@ -4,12 +4,12 @@
  * Called by the job master before any worker runs. Invariant: when it resolves, each marker has been
  * compared with the manifest and every pending epoch is applied.
  */
-import { CommitQueue } from '../checkpoint/commits.ts'
+import { CommitQueue, verifyMarker } from '../checkpoint/commits.ts'
 import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
 import type { Manifest, PendingCommit } from '../checkpoint/manifest.ts'
 import { isAnySegmentGone, readOutbox, segmentsOf } from '../checkpoint/outbox.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
-import type { OutboxSegment, SinkCommitterContext } from '../contract/sink.ts'
+import type { OutboxSegment, SinkCommitter, SinkCommitterContext } from '../contract/sink.ts'
 import type { Disk, Io } from '../core/io.ts'
 
 export interface SinkRecovery {
@@ -22,23 +22,73 @@ export interface SinkRecovery {
   readonly acceptDuplicates: boolean
 }
 
-/** Opens every committer, checks the markers and applies what is pending. Throws what commits.ts names. */
-export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue> {
-  const { io, graph, jobName, directory, manifest } = recovery
-  const commits = new CommitQueue(io, (commit) => removeOutbox(io.disk, directory, commit))
+/** What it takes to make a job's committers. */
+export type SinkPlace = Pick<SinkRecovery, 'io' | 'graph' | 'jobName' | 'directory'>
+
+export interface PeekedSink {
+  readonly id: string
+  /** Last applied epoch; null when the sink does not say without being opened. */
+  readonly marker: number | null
+  /** Why it does not fit, or cannot say; null when nothing is wrong. */
+  readonly error: unknown
+}
+
+/**
+ * Compares each sink's marker with `manifest`. Nothing is opened or fenced: this is asked before a job is taken over.
+ * Dead letters are left out where `manifest` is of another directory than the job's: theirs begin anew.
+ */
+export async function* peekSinks(place: SinkPlace, base: RestorePlace): AsyncGenerator<PeekedSink> {
+  const { sinks, pending } = base.manifest
+  for (const { id, create } of committersOf(place)) {
+    if (id === DEAD_LETTER_SINK && base.directory !== place.directory) continue
+    const committer = create()
+    let marker: number | null = null
+    let error: unknown = null
+    try {
+      marker = (await committer.peekMarker?.()) ?? null
+      if (marker !== null) verifyMarker(id, marker, sinks, pending)
+    } catch (caught) {
+      error = caught
+    } finally {
+      await committer.close().catch(() => {})
+    }
+    yield { id, marker, error }
+  }
+}
+
+interface RestorePlace {
+  readonly manifest: Manifest
+  readonly directory: string
+}
+
+interface NamedCommitter {
+  readonly id: string
+  readonly kind: string
+  readonly create: () => SinkCommitter
+}
+
+/** Of the job's exactly-once sinks and of its dead letters. */
+function committersOf({ io, graph, jobName, directory }: SinkPlace): NamedCommitter[] {
   const context = (sinkId: string): SinkCommitterContext => ({
     sinkId,
     jobName,
     io,
     readOutbox: (segment: OutboxSegment) => readOutbox(io.disk, directory, segment),
   })
-  const opening: Promise<void>[] = []
-  for (const node of graph.nodes) {
-    if (node.role !== 'sink' || node.sink.createCommitter === undefined) continue
-    opening.push(commits.add(node.uid, node.sink.kind, node.sink.createCommitter(context(node.uid))))
-  }
-  const letters = deadLetterCommitter(context(DEAD_LETTER_SINK), directory)
-  opening.push(commits.add(DEAD_LETTER_SINK, DEAD_LETTER_SINK, letters))
+  const committers = graph.nodes.flatMap((node): NamedCommitter[] => {
+    if (node.role !== 'sink' || node.sink.createCommitter === undefined) return []
+    const { uid: id, sink } = node
+    return [{ id, kind: sink.kind, create: () => sink.createCommitter!(context(id)) }]
+  })
+  const letters = (): SinkCommitter => deadLetterCommitter(context(DEAD_LETTER_SINK), directory)
+  return [...committers, { id: DEAD_LETTER_SINK, kind: DEAD_LETTER_SINK, create: letters }]
+}
+
+/** Opens every committer, checks the markers and applies what is pending. Throws what commits.ts names. */
+export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue> {
+  const { io, directory, manifest } = recovery
+  const commits = new CommitQueue(io, (commit) => removeOutbox(io.disk, directory, commit))
+  const opening = committersOf(recovery).map(({ id, kind, create }) => commits.add(id, kind, create()))
   try {
     await Promise.all(opening)
     commits.verifyMarkers(manifest.sinks, manifest.pending, recovery.acceptDuplicates)
