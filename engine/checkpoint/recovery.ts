@@ -54,6 +54,8 @@ export interface RestoreBase {
   readonly directory: string
   /** There is, or was, a newer one: this one was named, or newer ones are damaged. */
   readonly isBehind: boolean
+  /** Newer ones that were set aside, now or earlier: the file, and why if it was now. */
+  readonly damaged: readonly string[]
 }
 
 export interface Recovered {
@@ -106,8 +108,15 @@ export async function takeOver(disk: Disk, options: RecoveryOptions): Promise<Re
   if (options.isRestart === true && quarantined.length === 0 && base?.owner !== options.owner)
     throw takenOver(directory)
   if (found !== null) {
-    const isBehind = options.restore !== 'latest' || quarantined.length > 0 || setAside.length > 0
-    await options.refuse?.({ ...found, isBehind })
+    const isNamed = options.restore !== 'latest'
+    const damaged = [
+      ...quarantined.map(({ path, reason }) => `${corruptName(path)} (${reason.replace(/\.$/, '')})`),
+      ...setAside
+        .filter((number) => number > found.manifest.number)
+        .map((number) => corruptName(layout.manifest(directory, manifestName(number)))),
+    ]
+    const isBehind = isNamed || quarantined.length > 0 || setAside.length > 0
+    await options.refuse?.({ ...found, isBehind, damaged: isNamed ? [] : damaged })
   }
   const generation = (await generationBefore(disk, directory, base)) + 1
   const isMove = found !== null && found.directory !== directory
@@ -172,6 +181,11 @@ function emptyManifest(options: RecoveryOptions): Manifest {
   }
 }
 
+/** What a damaged manifest is called. */
+function corruptName(path: string): string {
+  return path.replace(/\.json$/, '.corrupt')
+}
+
 interface Found {
   readonly manifest: Manifest
   readonly path: string
@@ -196,7 +210,7 @@ async function newestValid(
     }
     // Collected by an owner that is still at work, between our listing and our reading.
     if ((await disk.size(entry.path)) === null) continue
-    await disk.rename(entry.path, `${layout.manifest(directory, manifestName(number)).replace(/\.json$/, '')}.corrupt`)
+    await disk.rename(entry.path, corruptName(entry.path))
     quarantined.push({ path: entry.path, reason: entry.error })
   }
   if (numbers.length === 0) {

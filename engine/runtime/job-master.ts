@@ -271,7 +271,15 @@ export class JobMaster implements RunningJob {
     planOf(base.manifest)
     if (!base.isBehind || this.options.acceptDuplicates) return
     const place = { io: this.environment.io, graph: this.graph, jobName: this.options.name, directory: this.directory }
-    for await (const { error } of peekSinks(place, base)) if (error !== null) throw error
+    for await (const { error } of peekSinks(place, base)) {
+      if (error === null) continue
+      if (!(error instanceof MillraceError) || base.damaged.length === 0) throw error
+      const message = `${error.message} Set aside as damaged: ${base.damaged.join(', ')}.`
+      throw new MillraceError(error.code, message, {
+        cause: error,
+        hint: 'Mend a file, give it its .json name back, and start again.',
+      })
+    }
   }
 
   private emitStarted(restoredFrom: string | null, stateBackend: string): void {
