@@ -57,6 +57,14 @@ function shareMemory(bytes: number, storeBytes: number): { tables: number; chang
   return { tables: Math.max(bytes - storeBytes - changes, bytes * TABLES_SHARE_MIN), changes }
 }
 
+/** What a worker's state has of the world around it. */
+export interface StateEnvironment {
+  readonly io: Io
+  readonly storeFactory: (backend: Deployment['stateBackend'], stateMemoryBytes: number) => Promise<KeyedStoreFactory>
+  /** Bytes of a cut that go into the store at a time; a part of the state's memory when left out. */
+  readonly cutPieceBytes?: number
+}
+
 interface KeyedShare {
   readonly uid: string
   readonly parallelism: number
@@ -66,8 +74,7 @@ export async function openWorkerState(
   plan: ExecutionPlan,
   deployment: Deployment,
   liveDirectory: string,
-  io: Io,
-  factoryOf: (backend: Deployment['stateBackend'], stateMemoryBytes: number) => Promise<KeyedStoreFactory>,
+  { io, storeFactory, cutPieceBytes }: StateEnvironment,
 ): Promise<WorkerState> {
   const shares = keyedShares(plan)
   const keyed: KeyedBackend[] = []
@@ -86,7 +93,7 @@ export async function openWorkerState(
       },
     }
   }
-  const factory = await factoryOf(deployment.stateBackend, deployment.stateMemoryBytes)
+  const factory = await storeFactory(deployment.stateBackend, deployment.stateMemoryBytes)
   const { store, restored } = await openStore(factory, shares, deployment, liveDirectory, io)
   const isRestored = deployment.stores.length > 0
   const sources = deployment.storesMatchWorkers
@@ -97,7 +104,7 @@ export async function openWorkerState(
   const memoryBudgetBytes = memory.tables / hosted
   return {
     store,
-    changes: new CutPieces(store, memory.changes / PIECES_AT_ONCE),
+    changes: new CutPieces(store, cutPieceBytes ?? memory.changes / PIECES_AT_ONCE),
     restored,
     keyed,
     memoryBudgetBytes,

@@ -238,6 +238,7 @@ export class WorkerCheckpoints {
         await (changes.room() ?? new Promise<void>((resolve) => this.options.defer(resolve)))
       }
     }
+    changes.send()
     return changes.close()
   }
 

@@ -12,17 +12,15 @@
  */
 import { OutboxMeter } from '../checkpoint/outbox-meter.ts'
 import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
-import type { KeyedStoreFactory } from '../contract/keyed-store.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
-import type { Io } from '../core/io.ts'
 import { StringInterner } from '../core/strings.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import type { SpillSpace } from './overflow.ts'
 import { planChannels, planJob } from './planner.ts'
 import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
 import type { SourceDriver } from './source-driver.ts'
-import { openWorkerState, type WorkerState } from './state-restore.ts'
+import { openWorkerState, type StateEnvironment, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
 import { buildSubtasks, type HostedSubtask } from './subtask-builder.ts'
 import { alignmentIntervalMs } from './watermark-alignment.ts'
@@ -34,10 +32,8 @@ const TURN_BUDGET_MS = 2
 const TICK_MS = 20
 const STATUS_INTERVAL_MS = 250
 
-export interface WorkerEnvironment {
-  readonly io: Io
+export interface WorkerEnvironment extends StateEnvironment {
   readonly graph: JobGraph
-  readonly storeFactory: (backend: Deployment['stateBackend'], stateMemoryBytes: number) => Promise<KeyedStoreFactory>
   readonly createHub: (deployment: Deployment, wake: () => void) => ChannelHub
   readonly send: (message: FromWorker) => void
   /** Runs a task after the event loop had its turn. */
@@ -140,7 +136,7 @@ export class WorkerRuntime {
     const plan = planJob(graph, deployment)
     const liveDirectory = `${deployment.liveDirectory}/g${deployment.generation}-r${deployment.run}-w${deployment.workerIndex}`
     await io.disk.makeDirectory(liveDirectory)
-    this.state = await openWorkerState(plan, deployment, liveDirectory, io, this.environment.storeFactory)
+    this.state = await openWorkerState(plan, deployment, liveDirectory, this.environment)
     io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
     this.outboxMeter = new OutboxMeter(deployment.workers, () =>

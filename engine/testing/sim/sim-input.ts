@@ -76,6 +76,8 @@ export interface SimShape {
   readonly isAtLeastOnce: boolean
   /** Bytes of batches without room that a queue keeps in memory before it writes the rest to a file; null: many. */
   readonly spillBeyondBytes: number | null
+  /** Of a cut, how much goes into the store at a time; null for a part of the state's memory. */
+  readonly cutPieceBytes: number | null
   /** Damaged state is noticed when it is read, not when it is restored. */
   readonly noticesRotLate: boolean
 }
@@ -170,6 +172,7 @@ export function randomShape(random: SeededRandom): SimShape {
   const needsTwo = branches.some((name) => BRANCHES[name].sources === 2)
   const first = random.between(1, 4)
   const shape = {
+    cutPieceBytes: null,
     splits: needsTwo ? [first, random.between(1, 3)] : [first],
     rowsPerSplit: random.between(5, needsTwo ? 30 : 60),
     keys: random.between(1, 9),
@@ -206,7 +209,12 @@ export function randomShape(random: SeededRandom): SimShape {
     spillBeyondBytes: random.pick([null, 0, 0, 400]),
     noticesRotLate: random.chance(0.4),
   }
-  return { ...shape, hasQuietSplit: canBeQuiet(shape) && random.chance(0.8) }
+  return {
+    ...shape,
+    hasQuietSplit: canBeQuiet(shape) && random.chance(0.8),
+    // Not drawn, so that recorded seeds keep their runs.
+    cutPieceBytes: [null, 1, 100][shape.rowsPerSplit % 3]!,
+  }
 }
 
 /** The other splits must get a window to its end by themselves, and still bring rows when the quiet one is idle. */

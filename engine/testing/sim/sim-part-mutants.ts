@@ -7,6 +7,7 @@ import { crc32 } from 'node:zlib'
 import type { Manifest } from '../../checkpoint/manifest.ts'
 import type { GraphEdge, JobGraph } from '../../contract/job-graph.ts'
 import type { ValueCodec } from '../../contract/keyed-state.ts'
+import type { WriteBatch } from '../../contract/keyed-store.ts'
 import type { OperatorContext } from '../../contract/operator.ts'
 import type { OutboxSegment } from '../../contract/sink.ts'
 import type { SplitState } from '../../contract/source.ts'
@@ -27,7 +28,7 @@ import {
   readManifestsAs,
   readPositionsAs,
 } from './sim-plant-parts.ts'
-import type { SimStoreFactory } from './sim-store.ts'
+import type { SimStore, SimStoreFactory } from './sim-store.ts'
 
 /** Faults with more of one kind. */
 function more(kind: Fault['kind'], faults: readonly Fault[]): Fault[] {
@@ -64,6 +65,19 @@ function renamesRestored(factory: SimStoreFactory, raw: SimDisk): SimStoreFactor
         },
       })
     },
+  }
+}
+
+/** A store that says of every batch ahead of an image that it has it. */
+function takesAnything(factory: SimStoreFactory): SimStoreFactory {
+  const easy = (store: SimStore): SimStore => {
+    const write = store.writeInBackground.bind(store)
+    return Object.assign(store, { writeInBackground: (batch: WriteBatch) => write(batch).catch(() => {}) })
+  }
+  return {
+    ...factory,
+    create: (directory) => easy(factory.create(directory)),
+    restore: (image, directory) => easy(factory.restore(image, directory)),
   }
 }
 
@@ -165,6 +179,10 @@ export const PART_MUTANTS = {
   'output-rot-unnoticed': {
     what: 'a flipped bit in output that waits for its commit is not noticed',
     plant: () => ({ faults: (faults) => more('rot', faults), disk: outputUnchecked }),
+  },
+  'lost-changes-taken-for-written': {
+    what: 'changes that the store could not take ahead of an image are taken for written',
+    plant: () => ({ faults: (faults) => more('disk-errors', faults), stores: takesAnything }),
   },
   'restored-hashed-anew': {
     what: 'the first checkpoint after a restore hashes restored files anew, and takes damage for content',

@@ -41,6 +41,7 @@ export interface SimProcessOptions {
   readonly channelCapacity: number
   readonly rings: boolean
   readonly spillBeyondBytes: number | null
+  readonly cutPieceBytes: number | null
   readonly noticesRotLate: boolean
   /** Shared by all workers: making one takes longer than most of them live. */
   readonly interner: StringInterner
@@ -135,7 +136,7 @@ export class SimProcess {
     onMessage: (message: FromWorker) => void,
     onExit: (failure: WorkerFailure) => void,
   ): WorkerHandle {
-    const { scheduler, scope: process, disk, plant, spillBeyondBytes } = this.options
+    const { scheduler, scope: process, disk, plant, spillBeyondBytes, cutPieceBytes } = this.options
     const name = `w${index}.${this.spawned++}`
     const scope = new Scope(name, process)
     const io = this.ioOf(scope)
@@ -168,6 +169,7 @@ export class SimProcess {
       },
       interner: this.options.interner,
       ...(spillBeyondBytes === null ? {} : { spillBeyondBytes }),
+      ...(cutPieceBytes === null ? {} : { cutPieceBytes }),
     })
     const send = (message: ToWorker): void => {
       const copy = structuredClone(message)

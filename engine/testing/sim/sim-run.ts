@@ -279,6 +279,7 @@ class Simulation {
       channelCapacity: shape.channelCapacity,
       rings: shape.rings,
       spillBeyondBytes: shape.spillBeyondBytes,
+      cutPieceBytes: shape.cutPieceBytes,
       noticesRotLate: shape.noticesRotLate,
       interner: this.interner,
       buildGraph: () => {

@@ -195,7 +195,9 @@ export class SimStore implements KeyedStore {
     this.requireOpen()
     if (this.imaging) throw new MillraceError('STORE_MISUSED', 'Two batches at once.', { domain: 'internal' })
     this.imaging = true
+    const before = this.valuesOf(batch.keys)
     this.write(batch)
+    const written = this.valuesOf(batch.keys)
     const path = `${this.directory}/piece-${++this.sequence}`
     try {
       const file = await this.disk.create(path)
@@ -203,9 +205,23 @@ export class SimStore implements KeyedStore {
       await file.close()
       await this.disk.remove(path)
     } catch (error) {
+      this.undo(before, written)
       throw storeIo(path, error)
     } finally {
       this.imaging = false
+    }
+  }
+
+  private valuesOf(keys: Arena): Map<string, Uint8Array | undefined> {
+    return new Map(keysOf(keys).map((key) => [key, this.entries.get(key)]))
+  }
+
+  /** The disk did not take a batch: what it wrote, and nobody did since, is as it was. */
+  private undo(before: ReadonlyMap<string, Uint8Array | undefined>, written: typeof before): void {
+    for (const [key, value] of before) {
+      if (this.entries.get(key) !== written.get(key)) continue
+      if (value === undefined) this.entries.delete(key)
+      else this.entries.set(key, value)
     }
   }
 
