@@ -1,22 +1,21 @@
 /**
  * Two inputs in one window operator: Flink's coGroup and window join.
  *
- * Rows of both inputs become elements of one stream that know which input they come from, and a window keeps the rows
- * of each input in a list. So every assigner, trigger and evictor that windows have works for joins, and rows travel in
+ * Rows of both inputs become elements of one stream that know which input they come from, and a window keeps them all. So every assigner, trigger and evictor that windows have works for joins, and rows travel in
  * the columns of their own schema until they are here.
  */
-import type { AggregateFunction } from '../engine/contract/functions.ts'
 import type { CoGroupFunction, TaggedUnion } from '../engine/contract/joint-functions.ts'
-import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { EarlierLayout, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { type Batch, sliceBatch } from '../engine/core/batch.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../engine/core/schema.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { isPromise, RowSource } from './user-function.ts'
-import { listCodec, writeEncoded } from './window-contents.ts'
+import { type ElementContents, listCodec } from './window-contents.ts'
+import { elementsInOne } from './window-elements.ts'
 
-/** What a window keeps of one key. */
+/** What a window's function gets of one key. */
 export interface CoGroup {
   readonly one: unknown[]
   readonly two: unknown[]
@@ -24,16 +23,20 @@ export interface CoGroup {
 
 type Element = TaggedUnion<unknown, unknown>
 
-export function coGroupAggregate(): AggregateFunction<Element, CoGroup, CoGroup> {
+/** Keeps the elements of both inputs as they come; the window's function gets one `CoGroup` of them. */
+export function coGroupContents(): ElementContents {
   return {
-    createAccumulator: () => ({ one: [], two: [] }),
-    add(element, group) {
-      if (element.isOne) group.one.push(element.one)
-      else group.two.push(element.two)
-      return group
+    // As it was when a window kept a group of two lists.
+    signature: 'aggregate',
+    keep: (element) => element,
+    results(elements) {
+      const group: CoGroup = { one: [], two: [] }
+      for (const element of elements as readonly Element[]) {
+        if (element.isOne) group.one.push(element.one)
+        else group.two.push(element.two)
+      }
+      return [group]
     },
-    getResult: (group) => group,
-    merge: (a, b) => ({ one: a.one.concat(b.one), two: a.two.concat(b.two) }),
   }
 }
 
@@ -72,29 +75,17 @@ export function taggedCodec(one: ValueCodec, two: ValueCodec): ValueCodec {
   }
 }
 
-/** The rows of the first input with their length, then those of the second. */
-export function coGroupCodec(one: ValueCodec, two: ValueCodec): ValueCodec {
-  const arena = new ByteArena(1_024)
+/** How windows were stored once: the rows of the first input with their length, then those of the second. */
+export function groupInOne(one: ValueCodec, two: ValueCodec): EarlierLayout {
   const ones = listCodec(one)
   const twos = listCodec(two)
-  return {
-    description: `group(${one.description}, ${two.description})`,
-    encode(value) {
-      const group = value as CoGroup
-      arena.clear()
-      writeEncoded(arena, ones.encode(group.one))
-      const rest = twos.encode(group.two)
-      arena.writeBytes(rest, 0, rest.length)
-      return arena.view()
-    },
-    decode(bytes, start, end): CoGroup {
-      const at = start + 4 + new DataView(bytes.buffer, bytes.byteOffset + start, 4).getUint32(0, true)
-      return {
-        one: ones.decode(bytes, start + 4, at) as unknown[],
-        two: twos.decode(bytes, at, end) as unknown[],
-      }
-    },
-  }
+  return elementsInOne(`group(${one.description}, ${two.description})`, (bytes, start, end) => {
+    const at = start + 4 + new DataView(bytes.buffer, bytes.byteOffset + start, 4).getUint32(0, true)
+    return [
+      ...(ones.decode(bytes, start + 4, at) as unknown[]).map((row): Element => ({ isOne: true, one: row })),
+      ...(twos.decode(bytes, at, end) as unknown[]).map((row): Element => ({ isOne: false, two: row })),
+    ]
+  })
 }
 
 /** Gives `operator`, which has one input of opaque rows, the rows of two inputs as `TaggedUnion`s. */

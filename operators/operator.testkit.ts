@@ -305,16 +305,25 @@ export class OperatorRig {
     }
   }
 
-  /** Takes a cut and starts afresh from it at another parallelism. */
-  restore(parallelism: number): void {
-    const snapshots = this.subtasks.map(({ operator }) => structuredClone(operator.snapshot?.() ?? null))
+  /** What a checkpoint writes of keyed state; the job goes on. */
+  checkpoint(): { entries: number; bytes: number } {
+    const written = { entries: 0, bytes: 0 }
     for (const { backend, store } of this.subtasks) {
       if (backend === null) continue
       const batch = new WriteBatchBuilder()
       backend.captureDirty(batch)
       store.write(batch.batch())
       backend.checkpointSettled()
+      written.entries += batch.count
+      written.bytes += batch.byteLength
     }
+    return written
+  }
+
+  /** Takes a cut and starts afresh from it at another parallelism. */
+  restore(parallelism: number): void {
+    const snapshots = this.subtasks.map(({ operator }) => structuredClone(operator.snapshot?.() ?? null))
+    this.checkpoint()
     const old = this.subtasks
     for (const { operator } of old) operator.close?.()
     this.subtasks = this.open(

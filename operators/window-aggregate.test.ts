@@ -65,7 +65,7 @@ const CASES: Record<string, WindowCase> = {
       processKernel<Row, unknown, string>(
         ({ key, window }, elements, collect) =>
           collect({ key, ids: ids([...elements]), start: window.start, max: window.maxTimestamp }),
-        { codec: objectCodec() },
+        { codec: objectCodec(), pieceElements: 2 },
       ),
     expected: (key, rows, start, end) => ({ key, ids: ids(rows), start, max: end - 1 }),
     keyOfResult: (result: { key: string }) => result.key,

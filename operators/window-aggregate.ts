@@ -47,9 +47,16 @@ export interface WindowKernel {
   readonly layout: ValueLayout
   /** `valuesLiveOn`: values that were fired may change and be fired again, or share rows with other windows. */
   open(context: OperatorContext, valuesLiveOn: boolean): void
-  /** Adds rows[0..count) of `batch` to the entries in `slots`. */
-  accumulate(batch: Batch, rows: Int32Array, count: number, slots: Int32Array, values: MutableWindowValues): void
-  /** Emits the result of one entry: key `keyRow` of `keys`, value `at` of `values`. */
+  /** Adds rows[0..count) of `batch`, which has keys, to the entries in `slots` of the segment `namespace`. */
+  accumulate(
+    batch: Batch,
+    rows: Int32Array,
+    count: number,
+    slots: Int32Array,
+    values: MutableWindowValues,
+    namespace: number,
+  ): void
+  /** Emits the result of one entry of the segment `namespace`: key `keyRow` of `keys`, value `at` of `values`. */
   fire(
     keys: KeyColumn,
     keyRow: number,
@@ -58,7 +65,12 @@ export interface WindowKernel {
     window: FiringWindow,
     watermark: number,
     output: Output,
+    namespace: number,
   ): void
+  /** Firing has read enough for one call. */
+  readonly isTired?: boolean
+  /** The segment `namespace` was dropped. */
+  drop?(namespace: number): void
   /**
    * Merges values `fromRows[j]` of `from` (value j when null) into entries `slots[j]` of `into`, for j < count.
    * Present only where accumulators may be merged in any order; `from` stays as it is.
@@ -72,7 +84,7 @@ export interface WindowKernel {
         into: MutableWindowValues,
       ) => void)
     | undefined
-  /** Emits what `fire` left in an unfinished batch. */
+  /** Emits what `fire` left in an unfinished batch: the last call of each round. */
   flush(output: Output): void
 }
 
@@ -221,7 +233,7 @@ class WindowOperator implements Operator {
   private accumulate(batch: Batch, keys: KeyColumn, window: number, rows: Int32Array, count: number): void {
     const segment = this.table.segment(window)
     segment.upsert(keys, rows, count, this.slots)
-    this.kernel.accumulate(batch, rows, count, this.slots, segment)
+    this.kernel.accumulate(batch, rows, count, this.slots, segment, window)
   }
 
   /** A row within lateness of a fired window: its key fires again at once. */
@@ -236,7 +248,8 @@ class WindowOperator implements Operator {
       this.accumulate(batch, keys, window, single, 1)
       this.nextDue = Math.min(this.nextDue, maxTimestamp <= watermark ? maxTimestamp + latenessMs : maxTimestamp)
       if (maxTimestamp <= watermark) {
-        this.kernel.fire(keys, row, this.table.segment(window), this.slots[0], this.windowOf(window), watermark, output)
+        const segment = this.table.segment(window)
+        this.kernel.fire(keys, row, segment, this.slots[0], this.windowOf(window), watermark, output, window)
       }
     }
   }
@@ -278,9 +291,10 @@ class WindowOperator implements Operator {
   private fireOn(firing: Firing, output: Output): boolean {
     let budget = FIRE_KEYS_MAX
     for (; firing.at < firing.windows.length; firing.at++) {
-      const window = this.windowOf(firing.windows[firing.at])
+      const namespace = firing.windows[firing.at]
+      const window = this.windowOf(namespace)
       if (window.maxTimestamp > firing.previous) {
-        firing.scan ??= this.table.segment(firing.windows[firing.at]).scan()
+        firing.scan ??= this.table.segment(namespace).scan()
         for (;;) {
           if (firing.chunk === null) {
             if (budget <= 0) return false
@@ -295,16 +309,19 @@ class WindowOperator implements Operator {
         firing.scan.close()
         firing.scan = null
       }
-      if (window.maxTimestamp + this.latenessMs <= this.watermark) this.table.drop(firing.windows[firing.at])
+      if (window.maxTimestamp + this.latenessMs > this.watermark) continue
+      this.table.drop(namespace)
+      this.kernel.drop?.(namespace)
     }
     return true
   }
 
   private fireChunk(firing: Firing, chunk: SegmentChunk, window: FiringWindow, output: Output): boolean {
+    const namespace = firing.windows[firing.at]
     while (firing.row < chunk.count) {
-      if (output.blocked) return false
+      if (output.blocked || this.kernel.isTired === true) return false
       if (!this.time.hadFired(chunk.keys, firing.row, window.maxTimestamp)) {
-        this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
+        this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output, namespace)
       }
       firing.row++
     }

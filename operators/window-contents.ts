@@ -1,8 +1,8 @@
 /**
  * What a window keeps of its elements: an accumulator, a reduced row, or the elements themselves.
  *
- * Used by the window operators, which keep contents as one object for each key and window. Contents that are
- * undefined are those of a window without elements.
+ * Used by the window operators. Accumulators and rows are one object for each key and window, and undefined for a window
+ * without elements; elements are kept in pieces (window-elements.ts).
  */
 import type { AggregateFunction, ReduceFunction } from '../engine/contract/functions.ts'
 import type { ValueCodec } from '../engine/contract/keyed-state.ts'
@@ -22,6 +22,16 @@ export interface WindowContents {
   merge(a: unknown, b: unknown): unknown
   /** What a window's function gets, or the result where there is none; `undefined` is a window without elements. */
   results(contents: unknown): Iterable<unknown>
+}
+
+/** Contents that are the elements themselves (window-elements.ts). */
+export interface ElementContents {
+  /** As that of `WindowContents`. */
+  readonly signature: string
+  /** What is kept of a row. */
+  keep(row: unknown, timeMs: number): unknown
+  /** What a window's function gets for what was kept, in the order in which it came. */
+  results(elements: readonly unknown[]): Iterable<unknown>
 }
 
 export function aggregateContents<In, Acc, Out>(aggregate: AggregateFunction<In, Acc, Out>): WindowContents {
@@ -49,42 +59,23 @@ export function reduceContents<T>(reduce: ReduceFunction<T>): WindowContents {
 }
 
 /** All elements in arrival order. */
-export function listContents(): WindowContents {
-  return {
-    signature: 'process',
-    keepsFirstRow: false,
-    mergesInAnyOrder: false,
-    add(row, contents) {
-      if (contents === undefined) return [row]
-      ;(contents as unknown[]).push(row)
-      return contents
-    },
-    merge: (a, b) => (a as unknown[]).concat(b),
-    results: (contents) => (contents ?? []) as unknown[],
-  }
+export function listContents(): ElementContents {
+  return { signature: 'process', keep: (row) => row, results: (elements) => elements }
 }
 
 /**
- * All elements with their event times, for evictors. What they leave is aggregated or reduced as `finish` does
- * it when the window fires; without it the function gets the elements.
+ * All elements with their event times, for evictors. What they leave is finished as `finish` does it when the window
+ * fires.
  */
-export function evictableContents(finish: WindowContents | null): WindowContents {
+export function evictableContents(finish: WindowContents | ElementContents): ElementContents {
   return {
-    signature: `evictable ${finish?.signature ?? 'process'}`,
-    keepsFirstRow: false,
-    mergesInAnyOrder: false,
-    add(row, contents, timeMs) {
-      const element: TimestampedValue<unknown> = { value: row, timestamp: timeMs }
-      if (contents === undefined) return [element]
-      ;(contents as TimestampedValue<unknown>[]).push(element)
-      return contents
-    },
-    merge: (a, b) => (a as unknown[]).concat(b),
-    results(contents) {
-      const elements = (contents ?? []) as readonly TimestampedValue<unknown>[]
-      if (finish === null) return elements.map((element) => element.value)
+    signature: `evictable ${finish.signature}`,
+    keep: (value, timestamp): TimestampedValue<unknown> => ({ value, timestamp }),
+    results(elements) {
+      const kept = elements as readonly TimestampedValue<unknown>[]
+      if (!('add' in finish)) return finish.results(kept.map(({ value }) => value))
       let finished: unknown
-      for (const { value, timestamp } of elements) finished = finish.add(value, finished, timestamp)
+      for (const { value, timestamp } of kept) finished = finish.add(value, finished, timestamp)
       return finish.results(finished)
     },
   }

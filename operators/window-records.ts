@@ -5,7 +5,7 @@
  * name. So merging windows moves all of it at once, and a key without windows leaves nothing behind. Invariant:
  * a state is kept as bytes until someone who knows its codec asks for it.
  */
-import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { EarlierLayout, ValueCodec } from '../engine/contract/keyed-state.ts'
 import { TimeWindow } from '../engine/contract/windows.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { writeEncoded, writeLength } from './window-contents.ts'
@@ -113,9 +113,13 @@ export class WindowRecord {
 export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
   const arena = new ByteArena(1_024)
   return {
-    description: `windows(${contents.description})`,
+    description: described(contents),
     // What a new version changes is the contents of each window (state/stored-windows.ts).
     ...(contents.evolution === undefined ? {} : { evolution: contents.evolution }),
+    earlier: (contents.earlier ?? []).map((layout) => ({
+      description: described(layout),
+      decode: (bytes, start) => decodeWindows(bytes, start, layout),
+    })),
     encode(value) {
       const { records } = value as KeyWindows
       arena.clear()
@@ -123,11 +127,15 @@ export function windowRecordsCodec(contents: ValueCodec): ValueCodec {
       for (const record of records) writeRecord(arena, record, contents)
       return arena.view()
     },
-    decode(bytes, start) {
-      const reader = new RecordReader(bytes, start, contents)
-      return new KeyWindows(Array.from({ length: reader.length() }, () => reader.record()))
-    },
+    decode: (bytes, start) => decodeWindows(bytes, start, contents),
   }
+}
+
+const described = ({ description }: EarlierLayout): string => `windows(${description})`
+
+function decodeWindows(bytes: Uint8Array, start: number, contents: EarlierLayout): KeyWindows {
+  const reader = new RecordReader(bytes, start, contents)
+  return new KeyWindows(Array.from({ length: reader.length() }, () => reader.record()))
 }
 
 function writeRecord(arena: ByteArena, record: WindowRecord, contents: ValueCodec): void {
@@ -156,10 +164,10 @@ function writeTimes(arena: ByteArena, times: readonly number[]): void {
 class RecordReader {
   private readonly bytes: Uint8Array
   private readonly view: DataView
-  private readonly contents: ValueCodec
+  private readonly contents: EarlierLayout
   private at: number
 
-  constructor(bytes: Uint8Array, start: number, contents: ValueCodec) {
+  constructor(bytes: Uint8Array, start: number, contents: EarlierLayout) {
     this.bytes = bytes
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.contents = contents

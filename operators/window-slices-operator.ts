@@ -214,7 +214,7 @@ class SlicedWindowOperator implements Operator {
   private accumulate(batch: Batch, keys: KeyColumn, slice: number, rows: Int32Array, count: number): void {
     const segment = this.slices.segment(slice)
     segment.upsert(keys, rows, count, this.slots)
-    this.kernel.accumulate(batch, rows, count, this.slots, segment)
+    this.kernel.accumulate(batch, rows, count, this.slots, segment, slice)
     this.nextDue = Math.min(this.nextDue, this.dueOf(slice))
   }
 
@@ -254,7 +254,7 @@ class SlicedWindowOperator implements Operator {
       oneFound[0] = slot
       kernel.merge(segment, oneFound, 1, oneSlot, one)
     }
-    kernel.fire(keys, row, one, 0, window, this.watermark, output)
+    kernel.fire(keys, row, one, 0, window, this.watermark, output, MERGED)
   }
 
   private windowOf(end: number): FiringWindow {
@@ -384,7 +384,7 @@ class SlicedWindowOperator implements Operator {
       for (; firing.row < chunk.count; firing.row++) {
         if (output.blocked) return false
         if (this.time.hadFired(chunk.keys, firing.row, window.maxTimestamp)) continue
-        this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output)
+        this.kernel.fire(chunk.keys, firing.row, chunk, firing.row, window, this.watermark, output, namespace)
       }
       firing.chunk = null
     }

@@ -51,11 +51,11 @@ import { OperatorRig } from './operator.testkit.ts'
 import {
   aggregateContents,
   evictableContents,
-  listCodec,
   listContents,
   reduceContents,
   timestampedCodec,
 } from './window-contents.ts'
+import type { KeptContents } from './window-keepers.ts'
 import {
   continuousModel,
   countModel,
@@ -205,14 +205,25 @@ const EVICTORS: readonly EvictorCase[] = [
 
 /** How contents are kept; each result shows the ids that a window held. */
 const WORK = {
-  process: { fn: true, contents: () => listContents(), codec: listCodec(objectCodec()) },
-  'concatenating reduce': { fn: true, contents: () => reduceContents(concatenated), codec: objectCodec() },
-  'aggregate with merge': {
-    fn: true,
-    contents: () => aggregateContents(idList),
-    codec: objectCodec(() => ({ key: '', ids: [] })),
+  process: (): KeptContents => ({ kind: 'elements', contents: listContents(), codec: objectCodec(), pieceElements: 2 }),
+  'concatenating reduce': (): KeptContents => {
+    return { kind: 'accumulated', contents: reduceContents(concatenated), codec: objectCodec() }
+  },
+  'aggregate with merge': (): KeptContents => {
+    return {
+      kind: 'accumulated',
+      contents: aggregateContents(idList),
+      codec: objectCodec(() => ({ key: '', ids: [] })),
+    }
   },
 } as const
+
+/** Elements for an evictor. */
+function evictable(finish: KeptContents): KeptContents {
+  const contents = evictableContents(finish.contents)
+  return { kind: 'elements', contents, codec: timestampedCodec(objectCodec()), pieceElements: 2 }
+}
+
 type Work = keyof typeof WORK
 
 /** Not commutative, and in place: what two windows share would show. */
@@ -256,14 +267,13 @@ function operatorOf(
   lateness: number,
 ) {
   const made = assigner.create()
-  const { contents, codec } = WORK[work]
+  const kept = WORK[work]()
   const elementCodec = objectCodec()
   const options: TriggeredWindowOptions = {
     assigner: made,
     trigger: trigger.create === null ? made.getDefaultTrigger() : trigger.create(),
     evictor: evictor === null ? null : evictor.create(),
-    contents: evictor === null ? contents() : evictableContents(contents()),
-    contentsCodec: evictor === null ? codec : listCodec(timestampedCodec(elementCodec)),
+    kept: evictor === null ? kept : evictable(kept),
     elementCodec,
     createFunction: () => ({ ...show }),
     codecOf: stateCodec,
@@ -442,8 +452,7 @@ function rigOf({ assigner, trigger, fn = () => ({ ...show }) as never, lateness 
         assigner,
         trigger: trigger ?? assigner.getDefaultTrigger(),
         evictor: null,
-        contents: listContents(),
-        contentsCodec: listCodec(objectCodec()),
+        kept: WORK.process(),
         elementCodec: objectCodec(),
         createFunction: fn as () => ProcessWindowFunction<unknown, unknown, unknown>,
         codecOf: stateCodec,

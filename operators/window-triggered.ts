@@ -3,7 +3,8 @@
  * merge, processing time, global windows, user-defined ones. Aligned event-time windows under their own trigger
  * have faster operators (window-aggregate.ts, window-slices-operator.ts).
  *
- * All windows of a key are one object in state (window-records.ts), looked up once a row. A record knows the times that
+ * All windows of a key are one object in state (window-records.ts), looked up once a row; of windows that keep their
+ * elements it holds the newest of them (window-elements.ts). A record knows the times that
  * it waits for; timers.ts has a timer at or before the earliest of a key, and when it fires the next one is set.
  *
  * - A row goes to each window that its assigner names and that is not over; the trigger says whether the window
@@ -30,6 +31,7 @@ import {
   TriggerResult,
   type WindowAssigner,
 } from '../engine/contract/windows.ts'
+import { assert } from '../engine/core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
@@ -40,8 +42,8 @@ import { restoredWatermarks, type WatermarkFloors, watermarksToJson } from './re
 import type { QueuedTimer } from './timer-queue.ts'
 import { InternalTimerService } from './timers.ts'
 import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './user-function.ts'
-import type { WindowContents } from './window-contents.ts'
 import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
+import { type ContentsKeeper, copyOf, ElementsKeeper, type KeptContents, keeperOf } from './window-keepers.ts'
 import { KeyWindows, WindowRecord, windowRecordsCodec } from './window-records.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing, triggerResultInvalid } from './window-rows.ts'
 import { WindowTriggerContext } from './window-trigger-context.ts'
@@ -49,11 +51,10 @@ import { WindowTriggerContext } from './window-trigger-context.ts'
 export interface TriggeredWindowOptions extends WindowFunctionOptions {
   readonly assigner: WindowAssigner
   readonly trigger: Trigger
-  /** With one, `contents` are `evictableContents`. */
+  /** With one, `kept` are elements of `evictableContents`. */
   readonly evictor: Evictor | null
-  readonly contents: WindowContents
-  readonly contentsCodec: ValueCodec
-  /** Of the rows, where they are kept or copied. */
+  readonly kept: KeptContents
+  /** Of the rows, where they are copied. */
   readonly elementCodec: ValueCodec
   readonly allowedLatenessMs?: number
   /** Side output for rows later than that; without one they are counted as `lateDropped`. */
@@ -87,6 +88,7 @@ class TriggeredWindowOperator implements Operator {
   private readonly slots = new Int32Array(BATCH_ROWS_MAX)
   private readonly rowsAhead = new Int32Array(BATCH_ROWS_MAX)
   private readonly firstRow = Int32Array.of(0)
+  private readonly keeper: ContentsKeeper
   private context!: OperatorContext
   private table!: StateTable
   private timers!: InternalTimerService
@@ -109,6 +111,8 @@ class TriggeredWindowOperator implements Operator {
     this.isEventTime = options.assigner.isEventTime()
     this.latenessMs = this.isEventTime ? (options.allowedLatenessMs ?? 0) : 0
     this.late = new LateRows(options.lateTag ?? null)
+    this.keeper = keeperOf(options.kept, options.elementCodec)
+    assert(options.evictor === null || this.keeper instanceof ElementsKeeper, 'evictors see elements')
   }
 
   open(context: OperatorContext): void {
@@ -119,7 +123,8 @@ class TriggeredWindowOperator implements Operator {
     this.watermark = watermark
     this.floors = floors
     this.rows = new RowSource(context)
-    const codec = windowRecordsCodec(options.contentsCodec)
+    this.keeper.open(context.keyed)
+    const codec = windowRecordsCodec(this.keeper.codec)
     this.table = context.keyed.table({ name: '$windows', version: 1, layout: { kind: 'object', codec } })
     this.timers = new InternalTimerService(context)
     const { current } = this
@@ -141,7 +146,7 @@ class TriggeredWindowOperator implements Operator {
   }
 
   private get signature(): string {
-    return `${this.assigner} ${this.options.contents.signature}`
+    return `${this.assigner} ${this.keeper.signature}`
   }
 
   /** Of the current key. */
@@ -188,10 +193,15 @@ class TriggeredWindowOperator implements Operator {
         windows = new KeyWindows()
         objects[slot] = windows
       }
-      this.trigger.setKey(keys, i, windows)
+      this.setKey(keys, i, windows)
       this.addRow(batch, i, windows)
     }
     return batch.length
+  }
+
+  private setKey(keys: KeyColumn, row: number, windows: KeyWindows): void {
+    this.trigger.setKey(keys, row, windows)
+    this.keeper.select(keys, row, windows.records)
   }
 
   /** The look-up made an entry for each key: those that got no window go. */
@@ -247,7 +257,7 @@ class TriggeredWindowOperator implements Operator {
 
   /** Adds a row to a window; true when there is nothing more to do. */
   private addTo(record: WindowRecord, row: unknown, timeMs: number): boolean {
-    const contents = this.options.contents.add(row, record.contents, timeMs)
+    const contents = this.keeper.add(record, row, timeMs)
     if (isPromise(contents)) throw asyncFunctionError(this.context.name)
     record.contents = contents
     const result = this.trigger.onElement(record, row, timeMs)
@@ -267,7 +277,7 @@ class TriggeredWindowOperator implements Operator {
   /** The row for one more window, which may change what it keeps. */
   private ownRow(batch: Batch, i: number, row: unknown, record: WindowRecord): unknown {
     if (!batch.schema.isOpaque) return this.read(batch, i)
-    const isKept = this.options.contents.keepsFirstRow && record.contents === undefined
+    const isKept = this.keeper.keepsFirstRow && record.contents === undefined
     return isKept ? copyOf(this.options.elementCodec, row) : row
   }
 
@@ -343,9 +353,7 @@ class TriggeredWindowOperator implements Operator {
     for (const source of inOrder) {
       this.trigger.clear(source)
       windows.splice(windows.indexOf(source), 1)
-      if (source.contents === undefined) continue
-      record.contents =
-        record.contents === undefined ? source.contents : this.options.contents.merge(record.contents, source.contents)
+      if (source.contents !== undefined) this.keeper.merge(record, source)
     }
   }
 
@@ -353,7 +361,7 @@ class TriggeredWindowOperator implements Operator {
   private carryOut(record: WindowRecord, result: TriggerResult, isOver: boolean): void {
     const purges = result === TriggerResult.PURGE || result === TriggerResult.FIRE_AND_PURGE
     if (result === TriggerResult.FIRE || result === TriggerResult.FIRE_AND_PURGE) this.fire(record, purges || isOver)
-    if (purges) record.contents = undefined
+    if (purges) this.keeper.clear(record)
     else if (result !== TriggerResult.FIRE && result !== TriggerResult.CONTINUE) {
       throw triggerResultInvalid(this.context.name, this.options.trigger, result)
     }
@@ -362,24 +370,20 @@ class TriggeredWindowOperator implements Operator {
   private fire(record: WindowRecord, isLast: boolean): void {
     if (record.contents === undefined) return
     this.trigger.select(record)
-    const { contents, contentsCodec, evictor } = this.options
+    const { evictor } = this.options
     const isFree = isLast && !this.sharesRows
-    if (evictor !== null) this.fireEvicting(record, evictor, isFree)
-    else this.fn.call(contents.results(isFree ? record.contents : copyOf(contentsCodec, record.contents)))
+    if (evictor === null) this.fn.call(this.keeper.results(record, isFree))
+    else this.fireEvicting(record, evictor, isFree, isLast)
   }
 
-  private fireEvicting(record: WindowRecord, evictor: Evictor, isFree: boolean): void {
-    const { contents, elementCodec } = this.options
+  private fireEvicting(record: WindowRecord, evictor: Evictor, isFree: boolean, isLast: boolean): void {
+    const keeper = this.keeper as ElementsKeeper
     const { window } = record
-    const elements = record.contents as TimestampedValue<unknown>[]
+    const elements = keeper.elements(record) as TimestampedValue<unknown>[]
     evictor.evictBefore(elements, elements.length, window, this.trigger)
-    const seen = elements.map(({ value, timestamp }) => ({
-      value: isFree ? value : copyOf(elementCodec, value),
-      timestamp,
-    }))
-    this.fn.call(contents.results(seen))
+    this.fn.call(keeper.resultsOf(elements, isFree))
     evictor.evictAfter(elements, elements.length, window, this.trigger)
-    if (elements.length === 0) record.contents = undefined
+    if (!isLast) keeper.retain(record, elements)
   }
 
   advanceWatermark(watermark: number, output: Output): boolean {
@@ -416,7 +420,7 @@ class TriggeredWindowOperator implements Operator {
     const windows = segment.objects[slot] as KeyWindows
     const { records } = windows
     const { timeMs } = timer
-    this.trigger.setKey(timer.keys, 0, windows)
+    this.setKey(timer.keys, 0, windows)
     this.trigger.woken(timeMs, domain)
     const due = records.filter((candidate) => timesOf(candidate, domain).includes(timeMs))
     for (const record of due) {
@@ -437,7 +441,7 @@ class TriggeredWindowOperator implements Operator {
     const isOver = ownDomain && timeMs === this.cleanupTimeOf(record.window)
     this.carryOut(record, this.trigger.onTimer(record, timeMs, domain), isOver)
     if (!isOver) return
-    record.contents = undefined
+    this.keeper.clear(record)
     this.trigger.clear(record)
     this.fn.clear()
     windows.splice(windows.indexOf(record), 1)
@@ -466,10 +470,4 @@ const timesOf = (record: WindowRecord, domain: TimeDomain): number[] =>
 
 function dropIdle(windows: WindowRecord[]): void {
   for (let w = windows.length - 1; w >= 0; w--) if (windows[w].isIdle) windows.splice(w, 1)
-}
-
-function copyOf(codec: ValueCodec, value: unknown): unknown {
-  if (value === null || typeof value !== 'object') return value
-  const encoded = codec.encode(value)
-  return codec.decode(encoded, 0, encoded.length)
 }

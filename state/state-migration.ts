@@ -55,6 +55,11 @@ export function planMigration(
 ): Transcode | null {
   const version = versionOf(declaration)
   if (stored.version === version && stored.layout === layout) return null
+  if (stored.version === version && declaration.layout.kind === 'object') {
+    const { codec } = declaration.layout
+    const earlier = codec.earlier?.find(({ description }) => description === stored.layout)
+    if (earlier !== undefined) return (bytes, from, to) => codec.encode(earlier.decode(bytes, from, to))
+  }
   if (stored.version > version) {
     throw incompatible(stored, `version ${version} is declared, which is older`, 'Start the newer job again.')
   }

@@ -7,11 +7,21 @@
  * Invariant: entries come in scan order over all stores, and a scan that is given up is closed.
  */
 import type { KeyedStore, ScanChunk } from '../engine/contract/keyed-store.ts'
-import { COMPOSITE_LENGTH_BYTES, entryStart } from '../engine/core/composite-keys.ts'
+import { COMPOSITE_LENGTH_BYTES, CompositeKeys, entryStart } from '../engine/core/composite-keys.ts'
 import { MillraceError, messageOf } from '../engine/core/errors.ts'
-import { decodeKey, type Key } from '../engine/core/keys.ts'
+import { decodeKey, encodeKey, type Key } from '../engine/core/keys.ts'
+import { ByteArena } from '../engine/core/strings.ts'
 import { COMPOSITE } from './keyed-backend.ts'
-import { keyGroupPrefix, namespaceOf, PREFIX_BYTES, prefixEnd, stateIdOf } from './keyed-layout.ts'
+import {
+  keyGroupPrefix,
+  keyPrefix,
+  namespaceOf,
+  PieceArena,
+  PREFIX_BYTES,
+  prefixEnd,
+  setKeyGroup,
+  stateIdOf,
+} from './keyed-layout.ts'
 import { describedSchemaCodec } from './schema-codec.ts'
 import { readWindows, withinBrackets } from './stored-windows.ts'
 import { describedCodec, objectCodec } from './value-codec.ts'
@@ -48,6 +58,32 @@ export interface DecodedWindow {
 
 type Decoder = (bytes: Uint8Array, start: number, end: number) => unknown
 
+/** What a window keeps of its elements in its own entry (operators/window-elements.ts); others are in pieces. */
+export class StoredElements {
+  readonly runs: readonly { readonly stream: number; readonly from: number; readonly to: number }[]
+  readonly tail: readonly unknown[]
+
+  constructor(runs: StoredElements['runs'], tail: readonly unknown[]) {
+    this.runs = runs
+    this.tail = tail
+  }
+}
+
+const ELEMENTS = 'elements of '
+
+function elementsOf(decodeTail: Decoder): Decoder {
+  return (bytes, start, end) => {
+    const count = new DataView(bytes.buffer, bytes.byteOffset + start, 4).getUint32(0, true)
+    const tailAt = start + 4 + count * 24
+    const numbers = doublesOf(bytes, start + 4, tailAt)
+    const runs = Array.from({ length: count }, (_, run) => {
+      const [stream, from, to] = numbers.slice(run * 3, run * 3 + 3)
+      return { stream: stream!, from: from!, to: to! }
+    })
+    return new StoredElements(runs, decodeTail(bytes, tailAt, end) as unknown[])
+  }
+}
+
 /** Decodes values of a layout by its description. */
 function decoderOf(layout: string): Decoder {
   if (layout.startsWith(COMPOSITE)) return decoderOf(layout.slice(COMPOSITE.length))
@@ -74,6 +110,7 @@ function decoderOf(layout: string): Decoder {
     })
   }
   if (layout.startsWith('list of ')) return listOf(decoderOf(layout.slice('list of '.length)))
+  if (layout.startsWith(ELEMENTS)) return elementsOf(listOf(decoderOf(layout.slice(ELEMENTS.length))))
   if (layout === 'list head') return doublesOf
   // Timers (operators/timers.ts) are stored as the columns of numbers are.
   if (layout.startsWith('times') || /^doubles\(\d+\)$/.test(layout)) return doublesOf
@@ -201,5 +238,65 @@ export function* readState(
       }
       yield { table: table.name, ...owned, keyGroup, namespace, value }
     }
+  }
+}
+
+/** Reads the elements of windows of `operatorId` out of the table that has their pieces. */
+export class ElementsReader {
+  private readonly stores: readonly KeyedStore[]
+  private readonly operatorId: number
+  private readonly pieces: StoredTable
+  private readonly decode: Decoder
+  private readonly composed: CompositeKeys
+  private readonly keyBytes = new ByteArena(64)
+
+  constructor(stores: readonly KeyedStore[], operatorId: number, keyGroups: number, pieces: StoredTable) {
+    this.stores = stores
+    this.operatorId = operatorId
+    this.pieces = pieces
+    this.decode = decoderOf(pieces.layout)
+    this.composed = new CompositeKeys(keyGroups)
+  }
+
+  /** All elements, in order, that the entry's window keeps. */
+  read({ key, keyGroup, namespace }: StateEntry, { runs, tail }: StoredElements): unknown[] {
+    const prefix = keyPrefix(this.operatorId, this.pieces.id, namespace)
+    setKeyGroup(prefix, keyGroup)
+    this.keyBytes.clear()
+    encodeKey(key, this.keyBytes)
+    const owner = {
+      bytes: this.keyBytes.bytes,
+      starts: Int32Array.of(0),
+      ends: Int32Array.of(this.keyBytes.length),
+      hashes: Int32Array.of(0),
+    }
+    this.composed.begin(owner, 0)
+    const all: unknown[] = []
+    for (const { stream, from, to } of runs) {
+      for (let number = from; number < to; number++) all.push(...this.piece(prefix, [stream, number]))
+    }
+    all.push(...tail)
+    return all
+  }
+
+  private piece(prefix: Uint8Array, piece: Key): readonly unknown[] {
+    this.composed.restart()
+    this.composed.add(piece)
+    const { bytes, starts, ends } = this.composed.keys
+    const asked = new PieceArena()
+    asked.addPrefixed(prefix, bytes, starts[0]!, ends[0]!)
+    asked.endRow()
+    for (const store of this.stores) {
+      const { values, found } = store.multiGet(asked)
+      if (found[0] !== 0) return this.decode(values.bytes, values.offsets[0]!, values.offsets[1]!) as unknown[]
+    }
+    throw new MillraceError(
+      'STATE_VALUE_CORRUPT',
+      `A piece of a window's elements is not in table ${this.pieces.name}.`,
+      {
+        domain: 'external',
+        hint: 'Check the files with `millrace checkpoints verify DIR`.',
+      },
+    )
   }
 }

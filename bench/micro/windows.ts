@@ -27,7 +27,7 @@ import { OPAQUE_SCHEMA, schema, t } from '../../engine/core/schema.ts'
 import { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { openAlone } from './lone-operator.ts'
 
-const ROWS = schema({ key: t.string(), value: t.float64() })
+export const ROWS = schema({ key: t.string(), value: t.float64() })
 interface Row {
   readonly key: string
   readonly value: number

@@ -7,14 +7,7 @@
  * for keys that only one stream has. Results carry the window's last millisecond as event time. Elements that come too
  * late for their window are counted and dropped.
  */
-import {
-  type CoGroup,
-  coGroupAggregate,
-  coGroupCodec,
-  innerJoin,
-  taggedCodec,
-  taggedInputs,
-} from '../../operators/co-group.ts'
+import { type CoGroup, groupInOne, innerJoin, taggedCodec, taggedInputs } from '../../operators/co-group.ts'
 import type { KeySelector, ProcessWindowCallback, RichFunction } from '../contract/functions.ts'
 import type {
   CoGroupFunction,
@@ -159,9 +152,8 @@ abstract class WindowedPair<A, B> {
         createElementCodec: () => taggedCodec(rowCodec(first.schema), rowCodec(second.schema)),
       },
       {
-        kind: 'aggregate',
-        fn: coGroupAggregate() as never,
-        createCodec: () => coGroupCodec(rowCodec(first.schema), rowCodec(second.schema)),
+        kind: 'coGroup',
+        createEarlier: () => groupInOne(rowCodec(first.schema), rowCodec(second.schema)),
         process: processOf(group as CoGroupFunction<unknown, unknown, unknown>, life),
       },
       outputSchema,

@@ -9,6 +9,7 @@
  *
  * All give the same results where more than one would do.
  */
+import { coGroupContents } from '../../operators/co-group.ts'
 import { windowOperator } from '../../operators/window-aggregate.ts'
 import { cumulativeWindows, slidingWindows, tumblingWindows } from '../../operators/window-assigner.ts'
 import { columnarKernel, type KeyColumnKind } from '../../operators/window-columnar.ts'
@@ -19,8 +20,9 @@ import {
   listContents,
   reduceContents,
   timestampedCodec,
-  type WindowContents,
 } from '../../operators/window-contents.ts'
+import { elementsInOne } from '../../operators/window-elements.ts'
+import type { KeptContents } from '../../operators/window-keepers.ts'
 import { aggregateKernel, processKernel, reduceKernel } from '../../operators/window-kernels.ts'
 import { cumulativeSlices, type SliceScheme, slidingSlices } from '../../operators/window-slices.ts'
 import { isMerging, slicedWindowOperator } from '../../operators/window-slices-operator.ts'
@@ -34,7 +36,7 @@ import type {
   ProcessWindowFunction,
   ReduceFunction,
 } from '../contract/functions.ts'
-import type { ValueCodec } from '../contract/keyed-state.ts'
+import type { EarlierLayout, ValueCodec } from '../contract/keyed-state.ts'
 import type { Operator } from '../contract/operator.ts'
 import type { Evictor, Trigger, WindowAssigner } from '../contract/windows.ts'
 import type { Schema } from '../core/schema.ts'
@@ -66,12 +68,12 @@ export type WindowWork =
   | {
       readonly kind: 'aggregate'
       readonly fn: AggregateFunction<unknown, unknown, unknown>
-      /** Of the accumulator, in place of the general one. */
-      readonly createCodec?: () => ValueCodec
       readonly process: AnyProcess | null
     }
   | { readonly kind: 'reduce'; readonly fn: ReduceFunction<unknown>; readonly process: AnyProcess | null }
   | { readonly kind: 'process'; readonly process: AnyProcess }
+  /** The elements of two inputs; settings have their codec. */
+  | { readonly kind: 'coGroup'; readonly createEarlier: () => EarlierLayout; readonly process: AnyProcess }
   | {
       readonly kind: 'columnar'
       readonly aggregates: Readonly<Record<string, BuiltInAggregate>>
@@ -117,7 +119,7 @@ function alignedFactory(settings: WindowSettings, work: WindowWork, output: Sche
   if (aligned === null || isStateful || settings.trigger !== null || settings.evictor !== null) return null
   const { assigner, slices } = aligned
   return (): Operator => {
-    const kernel = kernelOf(ownWork(work), process as AnyCallback | null, settings.inputSchema, output)
+    const kernel = kernelOf(ownWork(work), process as AnyCallback | null, settings, output)
     return slices !== null && isMerging(kernel)
       ? slicedWindowOperator({ slices, kernel, allowedLatenessMs, lateTag })
       : windowOperator({ assigner, kernel, allowedLatenessMs, lateTag })
@@ -126,18 +128,20 @@ function alignedFactory(settings: WindowSettings, work: WindowWork, output: Sche
 
 type AnyCallback = ProcessWindowCallback<unknown, unknown, unknown>
 
-function kernelOf(work: WindowWork, process: AnyCallback | null, inputSchema: Schema, outputSchema: Schema) {
+function kernelOf(work: WindowWork, process: AnyCallback | null, settings: WindowSettings, outputSchema: Schema) {
+  const { inputSchema } = settings
   switch (work.kind) {
     case 'aggregate':
-      return aggregateKernel(
-        work.fn,
-        { codec: work.createCodec?.() ?? accumulatorCodec(work.fn), outputSchema },
-        process,
-      )
+      return aggregateKernel(work.fn, { codec: accumulatorCodec(work.fn), outputSchema }, process)
     case 'reduce':
       return reduceKernel(work.fn, { codec: rowCodec(inputSchema), outputSchema }, process)
     case 'process':
-      return processKernel(process as AnyCallback, { codec: objectCodec(), outputSchema })
+      return processKernel(process as AnyCallback, { codec: objectCodec(), earlier: [arraysOfRows()], outputSchema })
+    case 'coGroup': {
+      const earlier = [work.createEarlier()]
+      const contents = coGroupContents()
+      return processKernel(process as AnyCallback, { codec: elementCodecOf(settings), earlier, contents, outputSchema })
+    }
     case 'columnar':
       return columnarKernel({ aggregates: work.aggregates, keyKind: work.keyKind, inputSchema })
   }
@@ -149,14 +153,13 @@ function triggeredFactory(settings: WindowSettings, work: WindowWork, outputSche
   const process = work.kind === 'columnar' ? columnResults(work.aggregates, work.keyKind !== 'none') : work.process
   const createFunction = process === null ? null : processFactory(process)
   return () => {
-    const elementCodec = settings.createElementCodec?.() ?? schemaCodec(settings.inputSchema, { what: 'An element' })
+    const elementCodec = elementCodecOf(settings)
     const kept = contentsOf(ownWork(work), settings.inputSchema, elementCodec)
     return triggeredWindowOperator({
       assigner,
       trigger,
       evictor,
-      contents: evictor === null ? kept.contents : evictableContents(kept.contents),
-      contentsCodec: evictor === null ? kept.codec : listCodec(timestampedCodec(elementCodec)),
+      kept: evictor === null ? kept : evictable(kept.contents, elementCodec),
       elementCodec,
       createFunction,
       outputSchema,
@@ -167,21 +170,42 @@ function triggeredFactory(settings: WindowSettings, work: WindowWork, outputSche
   }
 }
 
-function contentsOf(
-  work: WindowWork,
-  inputSchema: Schema,
-  elementCodec: ValueCodec,
-): { contents: WindowContents; codec: ValueCodec } {
+function elementCodecOf({ createElementCodec, inputSchema }: WindowSettings): ValueCodec {
+  return createElementCodec?.() ?? schemaCodec(inputSchema, { what: 'An element' })
+}
+
+/** How the first operator above once stored the rows of a window: as one value of any kind. */
+function arraysOfRows(): EarlierLayout {
+  const codec = objectCodec()
+  return elementsInOne(codec.description, (bytes, start, end) => codec.decode(bytes, start, end) as unknown[])
+}
+
+/** How the third once did it. */
+function listsOf(element: ValueCodec): EarlierLayout {
+  const codec = listCodec(element)
+  return elementsInOne(codec.description, (bytes, start, end) => codec.decode(bytes, start, end) as unknown[])
+}
+
+function evictable(finish: KeptContents['contents'], elementCodec: ValueCodec): KeptContents {
+  const codec = timestampedCodec(elementCodec)
+  return { kind: 'elements', contents: evictableContents(finish), codec, earlier: [listsOf(codec)] }
+}
+
+function contentsOf(work: WindowWork, inputSchema: Schema, elementCodec: ValueCodec): KeptContents {
   switch (work.kind) {
     case 'aggregate':
-      return { contents: aggregateContents(work.fn), codec: work.createCodec?.() ?? accumulatorCodec(work.fn) }
+      return { kind: 'accumulated', contents: aggregateContents(work.fn), codec: accumulatorCodec(work.fn) }
     case 'reduce':
-      return { contents: reduceContents(work.fn), codec: rowCodec(inputSchema) }
+      return { kind: 'accumulated', contents: reduceContents(work.fn), codec: rowCodec(inputSchema) }
     case 'process':
-      return { contents: listContents(), codec: listCodec(elementCodec) }
+      return { kind: 'elements', contents: listContents(), codec: elementCodec, earlier: [listsOf(elementCodec)] }
+    case 'coGroup': {
+      const earlier = [work.createEarlier()]
+      return { kind: 'elements', contents: coGroupContents(), codec: elementCodec, earlier }
+    }
     case 'columnar': {
       const fn = aggregateOfColumns(work.aggregates)
-      return { contents: aggregateContents(fn), codec: accumulatorCodec(fn) }
+      return { kind: 'accumulated', contents: aggregateContents(fn), codec: accumulatorCodec(fn) }
     }
   }
 }
@@ -199,6 +223,7 @@ function ownWork(work: WindowWork): WindowWork {
     case 'reduce':
       return { ...work, fn: ownFunction(work.fn) }
     case 'process':
+    case 'coGroup':
     case 'columnar':
       return work
   }

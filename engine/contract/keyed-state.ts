@@ -34,6 +34,14 @@ export interface ValueCodec<V = unknown> {
   decode(bytes: Uint8Array, start: number, end: number): V
   /** How values that earlier versions of the job wrote become values of this codec. */
   readonly evolution?: ValueEvolution
+  /** Layouts in which earlier releases of the engine stored what this codec stores: restored tables are rewritten. */
+  readonly earlier?: readonly EarlierLayout[]
+}
+
+/** Reads values of the layout that `description` describes. */
+export interface EarlierLayout {
+  readonly description: string
+  decode(bytes: Uint8Array, start: number, end: number): unknown
 }
 
 /** One version's change: a function from the value before, or names of fields, old to new. */

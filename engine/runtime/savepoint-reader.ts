@@ -14,7 +14,13 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { isDeepStrictEqual } from 'node:util'
 import { COMPOSITE } from '../../state/keyed-backend.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
-import { type DecodedWindow, readState, type StateEntry } from '../../state/state-reader.ts'
+import {
+  type DecodedWindow,
+  ElementsReader,
+  readState,
+  type StateEntry,
+  StoredElements,
+} from '../../state/state-reader.ts'
 import type { ManifestOperator, ManifestTable } from '../checkpoint/manifest.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
@@ -132,16 +138,25 @@ export class SavepointReader {
     const { tables } = this.operator(uid)
     const table = ['windows', 'slices', TRIGGERED].map((kind) => tables.find(({ name }) => name === kind)).find(Boolean)
     if (table === undefined) throw unknownState(uid, 'windows', tables)
-    for await (const { key, value, namespace } of this.entries(uid, table.name)) {
+    const elements = this.elementsReader(uid, `${table.name}$pieces`)
+    for await (const entry of this.entries(uid, table.name)) {
+      const whole = (value: unknown): V =>
+        (value instanceof StoredElements && elements !== null ? elements.read(entry, value) : value) as V
+      const key = entry.key as K
       if (table.name === TRIGGERED) {
         // All windows of a key are one entry.
-        for (const { window, contents } of value as readonly DecodedWindow[]) {
-          yield { key: key as K, value: contents as V, windowStart: window.start }
+        for (const { window, contents } of entry.value as readonly DecodedWindow[]) {
+          yield { key, value: whole(contents), windowStart: window.start }
         }
-        continue
-      }
-      yield { key: key as K, value: value as V, windowStart: namespace }
+      } else yield { key, value: whole(entry.value), windowStart: entry.namespace }
     }
+  }
+
+  private elementsReader(uid: string, name: string): ElementsReader | null {
+    const { operatorId, tables } = this.operator(uid)
+    const pieces = tables.find((table) => table.name === name)
+    if (pieces === undefined) return null
+    return new ElementsReader(this.stores, operatorId, this.linked.manifest.keyGroups, pieces)
   }
 
   private async *entries(uid: string, state: string | StateOf<unknown>) {

@@ -192,7 +192,7 @@ function shapeOf(state: WritableState<unknown>, codec: ValueCodec, isComposite: 
 
 /** The codec of a state that can be written value by value. Throws `STATE_NOT_WRITABLE`. */
 function writable(state: WritableState<unknown>, before: string | null): ValueCodec {
-  const isWrapped = before !== null && /^(ttl |list |times|doubles)/.test(before)
+  const isWrapped = before !== null && /^(ttl |list |times|doubles|elements |windows\()/.test(before)
   if (state.kind === 'list' || state.ttl !== undefined || isWrapped) {
     throw new MillraceError('STATE_NOT_WRITABLE', `State ${JSON.stringify(state.name)} cannot be written here.`, {
       hint: 'Value, reducing, aggregating and map state without a time to live can; make others with `withOperator`.',

@@ -25,16 +25,16 @@ import {
 import type { Source } from '../../engine/contract/source.ts'
 import { BatchBuilder } from '../../engine/core/rows.ts'
 
-const ROW = schema({ name: t.string(), n: t.float64(), at: t.timestamp() })
+export const ROW = schema({ name: t.string(), n: t.float64(), at: t.timestamp() })
 
-interface Row {
+export interface Row {
   readonly name: string
   readonly n: number
   readonly at: number
 }
 
-/** Row n is of key n modulo 7, half a minute after row n - 1. With `hold` it waits after the last one. */
-function rows(limit: number, hold: boolean): Source<Row> {
+/** Row n is of key n modulo `keys`, half a minute after row n - 1. With `hold` it waits after the last one. */
+export function rows(limit: number, hold: boolean, keys = 7): Source<Row> {
   return {
     kind: 'golden rows',
     schema: ROW,
@@ -49,7 +49,7 @@ function rows(limit: number, hold: boolean): Source<Row> {
         poll() {
           if (next === null || next >= limit) return hold ? { kind: 'pending' } : { kind: 'end' }
           const builder = new BatchBuilder(ROW)
-          builder.append({ name: `k${next % 7}`, n: next, at: next * 30_000 }, Number.NaN)
+          builder.append({ name: `k${next % keys}`, n: next, at: next * 30_000 }, Number.NaN)
           next++
           return { kind: 'batch', split: '0', batch: builder.build() }
         },
