@@ -24,6 +24,8 @@ export interface FixtureOptions {
   readonly onPoll?: (split: number, row: number) => void
   /** A reader throws after this many rows, each time it is opened. */
   readonly failAfterRows?: number
+  /** After that many rows it takes memory without end, each time it is opened. */
+  readonly leakAfterRows?: number
   /** Milliseconds that a reader pauses after each batch. */
   readonly pauseMs?: number
 }
@@ -45,6 +47,11 @@ export function expectedTotals(options: FixtureOptions): Map<string, { count: nu
     }
   }
   return totals
+}
+
+function leak(): never {
+  const held: { text: string }[] = []
+  for (;;) held.push({ text: `held ${held.length}` })
 }
 
 function fixtureSource(options: FixtureOptions): Source {
@@ -72,6 +79,7 @@ function fixtureSource(options: FixtureOptions): Source {
             context.worker.io.timers.schedule(options.pauseMs + 1, () => context.wake())
           }
           if (given >= (options.failAfterRows ?? Number.POSITIVE_INFINITY)) throw new Error('planned failure')
+          if (given >= (options.leakAfterRows ?? Number.POSITIVE_INFINITY)) leak()
           const split = open[turn++ % open.length]!
           const to = Math.min(options.rowsPerSplit, split.next + 100)
           const rows: unknown[] = []
