@@ -5,7 +5,8 @@
  */
 import type { ByteWriter, ParquetWriter } from 'hyparquet-writer'
 import type { Batch } from '../../engine/core/batch.ts'
-import { type CsvDialect, csvBytes } from '../../engine/core/csv/csv-decoder.ts'
+import type { CsvDialect } from '../../engine/core/csv/csv-decoder.ts'
+import { type CsvWriter, createCsvWriter } from '../../engine/core/csv/csv-writer.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { createJsonRowWriter } from '../../engine/core/json/json-writer.ts'
 import { optionalPackage } from '../../engine/core/optional-package.ts'
@@ -54,71 +55,29 @@ export async function partEncoders(options: EncoderOptions): Promise<() => PartE
       hint: 'Give filesSink a schema, or the step before it, as in map(fn, { schema }).',
     })
   }
+  if (format === 'csv') return csvEncoders(createCsvWriter(schema, csv, id), csv.header !== false)
   const read = rowReader(schema, interner, id)
-  if (format === 'csv') {
-    csvBytes(csv)
-    return () => new CsvEncoder(schema, csv, read)
-  }
   const library = await optionalPackage('hyparquet-writer', 'Writing Parquet files', () => import('hyparquet-writer'))
   return () => new ParquetEncoder(schema, read, library)
 }
 
-type FieldRow = Readonly<Record<string, unknown>>
-
-/** RFC 4180 with line feeds; a cell is quoted where it has to be. NULL is empty, and empty text is quoted. */
-class CsvEncoder implements PartEncoder {
-  readonly heldBytes = 0
-  private readonly names: readonly string[]
-  private readonly kinds: readonly Field['kind'][]
-  private readonly dialect: Required<Pick<CsvDialect, 'delimiter' | 'quote' | 'nullLiteral'>>
-  private readonly read: RowReader
-  private readonly special: RegExp
-  private headerDue: boolean
-
-  constructor(schema: Schema, csv: EncoderOptions['csv'], read: RowReader) {
-    this.names = schema.fields.map((field) => field.name)
-    this.kinds = schema.fields.map((field) => field.kind)
-    this.dialect = { delimiter: csv.delimiter ?? ',', quote: csv.quote ?? '"', nullLiteral: csv.nullLiteral ?? '' }
-    this.read = read
-    this.special = new RegExp(`[\\r\\n\\u{${code(this.dialect.delimiter)}}\\u{${code(this.dialect.quote)}}]`, 'u')
-    this.headerDue = csv.header !== false
-  }
-
-  write(batch: Batch, from: number, to: number, into: ByteArena): void {
-    const { delimiter } = this.dialect
-    let text = this.headerDue ? `${this.names.map((name) => this.quoted(name)).join(delimiter)}\n` : ''
-    this.headerDue = false
-    for (let i = from; i < to; i++) {
-      const row = this.read(batch, i) as FieldRow
-      for (let k = 0; k < this.names.length; k++) {
-        if (k > 0) text += delimiter
-        text += this.cell(row[this.names[k]!], this.kinds[k]!)
-      }
-      text += '\n'
+function csvEncoders(writer: CsvWriter, hasHeader: boolean): () => PartEncoder {
+  return () => {
+    let headerDue = hasHeader
+    return {
+      heldBytes: 0,
+      write(batch, from, to, into) {
+        if (headerDue) writer.writeHeader(into)
+        headerDue = false
+        writer.writeLines(batch, from, to, into)
+      },
+      flush() {},
+      finish() {},
     }
-    into.writeString(text)
-  }
-
-  flush(): void {}
-
-  finish(): void {}
-
-  private cell(value: unknown, kind: Field['kind']): string {
-    if (value === null || value === undefined) return this.dialect.nullLiteral
-    if (kind === 'string') return this.quoted(value as string)
-    return kind === 'opaque' ? this.quoted(JSON.stringify(value)) : String(value)
-  }
-
-  private quoted(text: string): string {
-    const { quote, nullLiteral } = this.dialect
-    if (text !== '' && text !== nullLiteral && !this.special.test(text)) return text
-    return `${quote}${text.replaceAll(quote, quote + quote)}${quote}`
   }
 }
 
-function code(character: string): string {
-  return character.charCodeAt(0).toString(16)
-}
+type FieldRow = Readonly<Record<string, unknown>>
 
 class ParquetEncoder implements PartEncoder {
   heldBytes = 0

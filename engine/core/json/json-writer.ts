@@ -6,6 +6,7 @@
  * schema writes each row's value by the same rules. What json-decoder.ts reads back is the same row.
  */
 
+import { writeAscii, writeDigits } from '../ascii.ts'
 import type { Batch } from '../batch.ts'
 import { MillraceError } from '../errors.ts'
 import { sourceComment } from '../generated-source.ts'
@@ -40,7 +41,7 @@ const writeOpaqueRow: WriteRow = (batch, i, arena) =>
 
 function generate(fields: readonly Field[], id: string): WriteRow {
   const prefixes = fields.map((field, k) => Buffer.from(`${k === 0 ? '{' : ','}${JSON.stringify(field.name)}:`))
-  const helpers = { prefixes, writeBytes, writeText, writeNumber, writeInt64, writeValue }
+  const helpers = { prefixes, writeAscii, writeText, writeNumber, writeInt64, writeValue }
   const source = `'use strict' ${sourceComment('JSON writer', id)}
 ${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
 let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}
@@ -55,7 +56,7 @@ return function writeRow(batch, i, arena) {
 function fieldStatement(field: Field, k: number): string {
   const write = {
     string: `writeText(arena, c${k}.bytes, c${k}.starts[i], c${k}.ends[i])`,
-    boolean: `writeBytes(arena, c${k}.values[i] === 1 ? 'true' : 'false')`,
+    boolean: `writeAscii(arena, c${k}.values[i] === 1 ? 'true' : 'false')`,
     int32: `writeNumber(arena, c${k}.values[i])`,
     float64: `writeNumber(arena, c${k}.values[i])`,
     timestamp: `writeNumber(arena, c${k}.values[i])`,
@@ -63,41 +64,21 @@ function fieldStatement(field: Field, k: number): string {
     opaque: `writeValue(arena, c${k}.values[i])`,
   }[field.kind]
   return `arena.writeBytes(p${k}, 0, p${k}.length)
-  if (c${k}.nulls !== null && c${k}.nulls[i] === 1) writeBytes(arena, 'null'); else ${write}`
-}
-
-/** Appends ASCII text. */
-function writeBytes(arena: ByteArena, text: string): void {
-  arena.reserve(text.length)
-  arena.length += arena.bytes.latin1Write(text, arena.length)
+  if (c${k}.nulls !== null && c${k}.nulls[i] === 1) writeAscii(arena, 'null'); else ${write}`
 }
 
 function writeNumber(arena: ByteArena, value: number): void {
-  // Small whole numbers are most of what is written; digits by hand save a string and a native call.
   if (value > 0 && (value | 0) === value) {
     writeDigits(arena, value)
     return
   }
-  if (!Number.isFinite(value)) writeBytes(arena, `"${value}"`)
-  else writeBytes(arena, Object.is(value, -0) ? '-0' : String(value))
-}
-
-function writeDigits(arena: ByteArena, value: number): void {
-  let length = 1
-  for (let power = 10; power <= value; power *= 10) length++
-  arena.reserve(length)
-  const to = arena.bytes
-  for (let at = arena.length + length - 1; at >= arena.length; at--) {
-    const rest = (value / 10) | 0
-    to[at] = 48 + value - rest * 10
-    value = rest
-  }
-  arena.length += length
+  if (!Number.isFinite(value)) writeAscii(arena, `"${value}"`)
+  else writeAscii(arena, Object.is(value, -0) ? '-0' : String(value))
 }
 
 function writeInt64(arena: ByteArena, value: bigint): void {
   const isSafe = value >= -9_007_199_254_740_991n && value <= 9_007_199_254_740_991n
-  writeBytes(arena, isSafe ? String(value) : `"${value}"`)
+  writeAscii(arena, isSafe ? String(value) : `"${value}"`)
 }
 
 /** Appends UTF-8 bytes[start, end) as a JSON string; most need no escape and are copied while checked. */
