@@ -131,7 +131,7 @@ export class FilesWriter implements SinkWriter {
     const { schema, worker } = this.context
     const { format, csv, bucketAssigner } = this.options
     const id = worker.uniqueId('files-sink')
-    this.createEncoder = await partEncoders({ format, csv, schema, interner: worker.interner, id })
+    this.createEncoder = await partEncoders({ format, csv, schema, id })
     if (bucketAssigner !== null) this.bucketOf = this.bucketReader(bucketAssigner)
     await mkdir(this.pending, { recursive: true })
   }

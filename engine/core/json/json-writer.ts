@@ -37,11 +37,11 @@ export function createJsonRowWriter(schema: Schema, id = 'json-writer'): JsonRow
 }
 
 const writeOpaqueRow: WriteRow = (batch, i, arena) =>
-  writeValue(arena, (batch.columns[0] as { readonly values: readonly unknown[] }).values[i])
+  writeJsonValue(arena, (batch.columns[0] as { readonly values: readonly unknown[] }).values[i])
 
 function generate(fields: readonly Field[], id: string): WriteRow {
   const prefixes = fields.map((field, k) => Buffer.from(`${k === 0 ? '{' : ','}${JSON.stringify(field.name)}:`))
-  const helpers = { prefixes, writeAscii, writeText, writeNumber, writeInt64, writeValue }
+  const helpers = { prefixes, writeAscii, writeText, writeNumber, writeInt64, writeJsonValue }
   const source = `'use strict' ${sourceComment('JSON writer', id)}
 ${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
 let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}
@@ -61,7 +61,7 @@ function fieldStatement(field: Field, k: number): string {
     float64: `writeNumber(arena, c${k}.values[i])`,
     timestamp: `writeNumber(arena, c${k}.values[i])`,
     int64: `writeInt64(arena, c${k}.values[i])`,
-    opaque: `writeValue(arena, c${k}.values[i])`,
+    opaque: `writeJsonValue(arena, c${k}.values[i])`,
   }[field.kind]
   return `arena.writeBytes(p${k}, 0, p${k}.length)
   if (c${k}.nulls !== null && c${k}.nulls[i] === 1) writeAscii(arena, 'null'); else ${write}`
@@ -99,7 +99,8 @@ function writeText(arena: ByteArena, bytes: Uint8Array, start: number, end: numb
   arena.length = at
 }
 
-function writeValue(arena: ByteArena, value: unknown): void {
+/** Appends any value by the rules of this file. Throws `ROW_NOT_SERIALIZABLE`. */
+export function writeJsonValue(arena: ByteArena, value: unknown): void {
   // Functions and undefined have no JSON text.
   arena.writeString(textOf(value) ?? 'null')
 }
