@@ -77,6 +77,13 @@ function generatedSource<T>(
     throw new MillraceError('OPTION_INVALID', 'splits must be a whole number, at least 1.')
   }
   const count = options.count ?? Number.POSITIVE_INFINITY
+  if (count !== Number.POSITIVE_INFINITY && !(Number.isInteger(count) && count >= 0)) {
+    throw new MillraceError('OPTION_INVALID', `count must be a whole number, 0 or more, not ${count}.`)
+  }
+  const ratePerSecond = options.ratePerSecond ?? 0
+  if (!(ratePerSecond >= 0)) {
+    throw new MillraceError('OPTION_INVALID', `ratePerSecond must be 0 (no limit) or more, not ${ratePerSecond}.`)
+  }
   return {
     kind,
     schema,
@@ -84,8 +91,7 @@ function generatedSource<T>(
     async splits() {
       return Array.from({ length: splits }, (_, s) => ({ id: `${s}/${splits}`, position: { next: 0 } }))
     },
-    createReader: (context) =>
-      new GeneratedReader(createProducer(context), count, (options.ratePerSecond ?? 0) / splits, context),
+    createReader: (context) => new GeneratedReader(createProducer(context), count, ratePerSecond / splits, context),
   }
 }
 

@@ -46,6 +46,10 @@ describe('datagen', () => {
     assert.deepEqual(made.rows[1], { a: 'a-1', b: false, c: 1, d: 1n, e: 0.125, f: 1_735_689_600_001, g: { index: 1 } })
     assert.deepEqual((await readRows(dataGenSource({ generator: (i) => i * 2, count: 3 }))).rows, [0, 2, 4])
     assert.throws(() => dataGenSource({ count: 1 }), { code: 'OPTION_INVALID' })
+    const generator = (i: number) => i
+    for (const wrong of [{ count: -1 }, { count: 1.5 }, { count: Number.NaN }, { ratePerSecond: -1 }, { splits: 0 }]) {
+      assert.throws(() => dataGenSource({ generator, ...wrong }), { code: 'OPTION_INVALID' }, JSON.stringify(wrong))
+    }
   })
 
   test('keeps a rate, measured over half a second', async () => {

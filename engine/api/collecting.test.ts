@@ -22,6 +22,7 @@ describe('sequences and generators', () => {
     assert.deepEqual(await environment().fromSequence(4, 4).executeAndCollect(), [4])
     assert.deepEqual(await environment().fromSequence(4, 3).executeAndCollect(), [])
     assert.throws(() => environment().fromSequence(0, 0.5), { code: 'OPTION_INVALID' })
+    assert.throws(() => environment().fromCollection(5 as never), { code: 'OPTION_INVALID' })
   })
 
   test('splits of a sequence cover it without gaps', async () => {

@@ -190,6 +190,11 @@ export class StreamExecutionEnvironment {
     elements: readonly T[],
     options: CollectionOptions<NoInfer<T>> = {},
   ): SingleOutputStreamOperator<T> {
+    if (typeof (elements as Partial<readonly T[]> | null)?.[Symbol.iterator] !== 'function') {
+      throw new MillraceError('OPTION_INVALID', `A collection of elements cannot be ${String(elements)}.`, {
+        hint: 'Give an array, or another iterable.',
+      })
+    }
     const source = collectionSource<T>(elements, options as CollectionOptions<T>)
     return this.fromSource(source, undefined, 'Source: Collection').setParallelism(1)
   }

@@ -64,8 +64,14 @@ export class TimeEvictor extends OneSidedEvictor<unknown> {
   private constructor(windowSize: Duration | number, doEvictAfter: boolean) {
     super(doEvictAfter)
     this.windowSizeMs = toMs(windowSize)
+    if (!(this.windowSizeMs >= 0)) {
+      throw new MillraceError('WINDOW_INVALID', `A window cannot keep elements of the last ${this.windowSizeMs} ms.`, {
+        hint: 'Give a duration of 0 or more, for example seconds(5).',
+      })
+    }
   }
 
+  /** Throws `WINDOW_INVALID`. */
   static of(windowSize: Duration | number, doEvictAfter = false): TimeEvictor {
     return new TimeEvictor(windowSize, doEvictAfter)
   }

@@ -7,6 +7,7 @@ import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { TimeWindow } from '../contract/windows.ts'
 import { days, hours, minutes } from '../core/time.ts'
+import { TimeEvictor } from './evictors.ts'
 import {
   CumulativeEventTimeWindows,
   EventTimeSessionWindows,
@@ -156,6 +157,7 @@ describe('what windows cannot be', () => {
     'an offset longer than the slide': () => SlidingProcessingTimeWindows.of(10, 2, 3),
     'a cumulative size that is no multiple of the step': () => CumulativeEventTimeWindows.of(10, 3),
     'a session gap of nothing': () => EventTimeSessionWindows.withGap(0),
+    'an evictor without a length of time': () => TimeEvictor.of(Number.NaN),
     'a dynamic gap below nothing': () =>
       ProcessingTimeSessionWindows.withDynamicGap(() => -1).assignWindows('x', Number.NaN, context),
   }

@@ -12,6 +12,7 @@ import { type ExecutionPlan, planChannels, ringCount } from './planner.ts'
 import type { Deployment } from './protocol.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import type { AssignedSplit } from './source-driver.ts'
+import { checkSplits } from './source-promises.ts'
 import { SplitDiscovery } from './split-discovery.ts'
 
 export interface DeploymentPlan {
@@ -73,7 +74,7 @@ async function allSplits(from: DeploymentPlan): Promise<Record<string, AssignedS
   for (const vertex of from.plan.vertices) {
     const node = vertex.nodes[0]!
     if (node.role !== 'source') continue
-    const discovered = await node.source.splits({ worker })
+    const discovered = checkSplits(node.name, await node.source.splits({ worker }))
     splits[node.uid] = assignSplits(from.manifest, node.uid, discovered, vertex.parallelism)
   }
   return splits

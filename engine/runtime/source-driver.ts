@@ -19,6 +19,7 @@ import type { WatermarkAlignment, WatermarkGenerator, WatermarkPlan } from '../c
 import type { JsonValue } from '../core/json-value.ts'
 import { rowReader } from '../core/rows.ts'
 import { IdleClock } from './idle-clock.ts'
+import { checkPositions, unknownPoll, unknownSplit } from './source-promises.ts'
 import type { SplitWatermark } from './status.ts'
 
 /** How far ahead of processing time an event may claim to be. */
@@ -123,20 +124,21 @@ export class SourceDriver {
     this.clock.enter('working', this.monotonicMs())
     if (this.rest !== null) return this.nextRows(this.rest)
     let polled = this.reader.poll(rowsMax)
-    while (polled.kind === 'finished') {
-      this.splits.get(polled.split)!.idle = true
+    while (polled?.kind === 'finished') {
+      this.progressOf(polled.split).idle = true
       polled = this.reader.poll(rowsMax)
     }
-    if (polled.kind === 'pending') {
+    if (polled?.kind === 'pending') {
       this.clock.enter('listening', this.monotonicMs())
       return polled
     }
-    if (polled.kind === 'end') {
+    if (polled?.kind === 'end') {
       this.ended = true
       return polled
     }
+    if (polled?.kind !== 'batch') throw unknownPoll(this.node.name, polled)
+    const split = this.progressOf(polled.split)
     this.recordsIn += polled.batch.length
-    const split = this.splits.get(polled.split)!
     split.idle = false
     split.heardAt = this.now()
     split.records += polled.batch.length
@@ -149,6 +151,12 @@ export class SourceDriver {
     split.generator?.onBatch(batch.eventTime, batch.length, batch)
     if (this.limit !== Number.POSITIVE_INFINITY) this.pauseSplits()
     return { kind: 'batch', batch }
+  }
+
+  private progressOf(split: string): SplitProgress {
+    const progress = this.splits.get(split)
+    if (progress === undefined) throw unknownSplit(this.node.name, 'poll', split)
+    return progress
   }
 
   /** Rows up to and with the one that makes the watermark grow. */
@@ -285,6 +293,7 @@ export class SourceDriver {
 
   capture(attempt: number): SplitCheckpoint[] {
     const positions = this.reader.snapshot()
+    checkPositions(this.node.name, positions, this.splits)
     if (this.reader.notifyCheckpointComplete !== undefined) this.cuts.set(attempt, positions)
     return positions.map(({ id, position }) => {
       const split = this.splits.get(id)

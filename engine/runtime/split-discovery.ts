@@ -11,6 +11,7 @@
 import type { SourceNode } from '../contract/job-graph.ts'
 import type { SplitState } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
+import { checkSplits } from './source-promises.ts'
 
 export interface NewSplits {
   readonly uid: string
@@ -48,14 +49,14 @@ export class SplitDiscovery {
     for (const source of this.sources) {
       if (source.looking || nowMs < source.dueMs) continue
       source.looking = true
-      source.node.source.splits({ worker: this.worker }).then(
-        (splits) => {
+      source.node.source
+        .splits({ worker: this.worker })
+        .then((splits) => {
           source.looking = false
           source.dueMs = this.worker.io.clock.monotonicMs() + source.intervalMs
-          for (const fresh of assignNew(source, splits)) found(fresh)
-        },
-        (error: unknown) => failed(error, source.node),
-      )
+          for (const fresh of assignNew(source, checkSplits(source.node.name, splits))) found(fresh)
+        })
+        .catch((error: unknown) => failed(error, source.node))
     }
   }
 }

@@ -15,7 +15,7 @@ import type { WorkerContext } from '../contract/worker-context.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { assert } from '../core/assert.ts'
 import { MillraceError } from '../core/errors.ts'
-import type { JsonValue } from '../core/json-value.ts'
+import { checkJson, type JsonValue } from '../core/json-value.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { MetricRegistry } from '../core/user-metrics.ts'
 import { orderedInputs, sortsInputs } from './batch-inputs.ts'
@@ -239,6 +239,7 @@ export class HostedSubtask {
 }
 
 function committableOf(sink: string, committable: JsonValue | null): SinkCommittable | null {
+  checkJson(committable, `What prepareCommit of sink ${JSON.stringify(sink)} gave`)
   return committable === null ? null : { sink, committable }
 }
 
