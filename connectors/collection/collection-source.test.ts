@@ -94,6 +94,6 @@ test('batches of a size come with a rest after each, in which it asks to be call
     await Promise.resolve()
     if (polled.kind === 'end') break
   }
-  assert.deepEqual(kinds, ['2 rows', 'pending, 0 wakes', '1 rows', 'end, 1 wakes'])
+  assert.deepEqual(kinds, ['2 rows', 'pending, 0 wakes', '1 rows', 'pending, 1 wakes', 'end, 2 wakes'])
   assert.throws(() => collectionSource([1], { batchRows: 0 }), { code: 'OPTION_INVALID' })
 })

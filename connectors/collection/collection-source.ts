@@ -90,13 +90,13 @@ class CollectionReader implements SourceReader {
     const { rests } = this
     const limit = Math.min(rowsMax, rests?.rows ?? BATCH_ROWS_MAX, BATCH_ROWS_MAX)
     const end = Math.min(this.rows.length, this.next + Math.max(1, limit))
-    if (!this.hasSplit || this.next === end) return { kind: 'end' } as const
     if (this.isResting) {
       this.isResting = false
       // The engine must have seen `pending` before.
       queueMicrotask(() => rests!.wake())
       return { kind: 'pending' } as const
     }
+    if (!this.hasSplit || this.next === end) return { kind: 'end' } as const
     this.isResting = rests !== null
     for (let i = this.next; i < end; i++) this.append(i)
     this.next = end

@@ -350,6 +350,11 @@ export class DataStream<T> {
   }
 
   private endIn(sink: Sink): DataStreamSink {
+    if (sink.guarantee === 'exactly-once' && sink.createCommitter === undefined) {
+      throw new MillraceError('SINK_INVALID', `The sink ${sink.kind} promises exactly once, but has no committer.`, {
+        hint: 'Give it `createCommitter`, which makes output visible with its marker, or promise at-least-once.',
+      })
+    }
     return new DataStreamSink(this.addNode(`Sink: ${sink.kind}`, this.schema, { role: 'sink', sink }))
   }
 

@@ -3,7 +3,9 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { dataGenSource } from '../../connectors/datagen/datagen-source.ts'
+import { queueSource } from '../../connectors/queue/index.ts'
 import {
   CountTrigger,
   CumulativeEventTimeWindows,
@@ -11,6 +13,7 @@ import {
   type DataStream,
   days,
   EventTimeSessionWindows,
+  GlobalWindows,
   type KeyedProcessFunction,
   MillraceError,
   max,
@@ -18,6 +21,7 @@ import {
   type ProcessContext,
   PurgingTrigger,
   ReducingStateDescriptor,
+  RestartStrategies,
   type RuntimeContext,
   SlidingEventTimeWindows,
   type StatefulProcessWindowContext,
@@ -241,6 +245,98 @@ describe('execute on the calling thread', () => {
     assert.deepEqual(seen, [1])
     assert.equal(events[0], 'started')
     assert.equal(events.at(-1), 'finished')
+  })
+
+  test('an accumulator that `add` changes in place is saved as it was at the cut', async () => {
+    const numbers = queueSource<number>()
+    const env = environment().enableCheckpointing(5).setRestartStrategy(RestartStrategies.fixedDelayRestart(3, 1))
+    let checkpoints = 0
+    let mayFail = false
+    const sums: string[] = []
+    env
+      .fromSource(numbers)
+      .map((n) => {
+        if (!mayFail) return n
+        mayFail = false
+        throw new Error('Not yet.')
+      })
+      .keyBy((n) => n % 3)
+      .window(GlobalWindows.createWithEndOfStreamTrigger())
+      .aggregate({
+        createAccumulator: () => ({ numbers: 0, sum: 0 }),
+        add(n: number, acc) {
+          acc.numbers++
+          acc.sum += n
+          return acc
+        },
+        getResult: ({ numbers, sum }) => `${numbers} of ${sum}`,
+        merge: (a, b) => ({ numbers: a.numbers + b.numbers, sum: a.sum + b.sum }),
+      })
+      .addSink((result) => void sums.push(result))
+    const onEvent = ({ type }: { readonly type: string }) => void (type === 'checkpoint' && checkpoints++)
+    const job = await env.executeAsync('in place', { onEvent })
+    const untilCheckpoint = async () => {
+      for (const before = checkpoints; checkpoints < before + 2; ) await sleep(1)
+    }
+    let next = 0
+    const put = async () => {
+      for (const to = next + 100; next < to; next++) await numbers.put(next)
+    }
+    for (let failure = 1; failure <= 3; failure++) {
+      await put()
+      await untilCheckpoint()
+      // These are taken back by the failure, and come again.
+      await put()
+      mayFail = true
+      await numbers.put(next++)
+      while (job.status().restarts < failure) await sleep(1)
+    }
+    numbers.end()
+    await job.done
+    const expected = [0, 1, 2].map((key) => {
+      const ofKey = Array.from({ length: next }, (_, n) => n).filter((n) => n % 3 === key)
+      return `${ofKey.length} of ${ofKey.reduce((a, b) => a + b, 0)}`
+    })
+    assert.deepEqual(sums.sort(), expected.sort())
+  })
+
+  test('two jobs of the same program run beside each other in one thread', async () => {
+    const run = async (factor: number): Promise<number[]> => {
+      const totals = environment()
+        .fromSource(dataGenSource({ generator: (i) => i, count: 2_000, ratePerSecond: 10_000 }))
+        .map((n) => ({ key: n % 5, total: factor * n }))
+        .keyBy('key')
+        .sum('total')
+        .map(({ total }) => total)
+        .executeAndCollect()
+      return (await totals).sort((a, b) => a - b).slice(-5)
+    }
+    const lasts = (factor: number) => [0, 1, 2, 3, 4].map((key) => factor * (400 * key + (5 * 400 * 399) / 2))
+    assert.deepEqual(await Promise.all([run(1), run(1_000)]), [lasts(1), lasts(1_000)])
+  })
+
+  test('a window of a thousand aggregates', async () => {
+    const fields = Array.from({ length: 500 }, (_, i) => `f${i}`)
+    const wide = schema({ at: t.timestamp(), ...Object.fromEntries(fields.map((name) => [name, t.float64()])) })
+    const rows = [1, 2, 3].map((n) => ({ at: n, ...Object.fromEntries(fields.map((name, i) => [name, n * i])) }))
+    const aggregates = Object.fromEntries(
+      fields.flatMap((name, i) => [
+        [`sum${i}`, sum(name as never)],
+        [`max${i}`, max(name as never)],
+      ]),
+    )
+    const [row, ...more] = await environment()
+      .fromCollection(rows, { schema: wide as never })
+      .assignTimestampsAndWatermarks(byAt as never)
+      .windowAll(TumblingEventTimeWindows.of(seconds(1)))
+      .aggregate(aggregates)
+      .executeAndCollect()
+    const expected = fields.flatMap((_, i) => [
+      [`sum${i}`, 6 * i],
+      [`max${i}`, 3 * i],
+    ])
+    assert.deepEqual(row, { windowStart: 0, windowEnd: 1_000, ...Object.fromEntries(expected) })
+    assert.deepEqual(more, [])
   })
 
   test('a failing function rejects with its cause', async () => {

@@ -90,10 +90,12 @@ function numbersUntil(count: number, gate: () => number): Source<number> {
     boundedness: 'bounded',
     splits: async () => [{ id: '0', position: 0 }],
     createReader() {
-      let next = Number.NaN
+      let next = count
+      let hasSplit = false
       return {
         async open([split]) {
-          next = split === undefined ? count : (split.position as number)
+          hasSplit = split !== undefined
+          if (split !== undefined) next = split.position as number
         },
         poll() {
           const to = Math.min(count, gate(), next + 10)
@@ -102,7 +104,7 @@ function numbersUntil(count: number, gate: () => number): Source<number> {
           next = to
           return { kind: 'batch', split: '0', batch: batchOfRows(OPAQUE_SCHEMA, rows) }
         },
-        snapshot: () => [{ id: '0', position: next }],
+        snapshot: () => (hasSplit ? [{ id: '0', position: next }] : []),
         async close() {},
       }
     },

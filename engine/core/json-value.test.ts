@@ -1,3 +1,4 @@
+/** What is taken for JSON is JSON, and what is not is named with its place. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
