@@ -18,6 +18,8 @@ import type { Stamped, TtlPolicy } from './state-ttl.ts'
 const PIECE_VALUES = 64
 /** Pieces read at a time. */
 const PIECES_AHEAD = 8
+/** A list of more pieces goes as a whole, not piece by piece. */
+const REMOVED_PIECES_MAX = 256
 
 /** Pieces [0, pieces) of a list, the last one holding `lastLength` values. */
 export class ListHead {
@@ -184,6 +186,11 @@ export class KeyedList implements ListState<unknown> {
     if (head === null) return
     this.heads.segment(0).remove(this.slots[0])
     const segment = this.pieces.segment(0)
+    if (head.pieces > REMOVED_PIECES_MAX) {
+      this.compose(0, 0)
+      segment.removeKey(this.composed.prefix, this.composed.ownerHash)
+      return
+    }
     for (let from = 0; from < head.pieces; from += PIECES_AHEAD) {
       const to = Math.min(head.pieces, from + PIECES_AHEAD)
       segment.overwrite(this.compose(from, to), null, to - from, this.slots)

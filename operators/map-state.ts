@@ -3,7 +3,8 @@
  * map is.
  *
  * Made by user-state.ts. Over a table of composite keys (core/composite-keys.ts). Puts and removals read nothing;
- * a get of what is not in memory reads the store at once, which is counted. Invariant: iteration holds a bounded
+ * a get of what is not in memory reads the store at once, which is counted. Clearing a map takes as long as what memory
+ * has of it. Invariant: iteration holds a bounded
  * number of entries at a time.
  */
 import type { MapState } from '../engine/contract/functions.ts'

@@ -60,6 +60,8 @@ export interface KeyedBackendOptions {
   readonly decodedObjectsMax?: number
   /** Bytes of changes kept for the next checkpoint before they are written early; 128 MiB by default. */
   readonly dirtyBytesMax?: number
+  /** Stored entries of a key that clearing it reads, so that the store can delete them one by one; 256 by default. */
+  readonly clearedEntriesMax?: number
   readonly counters: OperatorCounters
   /** Bytes of the files that the store was restored from, of all operators together; 0 when not known. */
   readonly restoredBytes?: number
@@ -69,6 +71,8 @@ export interface KeyedBackendOptions {
 
 /** What an object takes when encoded, before any was. */
 const OBJECT_BYTES_GUESS = 64
+/** Fewer are deleted one by one: ranges that are deleted slow down every read of the store until they are compacted. */
+const CLEARED_ENTRIES_MAX = 256
 /** What a filter of cold keys may take of the budget. */
 const COLD_KEYS_SHARE = 1 / 8
 /** What restored rows may take of the budget as they are in the store: tables need a few times that. */
@@ -149,6 +153,8 @@ export class KeyedBackend implements KeyedState {
       composite: declaration.composite ?? false,
       isExpired: declaration.isExpired ?? null,
       cut: { bytes: 0 },
+      clears: { segments: 0 },
+      clearedEntriesMax: this.options.clearedEntriesMax ?? CLEARED_ENTRIES_MAX,
       encoded: { bytesMean: OBJECT_BYTES_GUESS, objects: 0 },
     }
     assert(declaration.layout.kind === 'object' || (!shared.composite && shared.isExpired === null), 'objects only')
@@ -202,6 +208,7 @@ export class KeyedBackend implements KeyedState {
     assert(this.phase === 'none', 'the last checkpoint is settled before the next cut')
     this.forgetRestoredRows()
     this.phase = 'encoding'
+    this.memory.isCheckpointing = true
     for (const table of this.tables.values()) table.beginCut(into)
     swapEpoch(this.memory, into)
   }
@@ -245,6 +252,7 @@ export class KeyedBackend implements KeyedState {
     assert(this.phase !== 'none', 'a checkpoint is open')
     for (const table of this.tables.values()) table.settle(succeeded)
     this.phase = 'none'
+    this.memory.isCheckpointing = false
     this.memory.cutBit = 0
     this.memory.cutInto = null
   }

@@ -48,6 +48,8 @@ export interface SegmentMemory {
   cutBit: number
   /** Where entries of the cut go; null without an open cut. */
   cutInto: WriteBatchBuilder | null
+  /** From a cut until its checkpoint is settled: a scan of the store may have to wait. */
+  isCheckpointing: boolean
 }
 
 export function newSegmentMemory(): SegmentMemory {
@@ -61,6 +63,7 @@ export function newSegmentMemory(): SegmentMemory {
     dirtyBit: DIRTY_A,
     cutBit: 0,
     cutInto: null,
+    isCheckpointing: false,
   }
 }
 

@@ -9,7 +9,7 @@
  * - While it is open the segment frees no slot and is not evicted.
  */
 import type { SegmentChunk, SegmentScan } from '../engine/contract/keyed-state.ts'
-import type { Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
+import type { Arena, Scan, ScanChunk } from '../engine/contract/keyed-store.ts'
 import { LIVE } from './keyed-flags.ts'
 import { META } from './keyed-index.ts'
 import { PieceArena, PREFIX_BYTES, prefixEnd } from './keyed-layout.ts'
@@ -24,33 +24,62 @@ function startsWith(bytes: Uint8Array, start: number, owner: Uint8Array): boolea
   return true
 }
 
-/** Deletes the entries of one key, those that only the store holds as well; no value is read. Parameters as `KeyScan`'s. */
+/**
+ * Deletes the entries of one key, those that only the store holds as well; no value is read. What memory has is deleted one
+ * by one, and so is what the store has where that is little; else the key is noted, and the store told later. Parameters
+ * as `KeyScan`'s.
+ */
 export function removeKey(
   segment: Segment,
   owner: Uint8Array,
   ownerHash: number,
   storePrefix: Uint8Array | null,
 ): void {
-  const { chains, meta, slab, shared } = segment
+  const { chains, meta, slab } = segment
   for (let slot = chains!.first(ownerHash); slot >= 0; ) {
     const after = chains!.after(slot)
     const at = slot * META
     if ((meta[at + 3] & LIVE) !== 0 && startsWith(slab.bytes, meta[at + 1], owner)) segment.remove(slot)
     slot = after
   }
-  if (storePrefix === null) return
-  shared.counters.coldReads++
-  const scan = shared.store.scan(storePrefix, prefixEnd(storePrefix))
+  if (storePrefix === null || segment.cleared?.hasOwner(owner) === true) return
+  if (!buryFew(segment, storePrefix)) segment.noteCleared(owner.slice(), storePrefix)
+}
+
+/** Leaves tombstones for what only the store has of a key; false when that is too much, or the store is busy. */
+function buryFew(segment: Segment, storePrefix: Uint8Array): boolean {
+  if (segment.shared.memory.isCheckpointing) return false
+  return eachOfFew(segment, storePrefix, (hash, { bytes, offsets }, row) => {
+    segment.bury(hash, bytes, offsets[row] + PREFIX_BYTES, offsets[row + 1])
+  })
+}
+
+/**
+ * Calls `visit` for the stored entries of a key that memory does not have: `row` of `keys`. False when there are more than
+ * one may read to clear a key; then not all were visited.
+ */
+export function eachOfFew(
+  segment: Segment,
+  storePrefix: Uint8Array,
+  visit: (hash: number, keys: Arena, row: number) => void,
+): boolean {
+  const { counters, store, clearedEntriesMax } = segment.shared
+  counters.coldReads++
+  const scan = store.scan(storePrefix, prefixEnd(storePrefix))
   try {
-    for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
-      const { bytes, offsets, count } = chunk.keys
-      for (let row = 0; row < count; row++) {
-        const from = offsets[row] + PREFIX_BYTES
-        const to = offsets[row + 1]
-        const hash = segment.hashOf(bytes, from, to)
-        if (segment.slotOf(hash, bytes, from, to) < 0) segment.bury(hash, bytes, from, to)
+    let read = 0
+    for (let chunk = scan.next(STORE_CHUNK_BYTES); chunk !== null; chunk = scan.next(STORE_CHUNK_BYTES)) {
+      const { keys } = chunk
+      read += keys.count
+      if (read > clearedEntriesMax) return false
+      for (let row = 0; row < keys.count; row++) {
+        const from = keys.offsets[row] + PREFIX_BYTES
+        const to = keys.offsets[row + 1]
+        const hash = segment.hashOf(keys.bytes, from, to)
+        if (segment.slotOf(hash, keys.bytes, from, to) < 0) visit(hash, keys, row)
       }
     }
+    return true
   } finally {
     scan.close()
   }
@@ -171,6 +200,8 @@ export class KeyScan implements SegmentScan {
   }
 
   private storeChunk(): ScanChunk | null {
+    // Cleared since the scan began.
+    if (this.segment.cleared?.hasOwner(this.owner) === true) return null
     if (this.chunk !== null && this.chunkRow < this.chunk.keys.count) return this.chunk
     if (this.store === null) return null
     this.chunk = copyOf(this.store.next(STORE_CHUNK_BYTES))

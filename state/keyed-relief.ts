@@ -2,7 +2,7 @@
  * Keeps the memory of one operator's keyed state within its bounds, a bounded piece of work at a time.
  *
  * Called by keyed-backend.ts between batches. In this order: finish what settled checkpoints left to do, tell the
- * store of dropped windows, write changes down early where too many wait for the next checkpoint, and, when memory
+ * store of dropped windows and cleared keys, write changes down early where too many wait for the next checkpoint, and, when memory
  * nears the budget, put decoded objects back into bytes, which take a fourth of the room, and then evict.
  *
  * Too many changes are those that would keep memory from being relieved: nothing changed is evicted while a cut is
@@ -46,6 +46,8 @@ const ROW_BYTES_MAX = 1_024
 const SETTLE_SLOTS = 1 << 15
 /** Deletes of dropped windows, and changes, that are written early a turn. */
 const DRAIN_ENTRIES = 4_096
+/** Cleared keys that the store is told of a turn. */
+const CLEARED_KEYS = 64
 /** Entries evicted a turn at least, where needed; more when more come in. */
 const EVICT_ENTRIES_MIN = 4_096
 /** A segment is cold when nothing used it for this many turns. */
@@ -166,6 +168,7 @@ export class KeyedRelief {
       if (table.rangesWait && phase === 'imaging') continue
       table.deleteRanges()
       this.batch.clear()
+      table.deleteCleared(CLEARED_KEYS, this.batch)
       table.captureDeletions(this.batch, left, false)
       left -= this.batch.count
       this.write()

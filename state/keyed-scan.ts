@@ -112,7 +112,8 @@ class MergedScan implements SegmentScan {
       const from = chunk.keys.offsets[row] + PREFIX_BYTES
       const to = chunk.keys.offsets[row + 1]
       const hash = this.segment.hashOf(chunk.keys.bytes, from, to)
-      if (this.segment.holds(hash, chunk.keys.bytes, from, to)) continue
+      if (this.segment.holds(hash, chunk.keys.bytes, from, to) || this.segment.isCleared(chunk.keys.bytes, from))
+        continue
       keys.add(chunk.keys.bytes, from, to)
       keys.endRow()
       this.hashes[count] = hash

@@ -30,6 +30,8 @@ function segmentOf(): { segment: Segment; memory: SegmentMemory } {
     stateId: 0,
     composite: false,
     cut: { bytes: 0 },
+    clears: { segments: 0 },
+    clearedEntriesMax: 256,
     encoded: { bytesMean: 64, objects: 0 },
     isExpired: null,
     tableName: 'test',

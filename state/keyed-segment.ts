@@ -28,6 +28,7 @@ import { compositeHash, ownerHash } from '../engine/core/composite-keys.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import { keyGroupOf, murmur3 } from '../engine/core/keys.ts'
 import { ByteSlab } from './byte-slab.ts'
+import { ClearedOwners } from './cleared-owners.ts'
 import { ColdKeys } from './cold-keys.ts'
 import { KeyChains } from './keyed-chains.ts'
 import {
@@ -89,6 +90,10 @@ export interface SegmentShared {
   readonly isExpired: ((value: unknown) => boolean) | null
   /** Bytes that the open cut, or the last one, took from this table so far. */
   readonly cut: { bytes: number }
+  /** Segments with `cleared` keys. */
+  readonly clears: { segments: number }
+  /** Stored entries of a key that clearing it may read. */
+  readonly clearedEntriesMax: number
   /** Running mean of what changed objects of this table take when encoded, and over how many. */
   readonly encoded: { bytesMean: number; objects: number }
 }
@@ -120,8 +125,12 @@ export class Segment implements StateSegment {
   decodedSlots = new SlotQueue()
   /** True when entries that exist may be anywhere in the store. */
   isUnknown: boolean
-  /** Entries known to be in the store only. */
+  /** Entries known to be in the store only; with `isUncounted` there may be fewer. */
   coldCount = 0
+  /** Entries in the store went that nobody counted. */
+  isUncounted = false
+  /** Keys whose stored entries are gone; null for none. Tables of composite keys only. */
+  cleared: ClearedOwners | null = null
   /** Scans that read this segment now; it must not be evicted under them. */
   scansOpen = 0
   lastUsedTurn = 0
@@ -217,6 +226,7 @@ export class Segment implements StateSegment {
       slots * slotBytes +
       this.slab.touchedBytes +
       (this.coldKeys?.byteLength ?? 0) +
+      (this.cleared?.memoryBytes ?? 0) +
       (this.chains?.memoryBytes ?? 0)
     this.shared.memory.arrayBytes += bytes - this.accountedBytes
     this.accountedBytes = bytes
@@ -534,7 +544,7 @@ export class Segment implements StateSegment {
 
   scanKey(owner: Uint8Array, hash: number): SegmentScan {
     assert(this.chains !== null, 'only tables of composite keys list the entries of a key')
-    if (this.complete) return new KeyScan(this, owner, hash, null)
+    if (this.complete || this.cleared?.hasOwner(owner) === true) return new KeyScan(this, owner, hash, null)
     return new KeyScan(this, owner, hash, this.storePrefixOf(owner, hash))
   }
 
@@ -550,6 +560,36 @@ export class Segment implements StateSegment {
     stored.set(this.prefix)
     stored.set(owner, PREFIX_BYTES)
     return stored
+  }
+
+  /** The stored entries of a key, which begin with `stored` there, are gone from now on. Both are kept. */
+  noteCleared(owner: Uint8Array, stored: Uint8Array): void {
+    if (this.cleared === null) {
+      this.cleared = new ClearedOwners()
+      this.shared.clears.segments++
+    }
+    this.cleared.add(owner, stored)
+    this.persistedAny = true
+    this.account()
+  }
+
+  /** Whether the store's entry of the composite key at `start` is gone. */
+  isCleared(bytes: Uint8Array, start: number): boolean {
+    return this.cleared?.hasEntry(bytes, start) === true
+  }
+
+  /** Takes out one key that the store has to be told of; null for none. */
+  takeCleared(): Uint8Array | null {
+    const stored = this.cleared?.take() ?? null
+    if (this.cleared?.count === 0) this.forgetCleared()
+    return stored
+  }
+
+  private forgetCleared(): void {
+    if (this.cleared === null) return
+    this.cleared = null
+    this.shared.clears.segments--
+    this.account()
   }
 
   /** Leaves a tombstone for a key that the store holds and memory does not. */
@@ -741,7 +781,7 @@ export class Segment implements StateSegment {
       const start = starts[i]
       const slot = this.slotOf(hashes[i], bytes, start, ends[i])
       slots[j] = slot
-      if (slot >= 0 || !this.mayBeCold(hashes[i])) continue
+      if (slot >= 0 || !this.mayBeCold(hashes[i]) || this.isCleared(bytes, start)) continue
       setKeyGroup(this.prefix, (hashes[i] >>> 0) % this.shared.keyGroups.total)
       missKeys.addPrefixed(this.prefix, bytes, start, ends[i])
       missKeys.endRow()
@@ -843,6 +883,7 @@ export class Segment implements StateSegment {
     this.spans = new Int32Array(0)
     this.charges = new Int32Array(0)
     this.coldKeys = null
+    this.forgetCleared()
     this.chains?.clear()
     this.decodedSlots = new SlotQueue()
     this.account()

@@ -91,7 +91,7 @@ export class Sweeper {
       const start = keys.offsets[row] + PREFIX_BYTES
       const end = keys.offsets[row + 1]
       const hash = segment.hashOf(keys.bytes, start, end)
-      if (segment.holds(hash, keys.bytes, start, end)) continue
+      if (segment.holds(hash, keys.bytes, start, end) || segment.isCleared(keys.bytes, start)) continue
       const value = layout.codec.decode(values.bytes, values.offsets[row], values.offsets[row + 1])
       if (isExpired(value)) segment.bury(hash, keys.bytes, start, end)
     }

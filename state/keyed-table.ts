@@ -10,6 +10,7 @@
  */
 import type { StateSegment, StateTable, StateTableSize, TableDeclaration } from '../engine/contract/keyed-state.ts'
 import { assert } from '../engine/core/assert.ts'
+import { eachOfFew } from './keyed-key-scan.ts'
 import { keyPrefix, prefixEnd, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
 import { Segment, type SegmentShared } from './keyed-segment.ts'
 import { captureSome, measureSome, recapture, settleSome } from './keyed-sweeps.ts'
@@ -71,7 +72,7 @@ export class Table implements StateTable {
       live += segment.liveCount
       cold += segment.coldCount
       liveBytes += segment.liveCount * segment.rowBytesMean()
-      if (segment.isUnknown) isKnown = false
+      if (segment.isUnknown || segment.isUncounted) isKnown = false
       // Decoded objects may never have been encoded: the bytes at hand say nothing of them.
       if (segment.decodedCount > 0) isEncoded = false
     }
@@ -115,7 +116,11 @@ export class Table implements StateTable {
 
   private forget(segment: Segment): void {
     const { from, to } = this.shared.keyGroups
-    if (!segment.complete || (segment.persistedAny && segment.usedCount > (to - from) * RANGE_ENTRIES_MIN)) {
+    if (
+      !segment.complete ||
+      segment.cleared !== null ||
+      (segment.persistedAny && segment.usedCount > (to - from) * RANGE_ENTRIES_MIN)
+    ) {
       this.ranges.push(segment.namespace)
       segment.dispose()
     } else if (segment.persistedAny) {
@@ -136,6 +141,7 @@ export class Table implements StateTable {
   beginCut(into: WriteBatchBuilder): void {
     this.shared.cut.bytes = 0
     this.deleteRanges()
+    this.deleteCleared(Number.POSITIVE_INFINITY, null)
     while (!this.captureDeletions(into, Number.POSITIVE_INFINITY, true)) {
       // Each call takes one dropped segment.
     }
@@ -198,7 +204,7 @@ export class Table implements StateTable {
 
   /** True while the store has not heard of all deletions. */
   get deletionsWait(): boolean {
-    return this.dropped.length > 0 || this.ranges.length > 0
+    return this.dropped.length > 0 || this.rangesWait
   }
 
   /** True while a checkpoint that is not settled deletes entries of this namespace: written ones would be deleted again if it failed. */
@@ -206,9 +212,9 @@ export class Table implements StateTable {
     return this.droppedCaptured.some((segment) => segment.namespace === namespace)
   }
 
-  /** True while whole namespaces wait to be deleted. */
+  /** True while whole namespaces, or all entries of a key, wait to be deleted. */
   get rangesWait(): boolean {
-    return this.ranges.length > 0
+    return this.ranges.length > 0 || this.shared.clears.segments > 0
   }
 
   /** Deletes whole namespaces in the store. */
@@ -223,6 +229,25 @@ export class Table implements StateTable {
       }
     }
     this.ranges = []
+  }
+
+  /**
+   * Deletes what the store has of cleared keys, of up to `keysMax` of them: where that is little, one by one by deletes
+   * that `into` takes; by a range where it is much, or `into` is null.
+   */
+  deleteCleared(keysMax: number, into: WriteBatchBuilder | null): void {
+    let left = keysMax
+    for (const segment of this.segments.values()) {
+      if (this.shared.clears.segments === 0) return
+      for (; segment.cleared !== null && left > 0; left--) {
+        const prefix = segment.takeCleared()
+        const end = prefix === null ? null : prefixEnd(prefix)
+        assert(prefix !== null && end !== null, 'a cleared key has a successor')
+        if (into !== null && deleteFew(segment, prefix, into)) continue
+        segment.isUncounted = true
+        this.shared.store.deleteRange(prefix, end)
+      }
+    }
   }
 
   /** The checkpoint's fate is known. Marks of a successful one are cleared by later sweeps. */
@@ -242,4 +267,13 @@ export class Table implements StateTable {
     }
     this.leaving = []
   }
+}
+
+/** Appends deletes of a cleared key's entries in the store; false when there are many. */
+function deleteFew(segment: Segment, storePrefix: Uint8Array, into: WriteBatchBuilder): boolean {
+  return eachOfFew(segment, storePrefix, (_hash, { bytes, offsets }, row) => {
+    into.keys.add(bytes, offsets[row], offsets[row + 1])
+    into.endDelete()
+    segment.coldCount--
+  })
 }

@@ -130,7 +130,10 @@ export interface StateSegment {
    * within one call of the operator only.
    */
   scanKey(owner: Uint8Array, ownerHash: number): SegmentScan
-  /** Deletes the entries that `scanKey` would list. Their values are neither read nor decoded. */
+  /**
+   * Deletes the entries that `scanKey` would list. Values are not decoded; of those that memory does not have, some
+   * hundreds of keys are read at most.
+   */
   removeKey(owner: Uint8Array, ownerHash: number): void
 }
 
@@ -150,7 +153,7 @@ export interface StateTableSize {
   readonly name: string
   /** Bytes of the working set; decoded objects are estimated. */
   readonly memoryBytes: number
-  /** Entries in memory and in the store; null when what was restored is too large to have been counted. */
+  /** Entries in memory and in the store; null when what was restored, or a key's entries that were cleared, were too many to be counted. */
   readonly entries: number | null
   /** What all entries take as they are stored, estimated from those in memory; null without any, while objects are decoded, or as `entries`. */
   readonly storedBytes: number | null
