@@ -1,7 +1,7 @@
 /**
  * Keyed state beyond memory, on RocksDB: one worker's state with a budget, driven as a worker drives it.
  *
- *     node bench/state.ts cold --kind doubles|objects [--keys 10000000] [--budget-mib 64] [--events 20000000]
+ *     node bench/state.ts cold --kind doubles|objects [--keys 10000000] [--budget-mib 64] [--store-mib 64] [--changes-mib 128] [--events 20000000]
  *     node bench/state.ts short-lived [--keys 100000000] [--budget-mib 256]
  *     node bench/state.ts pauses [--keys 5000000] [--budget-mib 2048] [--decoded 100000]
  *     node bench/state.ts barrier [--keys 10000000] [--budget-mib 4096]
@@ -43,6 +43,9 @@ export interface StateBenchOptions {
   readonly keys: number
   readonly events: number
   readonly budgetMib: number
+  /** For RocksDB's caches and buffers, and for changes that wait for a checkpoint. */
+  readonly storeMib: number
+  readonly changesMib: number
   readonly decoded: number
   readonly checkpointTurns: number
   readonly store: 'rocksdb' | 'memory'
@@ -101,7 +104,7 @@ class StateRig {
 
   constructor(options: StateBenchOptions) {
     this.options = options
-    const factory = options.store === 'rocksdb' ? rocksdbStoreFactory() : memoryStoreFactory()
+    const factory = options.store === 'rocksdb' ? rocksdbStoreFactory(options.storeMib * MIB) : memoryStoreFactory()
     this.store = factory.create(join(this.directory, 'store'))
     this.backend = new KeyedBackend({
       operatorId: 0,
@@ -109,6 +112,7 @@ class StateRig {
       store: this.store,
       memoryBudgetBytes: options.budgetMib * MIB,
       decodedObjectsMax: options.decoded,
+      dirtyBytesMax: options.changesMib * MIB,
       counters: this.counters,
     })
     this.table = this.backend.table({ name: 'counts', version: 1, layout: LAYOUTS[options.kind] })
@@ -375,6 +379,8 @@ if (import.meta.main) {
       keys: { type: 'string' },
       events: { type: 'string' },
       'budget-mib': { type: 'string' },
+      'store-mib': { type: 'string' },
+      'changes-mib': { type: 'string' },
       decoded: { type: 'string' },
       'checkpoint-turns': { type: 'string' },
       store: { type: 'string' },
@@ -393,6 +399,8 @@ if (import.meta.main) {
     keys: number(values.keys, defaults.keys ?? 10e6),
     events: number(values.events, defaults.events ?? 20e6),
     budgetMib: number(values['budget-mib'], defaults.budgetMib ?? 64),
+    storeMib: number(values['store-mib'], 64),
+    changesMib: number(values['changes-mib'], 128),
     decoded: number(values.decoded, 100_000),
     checkpointTurns: number(values['checkpoint-turns'], 2_000),
     store: (values.store ?? 'rocksdb') as StateBenchOptions['store'],

@@ -20,11 +20,12 @@
 namespace millrace {
 namespace {
 
-// Half of a share is for cached blocks, the other half for unflushed writes.
-constexpr uint64_t kCacheParts = 2;
-// A memtable being filled and one being flushed have room in that half.
-constexpr uint64_t kWriteBufferParts = 4;
-constexpr uint64_t kWriteBufferBytesMin = 512u << 10;
+// A quarter of a share is for unflushed writes, the rest for cached blocks: what a small memtable costs in merges of files
+// is less than what a filter costs that has to be read for a look-up.
+constexpr uint64_t kWriteBuffersParts = 4;
+// A memtable being filled and one being flushed have room in that quarter.
+constexpr uint64_t kWriteBufferParts = 8;
+constexpr uint64_t kWriteBufferBytesMin = 256u << 10;
 constexpr uint64_t kWriteBufferBytesMax = 64u << 20;
 // The cache is split by hash so that threads do not wait for each other. A few parts will do.
 constexpr int kCacheShardBits = 2;
@@ -46,10 +47,33 @@ Shared& TheShared() {
 
 // Needs the mutex.
 void Resize(Shared& shared) {
-  const uint64_t half = std::max(shared.bytes, kStoreMemoryBytesMin) / kCacheParts;
-  shared.cache->SetCapacity(half);
-  shared.write_buffers->SetBufferSize(half);
+  const uint64_t bytes = std::max(shared.bytes, kStoreMemoryBytesMin);
+  const uint64_t write_buffers = bytes / kWriteBuffersParts;
+  shared.cache->SetCapacity(bytes - write_buffers);
+  shared.write_buffers->SetBufferSize(write_buffers);
 }
+
+// Bits a key: nearly all keys are in the last sorted run, whose filter takes nearly all the memory and helps only those
+// that are in none; about one in ten of these then costs a block.
+constexpr double kFilterBits = 10;
+constexpr double kLastFilterBits = 5;
+
+// Filters of the built-in kind, smaller ones for files of the last sorted run.
+class FiltersByAge : public rocksdb::FilterPolicy {
+ public:
+  const char* Name() const override { return "millrace.FiltersByAge"; }
+  const char* CompatibilityName() const override { return young_->CompatibilityName(); }
+  rocksdb::FilterBitsBuilder* GetBuilderWithContext(const rocksdb::FilterBuildingContext& context) const override {
+    return (context.is_bottommost ? last_ : young_)->GetBuilderWithContext(context);
+  }
+  rocksdb::FilterBitsReader* GetFilterBitsReader(const rocksdb::Slice& contents) const override {
+    return young_->GetFilterBitsReader(contents);
+  }
+
+ private:
+  const std::unique_ptr<const rocksdb::FilterPolicy> young_{rocksdb::NewBloomFilterPolicy(kFilterBits)};
+  const std::unique_ptr<const rocksdb::FilterPolicy> last_{rocksdb::NewBloomFilterPolicy(kLastFilterBits)};
+};
 
 rocksdb::CompressionType BestCompression() {
   const auto supported = rocksdb::GetSupportedCompressions();
@@ -89,7 +113,7 @@ rocksdb::Options StoreOptions(uint64_t memory_bytes) {
   // A look-up of a key that no other one is near costs a whole block, read and unpacked.
   table.block_size = 4 << 10;
   table.format_version = 5;
-  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10, false));
+  table.filter_policy = std::make_shared<FiltersByAge>();
   // Index and filter blocks count against the shared cache, or memory would follow the state's size.
   table.cache_index_and_filter_blocks = true;
   table.cache_index_and_filter_blocks_with_high_priority = true;
@@ -112,7 +136,15 @@ rocksdb::Options StoreOptions(uint64_t memory_bytes) {
   options.memtable_prefix_bloom_size_ratio = 0.05;
   options.compression = BestCompression();
   options.level_compaction_dynamic_level_bytes = true;
-  options.max_background_jobs = 2;
+  // Memtables are small beside the state and keys are scattered, so that levels would write each of them into all of it.
+  // Sorted runs that are merged with ones of their size are written a few times in all; more runs would cost look-ups more
+  // than merges save.
+  options.compaction_style = rocksdb::kCompactionStyleUniversal;
+  options.level0_file_num_compaction_trigger = 8;
+  // The store takes up to twice what its newest values take on disk, and so does a checkpoint.
+  options.compaction_options_universal.max_size_amplification_percent = 100;
+  // One flushes, two compact: a long merge leaves room for short ones.
+  options.max_background_jobs = 3;
   options.max_open_files = 512;
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
