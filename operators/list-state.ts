@@ -1,6 +1,7 @@
 /**
  * List state in pieces: adding a value changes the list's head and its last piece, so that neither the call nor
- * the checkpoint after it depends on the length of the list.
+ * the checkpoint after it depends on the length of the list. Nothing large is read to add to a list: it would be
+ * written anew for each value of a key that comes too seldom to stay in memory.
  *
  * Made by user-state.ts. Pieces are entries of a table of composite keys, numbered from 0; the head, in a table
  * of its own, says which numbers there are. With a time to live each value has its stamp; a piece is dropped when
@@ -14,8 +15,10 @@ import { ByteArena } from '../engine/core/strings.ts'
 import type { CurrentKey } from './current-key.ts'
 import type { Stamped, TtlPolicy } from './state-ttl.ts'
 
-/** Values a piece. */
+/** Values a piece at most. */
 const PIECE_VALUES = 64
+/** A piece that is not at hand is fetched to add to it only where pieces are smaller than this; else a new one begins. */
+const FETCHED_BYTES_MAX = 1_024
 /** Pieces read at a time. */
 const PIECES_AHEAD = 8
 /** A list of more pieces goes as a whole, not piece by piece. */
@@ -153,14 +156,16 @@ export class KeyedList implements ListState<unknown> {
       return
     }
     const segment = this.pieces.segment(0)
-    segment.find(this.compose(head.pieces - 1, head.pieces), null, 1, this.slots)
+    segment.findAtHand(this.compose(head.pieces - 1, head.pieces), FETCHED_BYTES_MAX, this.slots)
     const slot = this.slots[0]
-    if (slot < 0) this.writePiece(head.pieces - 1, [kept])
-    else {
-      const piece = segment.objects[slot] as unknown[]
-      piece.push(kept)
-      segment.markDirty(slot)
+    if (slot < 0) {
+      this.writePiece(head.pieces++, [kept])
+      head.lastLength = 1
+      return
     }
+    const piece = segment.objects[slot] as unknown[]
+    piece.push(kept)
+    segment.markDirty(slot)
     head.lastLength++
   }
 

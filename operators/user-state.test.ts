@@ -46,6 +46,24 @@ interface Row {
   readonly n: number
 }
 
+/** Keeps a list of texts of 600 characters, each of which begins with a number. */
+class Texts implements KeyedProcessFunction<string, Row, unknown> {
+  private texts!: ListState<string>
+
+  open(context: RuntimeContext): void {
+    this.texts = context.getListState({ kind: 'list', name: 'texts', version: 1 })
+  }
+
+  processElement({ act, n }: Row, context: ProcessContext<string>, collect: (result: unknown) => void): void {
+    if (act === 'add') this.texts.add(`${n} `.padEnd(600, 'x'))
+    else
+      collect({
+        key: context.currentKey,
+        result: [...this.texts.get()].map((text) => Number.parseInt(text, 10)).join(),
+      })
+  }
+}
+
 /** Map keys of every kind, some alike in their text. */
 const mapKey = (n: number): Key => [n, String(n), [n, 'x'], n % 2 === 0, null][n % 5]!
 
@@ -477,6 +495,34 @@ describe('keyed state of users', () => {
     rig.push([{ key: 'a', act: 'list', n: 0 }], [2])
     const { result } = rig.output.main.at(-1)!.row as { result: string }
     assert.equal(result.split(',').length, 100_001)
+    rig.close()
+  })
+
+  test('adding to lists of large values reads nothing of them, though they do not fit into memory', () => {
+    const rig = rigOf(() => new Texts(), { memoryBudgetBytes: 256 << 10 })
+    const keys = Array.from({ length: 60 }, (_, i) => `key-${i}`)
+    const rounds = 30
+    for (let n = 0; n < rounds; n++) {
+      rig.push(
+        keys.map((key): Row => ({ key, act: 'add', n })),
+        keys.map(() => n),
+      )
+    }
+    const { coldReads } = rig.counters
+    assert.ok(
+      coldReads < (rounds * keys.length) / 4,
+      `${coldReads} entries were read for ${rounds * keys.length} values`,
+    )
+    rig.push(
+      keys.map((key): Row => ({ key, act: 'list', n: 0 })),
+      keys.map(() => rounds),
+    )
+    const inOrder = Array.from({ length: rounds }, (_, n) => n).join()
+    const results = rig.output.main.map(({ row }) => row as { key: string; result: string })
+    assert.deepEqual(
+      results,
+      keys.map((key) => ({ key, result: inOrder })),
+    )
     rig.close()
   })
 

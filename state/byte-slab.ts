@@ -34,13 +34,19 @@ function classOf(units: number): number {
 }
 
 export class ByteSlab {
-  bytes: Uint8Array = new Uint8Array(BYTES_MIN)
+  bytes: Uint8Array
   endBytes = 0
   /** Bytes below `endBytes` that no piece takes. */
   freeBytes = 0
-  private words: Int32Array = new Int32Array(this.bytes.buffer)
+  private words: Int32Array
   /** First free piece of a class, as its unit number + 1; 0 for none. */
   private readonly heads = new Int32Array(CLASSES)
+
+  /** `bytes` is how much is known to come. */
+  constructor(bytes = 0) {
+    this.bytes = new Uint8Array(Math.max(BYTES_MIN, Math.ceil(bytes / 8) * 8))
+    this.words = new Int32Array(this.bytes.buffer)
+  }
 
   /** Room for `size` bytes; returns where. Throws `STATE_SEGMENT_FULL` beyond 2 GiB. */
   allocate(size: number): number {

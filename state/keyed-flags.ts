@@ -23,6 +23,8 @@ export const DECODED = 32
 export const STALE = 64
 /** The slot is in its segment's queue of decoded slots; also on free slots. */
 export const QUEUED = 512
+/** The value was decoded from bytes: the entry came back after it had been put aside. */
+export const RETURNED = 1_024
 const DIRTY_A = 128
 const DIRTY_B = 256
 /** Changed, in the open epoch or in the cut. */

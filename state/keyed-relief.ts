@@ -9,6 +9,10 @@
  * encoded, and what changed objects grew is only known once they are encoded. A change of numbers costs no memory, so
  * those are written early only when memory nears the budget.
  *
+ * Large decoded objects have a part of the budget. Of those that have to leave it, what came back once becomes bytes in
+ * memory, and what was made and then not used again goes straight to the store, so that a list which is only added to
+ * does not drive out what is used in turn (2Q: Johnson, Shasha 1994).
+ *
  * Eviction takes segments that nothing used lately as a whole, oldest first. In segments in use it gives a second
  * chance to what was used since it last looked, and makes room for as many entries as come in, so that their arrays
  * stay as large as they are. Arrays far larger than what they hold are rebuilt.
@@ -21,7 +25,7 @@ import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import { OBJECT_FACTOR, objectBytes, type SegmentMemory } from './keyed-flags.ts'
 import { WriteBatchBuilder } from './keyed-layout.ts'
 import type { Segment } from './keyed-segment.ts'
-import { drainSome, evictAll, isSparse, pickVictims, settleSome, undecodeSome } from './keyed-sweeps.ts'
+import { drainSome, evictAll, isSparse, pickVictims, releaseLarge, settleSome, undecodeSome } from './keyed-sweeps.ts'
 import type { Table } from './keyed-table.ts'
 
 /** `encoding`: a cut is taken and not all of it is encoded; `imaging`: the store makes an image of it. */
@@ -39,6 +43,8 @@ const DECODED_OBJECTS_MIN = 100_000
 /** Larger ones than this, on average, only within a part of the budget, however few. */
 const LARGE_OBJECT_BYTES = 1_024
 const LARGE_OBJECTS_SHARE = 1 / 2
+/** Of them that are released at a time: it is what the batch that is written takes. */
+const RELEASED_BYTES = 1 << 20
 const DIRTY_BYTES_MAX = 128 << 20
 /** Keys and columns of numbers of a row take less than this. */
 const ROW_BYTES_MAX = 1_024
@@ -56,6 +62,8 @@ const COLD_TURNS = 16
 const RELIEF_FROM = 0.9
 /** Below this part of its arrays in use, a segment above the budget is rebuilt. */
 const REBUILD_BELOW = 0.7
+/** Of a segment that is emptied by degrees, what goes at a time at most: below what is left it is rebuilt. */
+const SHRINK_SHARE = 1 / 3
 
 export class KeyedRelief {
   private readonly tables: ReadonlyMap<string, Table>
@@ -105,7 +113,7 @@ export class KeyedRelief {
       // While that helps, what is in memory may stay there.
       if (this.memoryBytes() <= this.budgetBytes) return
     }
-    this.undecodeLarge()
+    this.releaseLarge(phase)
     this.evict(phase, inserted)
   }
 
@@ -139,23 +147,34 @@ export class KeyedRelief {
     return bytes
   }
 
-  private undecodeLarge(): void {
-    const { decoded, decodedBytes } = this.memory
-    if (decodedBytes < decoded * LARGE_OBJECT_BYTES) return
-    const excess = decodedBytes - (this.budgetBytes * LARGE_OBJECTS_SHARE) / OBJECT_FACTOR
-    if (excess > 0) this.undecode(Number.POSITIVE_INFINITY, excess)
+  private releaseLarge(phase: CheckpointPhase): void {
+    const { memory } = this
+    if (memory.decodedBytes < memory.decoded * LARGE_OBJECT_BYTES) return
+    const bytesTo = (this.budgetBytes * LARGE_OBJECTS_SHARE) / OBJECT_FACTOR
+    for (const table of this.tables.values()) {
+      for (const segment of table.segments.values()) {
+        while (memory.decodedBytes > bytesTo && segment.decodedBytes > segment.decodedCount * LARGE_OBJECT_BYTES) {
+          const before = memory.decodedBytes
+          const gone: number[] = []
+          const into = this.mayWrite(table, segment, phase) ? this.batch : null
+          releaseLarge(segment, Math.min(memory.decodedBytes - bytesTo, RELEASED_BYTES), into, gone)
+          this.write()
+          evictAll(segment, gone)
+          if (memory.decodedBytes >= before) break
+        }
+      }
+    }
   }
 
-  private undecode(objectsMax: number, bytesMax = Number.POSITIVE_INFINITY): void {
+  private undecode(objectsMax: number): void {
     let left = objectsMax
-    const bytesTo = this.memory.decodedBytes - bytesMax
     for (const table of this.tables.values()) {
       if (table.shared.layout.kind !== 'object') continue
       const segments = [...table.segments.values()].filter((segment) => segment.decodedCount > 0)
       segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn)
       for (const segment of segments) {
-        if (left <= 0 || this.memory.decodedBytes <= bytesTo) return
-        left -= undecodeSome(segment, left, this.memory.decodedBytes - bytesTo)
+        if (left <= 0) return
+        left -= undecodeSome(segment, left)
       }
     }
   }
@@ -255,7 +274,9 @@ export class KeyedRelief {
     }
     if (largest === null) return
     const { table, segment } = largest
-    this.evictFrom(table, segment, phase, Math.max(quota, EVICT_ENTRIES_MIN), true)
+    // Entries may be large, and so few that all of them together are less than a turn's.
+    const share = Math.ceil(segment.usedCount * SHRINK_SHARE)
+    this.evictFrom(table, segment, phase, Math.min(Math.max(quota, EVICT_ENTRIES_MIN), share), true)
     if (segment.usedCount < segment.slotCount * REBUILD_BELOW) segment.rebuild()
   }
 }

@@ -39,6 +39,7 @@ import {
   objectBytes,
   PERSISTED,
   QUEUED,
+  RETURNED,
   type SegmentMemory,
   STALE,
   TOMBSTONE,
@@ -65,6 +66,8 @@ const LOAD_MAX = 0.6
 const RESERVE_SLOTS_MIN = 1 << 17
 const RESERVE_FACTOR = 8
 const SLOTS_MAX = 1 << 29
+/** What a rebuilt segment's bytes get of room, so that what comes next does not make them grow at once. */
+const REBUILT_ROOM = 1.25
 /** Larger segments are dropped rather than emptied. */
 const EMPTIED_SLOTS_MAX = 64
 /** Looking at a value that has to be decoded is this much dearer than at one that is not. */
@@ -177,11 +180,11 @@ export class Segment implements StateSegment {
     this.initial = shared.layout.kind === 'doubles' ? shared.layout.initial : []
     this.prefix = keyPrefix(shared.operatorId, shared.stateId, namespace)
     this.chains = shared.composite ? new KeyChains() : null
-    this.allocate(0)
+    this.allocate(0, 0)
   }
 
-  /** Fresh, empty arrays for about `entries` entries. */
-  private allocate(entries: number): void {
+  /** Fresh, empty arrays for about `entries` entries with `slabBytes` of keys and encoded values. */
+  private allocate(entries: number, slabBytes: number): void {
     let size = INDEX_SIZE_MIN
     while (size * LOAD_MAX < entries) size *= 2
     this.index = new Int32Array(size)
@@ -189,7 +192,7 @@ export class Segment implements StateSegment {
     this.indexRoom = Math.floor(size * LOAD_MAX)
     this.slotCapacity = Math.max(Math.floor(INDEX_SIZE_MIN * LOAD_MAX), entries)
     this.meta = new Int32Array(this.slotCapacity * META)
-    this.slab = new ByteSlab()
+    this.slab = new ByteSlab(slabBytes)
     this.doubles = this.initial.map(() => new Float64Array(this.slotCapacity))
     if (this.isObjects) {
       this.spans = new Int32Array(this.slotCapacity * 2)
@@ -341,6 +344,17 @@ export class Segment implements StateSegment {
     }
   }
 
+  findAtHand(keys: KeyColumn, bytesMax: number, slots: Int32Array): void {
+    if (this.isObjects && this.shared.encoded.bytesMean > bytesMax) {
+      const slot = this.slotOf(keys.hashes[0], keys.bytes, keys.starts[0], keys.ends[0])
+      if (slot < 0 || (this.meta[slot * META + 3] & DECODED) === 0) {
+        slots[0] = -1
+        return
+      }
+    }
+    this.find(keys, null, 1, slots)
+  }
+
   /** What a look-up has to do before an operator may use the slot; returns its flags. */
   private attend(slot: number, revives: boolean): number {
     const at = slot * META + 3
@@ -415,7 +429,7 @@ export class Segment implements StateSegment {
 
   private decode(slot: number): void {
     this.objects[slot] = this.valueAt(slot)
-    this.meta[slot * META + 3] |= DECODED
+    this.meta[slot * META + 3] |= DECODED | RETURNED
     this.countDecoded(slot, this.spans[slot * 2 + 1])
   }
 
@@ -849,7 +863,7 @@ export class Segment implements StateSegment {
     memory.decoded -= this.decodedCount
     memory.decodedBytes -= this.decodedBytes
     const inserted = memory.inserted
-    this.allocate(this.usedCount)
+    this.allocate(this.usedCount, (slab.endBytes - slab.freeBytes) * REBUILT_ROOM)
     for (let slot = 0; slot < slotCount; slot++) {
       const at = slot * META
       const flags = meta[at + 3] & ~QUEUED

@@ -4,7 +4,7 @@
  * Called by keyed-backend.ts. Each sweep goes on where its last call stopped and takes a budget of slots
  * or entries, so that no turn grows with the state's size.
  */
-import { CAPTURED, DECODED, DIRTY, LIVE, QUEUED, TOMBSTONE, TOUCHED } from './keyed-flags.ts'
+import { CAPTURED, DECODED, DIRTY, LIVE, QUEUED, RETURNED, TOMBSTONE, TOUCHED } from './keyed-flags.ts'
 import { META } from './keyed-index.ts'
 import type { WriteBatchBuilder } from './keyed-layout.ts'
 import type { Segment } from './keyed-segment.ts'
@@ -173,14 +173,10 @@ export function measureSome(segment: Segment): void {
   }
 }
 
-/**
- * Puts up to `objectsMax` of the objects that were decoded first back into bytes, until `bytesMax` are no longer decoded;
- * returns how many.
- */
-export function undecodeSome(segment: Segment, objectsMax: number, bytesMax = Number.POSITIVE_INFINITY): number {
+/** Puts up to `objectsMax` of the objects that were decoded first back into bytes; returns how many. */
+export function undecodeSome(segment: Segment, objectsMax: number): number {
   let done = 0
-  const bytesLeft = segment.decodedBytes - bytesMax
-  while (done < objectsMax && segment.decodedBytes > bytesLeft && segment.decodedSlots.length > 0) {
+  while (done < objectsMax && segment.decodedSlots.length > 0) {
     const slot = segment.decodedSlots.shift()
     const at = slot * META + 3
     segment.meta[at] &= ~QUEUED
@@ -189,6 +185,40 @@ export function undecodeSome(segment: Segment, objectsMax: number, bytesMax = Nu
     done++
   }
   return done
+}
+
+/**
+ * Gives up decoded objects, those that were decoded first before others, until `bytesMax` are no longer decoded; what
+ * was used since the last look gets a second chance. Objects that came back once become bytes here and are likely to be
+ * used again. What never did, as a full piece of a list, goes straight to the store: its slots are added to `gone`, and
+ * the changed ones to the batch. The caller writes the batch and then calls `evictAll`. With `into` null none goes.
+ */
+export function releaseLarge(segment: Segment, bytesMax: number, into: WriteBatchBuilder | null, gone: number[]): void {
+  const { meta, decodedSlots } = segment
+  const { dirtyBit, cutBit } = segment.shared.memory
+  const mayGo = into !== null && segment.scansOpen === 0
+  let left = bytesMax
+  for (let looks = decodedSlots.length * 2; looks > 0 && left > 0 && decodedSlots.length > 0; looks--) {
+    const slot = decodedSlots.shift()
+    const at = slot * META + 3
+    const flags = meta[at]
+    if ((flags & DECODED) !== 0 && (flags & TOUCHED) !== 0) {
+      meta[at] = flags & ~TOUCHED
+      decodedSlots.push(slot)
+      continue
+    }
+    meta[at] &= ~QUEUED
+    if ((flags & DECODED) === 0) continue
+    left -= segment.charges[slot]
+    if (!mayGo || (flags & (RETURNED | CAPTURED | cutBit)) !== 0) segment.undecode(slot)
+    else {
+      if ((flags & dirtyBit) !== 0) {
+        segment.appendChange(slot, into)
+        segment.settleWritten(slot)
+      }
+      gone.push(slot)
+    }
+  }
 }
 
 /** True when the segment's arrays are mostly empty and large enough to care. */

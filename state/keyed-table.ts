@@ -131,10 +131,11 @@ export class Table implements StateTable {
     }
   }
 
-  /** Learns how large changed objects are; those of the segment used last stand for all. */
+  /** Learns how large changed objects are, if the last turn used any; those of the segment used last stand for all. */
   measure(): void {
     const { recent } = this
-    if (recent?.isObjects && recent.dirtyCount > 0) measureSome(recent)
+    if (!recent?.isObjects || recent.dirtyCount === 0 || recent.lastUsedTurn < this.shared.memory.turn - 1) return
+    measureSome(recent)
   }
 
   /** All that is dirty becomes part of the open cut. */

@@ -115,6 +115,11 @@ export interface StateSegment {
   overwrite(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
   /** As `upsert`, but absent keys get slot -1 and nothing is marked. */
   find(keys: KeyColumn, rows: Int32Array | null, count: number, slots: Int32Array): void
+  /**
+   * As `find` of the first key, for callers that have another way than to fetch a large value: where the table's values
+   * take more than `bytesMax` when encoded, on average, one that is not decoded already counts as absent.
+   */
+  findAtHand(keys: KeyColumn, bytesMax: number, slots: Int32Array): void
   /** Column k by slot, for layout `doubles`. Replaced when the segment grows: read it after `upsert`. */
   readonly doubles: readonly Float64Array[]
   /** By slot, for layout `object`. Replaced when the segment grows. */
