@@ -241,6 +241,19 @@ describe('requests', () => {
     assert.equal(coordinator.tick(10_000).do, 'nothing')
   })
 
+  test('epochs that wait for their commit hold the next one back, whoever asks for it', () => {
+    const coordinator = make(1)
+    for (let epoch = 1; epoch <= PENDING_EPOCHS_MAX; epoch++) {
+      assert.equal(coordinator.tick(epoch * 100).do, 'trigger')
+      coordinator.acked(0, 10 + epoch)
+      coordinator.completed(10 + epoch, true, epoch * 100)
+    }
+    assert.equal(coordinator.tick(5_000).do, 'nothing')
+    assert.equal(coordinator.request('savepoint', 5_000).do, 'nothing')
+    coordinator.committed()
+    assert.deepEqual(coordinator.tick(5_001), { do: 'trigger', attempt: 11 + PENDING_EPOCHS_MAX, kind: 'savepoint' })
+  })
+
   test('a request alone starts nothing before the next tick', () => {
     const coordinator = make(1, null)
     coordinator.want('final')
