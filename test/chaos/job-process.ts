@@ -11,6 +11,7 @@ const CLI = fileURLToPath(new URL('../../cli/main.ts', import.meta.url))
 const JOB = fileURLToPath(new URL('./chaos-job.ts', import.meta.url))
 const PRELOAD = new URL('./arm-failpoint.ts', import.meta.url).href
 const OUTPUT_KEPT_CHARS = 20_000
+const POLL_MS = 10
 
 export interface Start {
   readonly directory: string
@@ -88,6 +89,15 @@ export class JobProcess {
     const ended = await Promise.race([this.ended.then(() => true as const), late])
     clearTimeout(timer)
     return ended
+  }
+
+  /** Waits for the first record that it processes, at most `limitMs`; false when it has ended before. */
+  async recoveredWithin(limitMs: number): Promise<boolean> {
+    const untilMs = performance.now() + limitMs
+    while (this.recoveredAfterMs === null && this.isAlive && performance.now() < untilMs) {
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS))
+    }
+    return this.recoveredAfterMs !== null
   }
 
   async kill(): Promise<void> {

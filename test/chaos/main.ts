@@ -4,7 +4,9 @@
  * of the time with every core taken by something else, and started again each time, at another parallelism.
  *
  * Ends with one line `lost 0 duplicated 0 kills N recoveries N p50 MS p99 MS`, where the last two are the time from the
- * start of a process to the first record it processed, and exit code 0; or names records and exits with 1.
+ * start of a process to the first record it processed, and exit code 0; or names records and exits with 1. It also exits with
+ * 1 when no process came as far as a record: such a run says nothing. Most kills are timed from the first record on, so that
+ * a busy machine, on which starts take long, has as many of them in the midst of work.
  * `--seconds` ends the killing after that time, however many kills were made. `--rate` is in events a second.
  */
 import { parseArgs } from 'node:util'
@@ -12,10 +14,14 @@ import type { JobProcess } from './job-process.ts'
 import { ChaosRun, percentile, report } from './run.ts'
 import { STEPS } from './steps.ts'
 
-/** A process that has not reached its step within this is killed where it is. */
+/** A process that has not reached its step within this, from its first record on, is killed where it is. */
 const STEP_MS_MAX = 8_000
-const INSTANT_MS_MAX = 2_500
+/** From the first record on. */
+const INSTANT_MS_MAX = 3_000
+/** Kills during a start come within this, or within the time that the slowest start so far took. */
 const START_MS_MAX = 1_200
+/** A process that processes nothing for so long is stuck. */
+const FIRST_RECORD_MS_MAX = 180_000
 
 interface Tally {
   kills: number
@@ -49,12 +55,18 @@ const log = (line: string): void => {
 async function killOnce(run: ChaosRun, tally: Tally): Promise<void> {
   const contended = run.pick(4) === 0
   if (contended) run.burn()
-  const mode = run.pick(5)
+  // Three fifths at a step, a fifth in the midst of work (the first, so that there is one), a fifth during start and recovery.
+  const mode = tally.kills === 0 ? 3 : run.pick(5)
   const atStep = mode < 3
   const failpoint = atStep ? `${STEPS[run.pick(STEPS.length)]}:${1 + run.pick(3)}` : null
   const job = run.start(failpoint)
-  // A fifth of the kills come during start and recovery.
-  const limitMs = atStep ? STEP_MS_MAX : run.pick(mode === 3 ? INSTANT_MS_MAX * 2 : START_MS_MAX)
+  let limitMs: number
+  if (mode === 4) limitMs = run.pick(Math.max(START_MS_MAX, ...tally.recoveries))
+  else {
+    const came = await job.recoveredWithin(FIRST_RECORD_MS_MAX)
+    if (!came && job.isAlive) throw new Error(`The job processes nothing. It printed:\n${job.output}`)
+    limitMs = atStep ? STEP_MS_MAX : run.pick(INSTANT_MS_MAX)
+  }
   const died = await job.endedWithin(limitMs)
   if (died) await refuseOtherEnds(job)
   else await job.kill()
@@ -101,8 +113,9 @@ async function main(): Promise<boolean> {
     process.stdout.write(
       `lost ${lost} duplicated ${duplicated} kills ${tally.kills} recoveries ${sorted.length} p50 ${p50} p99 ${p99}\n`,
     )
+    if (sorted.length === 0) log('no process came as far as its first record: nothing was tested')
     if (isWell) run.remove()
-    return isWell
+    return isWell && sorted.length > 0
   } catch (error) {
     run.stopBurning()
     log(`everything is kept in ${run.directory}`)
