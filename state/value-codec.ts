@@ -166,6 +166,30 @@ export function isPlainData(value: unknown, depth = 0): boolean {
   return Object.values(value).every(isPlain)
 }
 
+/**
+ * The class of the first instance in `value`, as far down as `depth` says, that would lose methods or accessors if its
+ * fields alone were kept; null when there is none.
+ */
+export function classThatLoses(value: unknown, depth: number): string | null {
+  if (typeof value !== 'object' || value === null) return null
+  if (isInstance(value) && hasMembers(Object.getPrototypeOf(value))) return nameOfClass(value)
+  if (depth === 0 || ArrayBuffer.isView(value)) return null
+  const parts = value instanceof Map ? [...value].flat() : value instanceof Set ? value : Object.values(value)
+  for (const part of parts) {
+    const found = classThatLoses(part, depth - 1)
+    if (found !== null) return found
+  }
+  return null
+}
+
+/** Whether a class, or one that it extends, has more than fields. */
+function hasMembers(prototype: object): boolean {
+  for (let at: object | null = prototype; !PLAIN_PROTOTYPES.has(at); at = Object.getPrototypeOf(at)) {
+    if (Reflect.ownKeys(at!).some((name) => name !== 'constructor')) return true
+  }
+  return false
+}
+
 /** `decoded` with the prototypes that `fresh` has at the same places. */
 function onto(fresh: unknown, decoded: unknown, depth = 0): unknown {
   if (!isRecord(fresh) || !isRecord(decoded) || depth > 32) return decoded

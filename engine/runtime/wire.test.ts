@@ -8,7 +8,7 @@ import fc from 'fast-check'
 import { type Batch, type Column, gatherBatch, type KeyColumn, withKeys } from '../core/batch.ts'
 import { valueKeyExtractor } from '../core/keys.ts'
 import { batchOfRows, rowReader } from '../core/rows.ts'
-import { type ColumnKind, type FieldType, type Schema, schema, t } from '../core/schema.ts'
+import { type ColumnKind, type FieldType, OPAQUE_SCHEMA, type Schema, schema, t } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
 import { BatchEncoder, copyBatch, decodeBatch, WireBlock } from './wire.ts'
 
@@ -150,6 +150,36 @@ describe('encode and decode', () => {
     const decoded = decodeBatch(none, new BatchEncoder().encode(batch, null, 2))
     assert.deepEqual([...decoded.eventTime], [1, 2])
     assert.equal(decodeBatch(none, new BatchEncoder().encode(batch, null, 0)).length, 0)
+  })
+
+  test('refuse instances that would lose their methods, and take those that have fields alone', () => {
+    class Point {
+      x = 1
+    }
+    class Total {
+      sum = 1
+      get double() {
+        return this.sum * 2
+      }
+    }
+    class Subtotal extends Total {}
+    const encode = (...rows: readonly unknown[]) => {
+      const batch = batchOfRows(OPAQUE_SCHEMA, rows)
+      return new BatchEncoder().encode(batch, null, batch.length)
+    }
+    const taken = [new Point(), new Date(0), new Map([[1, new Set([/x/])]]), new Error('x'), Buffer.from('x'), [null]]
+    assert.ok(encode(...taken).length > 0)
+    for (const rows of [
+      [new Total()],
+      [{}, new Subtotal()],
+      [{ a: [new Map([[1, new Total()]])] }],
+      [new URL('a:b')],
+    ]) {
+      assert.throws(() => encode(...rows), {
+        code: 'ROW_NOT_SERIALIZABLE',
+        message: /of (Total|Subtotal|URL) would lose/,
+      })
+    }
   })
 
   test('grow for large values', () => {

@@ -9,6 +9,7 @@
  * Every part starts at a multiple of 8. Byte order is the machine's: messages never leave it.
  */
 import { deserialize, serialize } from 'node:v8'
+import { classThatLoses } from '../../state/value-codec.ts'
 import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { ColumnKind, Schema } from '../core/schema.ts'
@@ -191,8 +192,12 @@ export class BatchEncoder {
   }
 }
 
+/** How deep the first value of a column is searched for instances of classes; of the others only what they are. */
+const INSTANCE_DEPTH = 8
+
 /** Throws `ROW_NOT_SERIALIZABLE`. */
 function serialized(values: readonly unknown[]): Uint8Array {
+  for (let i = 0; i < values.length; i++) refuseLoss(values[i], i === 0 ? INSTANCE_DEPTH : 0)
   try {
     return serialize(values)
   } catch (error) {
@@ -201,7 +206,7 @@ function serialized(values: readonly unknown[]): Uint8Array {
       'ROW_NOT_SERIALIZABLE',
       isDeep
         ? 'A row is nested too deeply, or is too large, to be handed to another subtask.'
-        : `A row cannot be handed to another subtask: ${messageOf(error)}.`,
+        : `A row cannot be handed to another subtask: ${messageOf(error).replace(/\.$/, '')}.`,
       {
         hint: isDeep
           ? 'Flatten the value, or carry it as a string of JSON.'
@@ -210,6 +215,17 @@ function serialized(values: readonly unknown[]): Uint8Array {
       },
     )
   }
+}
+
+/** Another thread would get the fields alone, and rows that stay in this one would keep their methods. */
+function refuseLoss(value: unknown, depth: number): void {
+  const lost = classThatLoses(value, depth)
+  if (lost === null) return
+  throw new MillraceError(
+    'ROW_NOT_SERIALIZABLE',
+    `A row with an instance of ${lost} would lose its methods on the way to another subtask.`,
+    { hint: 'Hand on plain objects, for example ({ ...row }), and make instances where their methods are called.' },
+  )
 }
 
 function copyNumbers<A extends Float64Array | Int32Array | Uint8Array>(
