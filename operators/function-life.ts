@@ -54,7 +54,12 @@ export class FunctionLife {
     return this.operatorState.snapshot()
   }
 
-  close(): void {
-    this.guard(() => this.fn.close?.())
+  /** The one call that may take its time: the subtask's end waits for its promise. */
+  async close(): Promise<void> {
+    try {
+      await this.fn.close?.()
+    } catch (error) {
+      throw userFunctionError(error, this.context.name)
+    }
   }
 }

@@ -271,8 +271,8 @@ class IntervalJoinOperator implements Operator {
     return { ...watermarksToJson(this.watermark, this.floors), bucketMs: this.bucketMs, lists: this.life.snapshot() }
   }
 
-  close(): void {
-    this.life?.close()
+  close(): Promise<void> {
+    return this.life?.close()
   }
 }
 

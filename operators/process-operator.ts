@@ -247,7 +247,7 @@ export class ProcessOperator implements Operator {
     }
   }
 
-  close(): void {
-    this.life?.close()
+  close(): Promise<void> {
+    return this.life?.close()
   }
 }

@@ -174,8 +174,8 @@ class ReduceOperator implements Operator {
     return true
   }
 
-  close(): void {
+  close(): Promise<void> | undefined {
     this.scan?.close()
-    this.life?.close()
+    return this.life?.close()
   }
 }

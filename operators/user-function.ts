@@ -56,9 +56,15 @@ export function userFunctionError(error: unknown, operatorName: string): Millrac
   )
 }
 
-/** True for promises, at the cost of a type test for anything that is not an object. */
+/**
+ * True for promises, at the cost of a type test for anything that is not an object. Whoever asks refuses a promise, or
+ * listens to it by itself: one that is refused and rejects afterwards must not end the process as unhandled.
+ */
 export function isPromise(value: unknown): boolean {
-  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function'
+  if (typeof value !== 'object' || value === null || typeof (value as { then?: unknown }).then !== 'function')
+    return false
+  if (value instanceof Promise) value.catch(() => {})
+  return true
 }
 
 /** `ASYNC_FUNCTION`: a synchronous operator got a promise. */

@@ -153,7 +153,8 @@ export class WindowFunctionRunner {
     this.sides.flush(output)
   }
 
-  close(): void {
-    this.refusePromise(this.fn?.close?.())
+  /** The subtask's end waits for what the function's own returns. */
+  async close(): Promise<void> {
+    await this.fn?.close?.()
   }
 }

@@ -452,8 +452,8 @@ class TriggeredWindowOperator implements Operator {
     return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature, lists }
   }
 
-  close(): void {
-    this.guard(() => this.fn.close())
+  close(): Promise<void> {
+    return this.fn.close()
   }
 }
 

@@ -3,6 +3,7 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import {
   AsyncDataStream,
   CountTrigger,
@@ -12,8 +13,10 @@ import {
   MapStateDescriptor,
   MillraceError,
   type RestartStrategy,
+  RichMapFunction,
   StreamExecutionEnvironment,
   seconds,
+  WatermarkStrategy,
 } from './index.ts'
 
 /** What no type checker has seen. */
@@ -117,5 +120,57 @@ describe('what cannot be called', () => {
         (error) => error instanceof MillraceError && error.code === 'RESTART_INVALID',
       )
     }
+  })
+})
+
+/** What is thrown by a function that nobody waits for would be an unhandled rejection, which fails a test as it ends a process. */
+const rejects = (async () => {
+  throw new Error('later')
+}) as Unchecked
+
+const WAITING: Readonly<Record<string, (stream: DataStream<number>) => { executeAndCollect(): Promise<unknown[]> }>> = {
+  map: (stream) => stream.map(rejects),
+  filter: (stream) => stream.filter(rejects),
+  flatMap: (stream) => stream.flatMap(rejects),
+  keyBy: (stream) => stream.keyBy(rejects).reduce((a) => a),
+  reduce: (stream) => stream.keyBy(() => 1).reduce(rejects),
+  partitionCustom: (stream) => stream.partitionCustom(rejects, (n) => n).map((n) => n),
+  process: (stream) => stream.process({ processElement: rejects }),
+  'process by key': (stream) => keyed(stream).process({ processElement: rejects }),
+  'process of a window': (stream) => keyed(stream).countWindow(1).process(rejects),
+  'a timestamp assigner': (stream) =>
+    stream.assignTimestampsAndWatermarks(WatermarkStrategy.forMonotonousTimestamps(rejects)),
+}
+
+describe('a function that waits where none may', () => {
+  for (const [name, step] of Object.entries(WAITING)) {
+    test(`${name} fails the job, and what it fails with later nobody else`, async () => {
+      const env = StreamExecutionEnvironment.createEnvironment().setParallelism(2).setStateBackend('memory')
+      const stream = env.fromElements(1, 2)
+      await assert.rejects(step(stream).executeAndCollect(), (error) => {
+        assert.ok(
+          error instanceof MillraceError && /^(ASYNC_FUNCTION|PROMISE_RETURNED)$/.test(error.code),
+          String(error),
+        )
+        return true
+      })
+    })
+  }
+
+  test('close may: the end of the job waits for it', async () => {
+    const log: string[] = []
+    class Slow extends RichMapFunction<number, number> {
+      map(n: number): number {
+        log.push('map')
+        return n
+      }
+      override async close(): Promise<void> {
+        await sleep(5)
+        log.push('closed')
+        throw new Error('after all')
+      }
+    }
+    assert.deepEqual(await numbers().map(new Slow()).executeAndCollect(), [1])
+    assert.deepEqual(log, ['map', 'closed'])
   })
 })

@@ -1,12 +1,20 @@
 /**
  * From what a user gives to `partitionCustom` to the engine's row targets. Used by `DataStream.partitionCustom`.
  */
+import { isPromise } from '../../operators/user-function.ts'
 import type { Partitioner } from '../contract/functions.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { RowTargets } from '../core/graph.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
 import { ownFunction } from './per-subtask.ts'
+
+function promiseForPartition(): MillraceError {
+  return new MillraceError('PROMISE_RETURNED', 'A partitioner returned a promise.', {
+    hint: 'Partitioners are synchronous; compute the key in an earlier step.',
+  })
+}
 
 /** Makes a fresh one for each subtask that sends. Throws `FIELD_UNKNOWN`. */
 export function targetsFactory<T, K>(
@@ -22,7 +30,11 @@ export function targetsFactory<T, K>(
     const read = rowReader(schema, new StringInterner(), 'partitioner')
     return (batch, targets) => {
       const rows: number[] = []
-      for (let i = 0; i < batch.length; i++) rows.push(partition(keyOf(read(batch, i) as T), targets))
+      for (let i = 0; i < batch.length; i++) {
+        const target = partition(keyOf(read(batch, i) as T), targets)
+        if (isPromise(target)) throw promiseForPartition()
+        rows.push(target)
+      }
       return rows
     }
   }

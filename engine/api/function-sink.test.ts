@@ -91,6 +91,21 @@ async function runInto(sink: SinkFunction<number>, count: number): Promise<JobEx
   return (await env.executeAsync('diary')).done
 }
 
+test('what can be waited for is, as a query that runs only then', async () => {
+  const env = StreamExecutionEnvironment.createEnvironment().setParallelism(1).setStateBackend('memory')
+  const ran: number[] = []
+  const query = (n: number) => ({
+    // biome-ignore lint/suspicious/noThenProperty: as builders of queries have it
+    then: (resolve: () => void) => {
+      ran.push(n)
+      resolve()
+    },
+  })
+  env.fromElements(1, 2).addSink((n) => query(n) as unknown as Promise<void>)
+  await (await env.executeAsync('queries')).done
+  assert.deepEqual(ran, [1, 2])
+})
+
 test('a rich sink function is opened, called and closed in each subtask, with accumulators and metrics', async () => {
   const diary: string[] = []
   const result = await runInto(new Diary(diary), 10)

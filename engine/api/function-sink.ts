@@ -8,6 +8,7 @@
  */
 import { OperatorState } from '../../operators/operator-state.ts'
 import { runtimeContextOver } from '../../operators/runtime-context.ts'
+import { isPromise } from '../../operators/user-function.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
 import type { CheckpointedFunction, KeyedStateStore, RuntimeContext } from '../contract/functions.ts'
 import type { Sink, SinkContext, SinkWriter, SinkWriterContext } from '../contract/sink.ts'
@@ -80,14 +81,14 @@ class FunctionSinkWriter<T> implements SinkWriter {
       // One for each call, because a call may read it after it has waited.
       const context: SinkContext = { timestamp: batch.eventTime[i]!, currentWatermark, currentProcessingTime }
       const result = typeof fn === 'function' ? fn(value, context) : fn.invoke(value, context)
-      if (result instanceof Promise) this.track(result)
+      if (isPromise(result)) this.track(Promise.resolve(result))
     }
     return batch.length
   }
 
   endInput(): void {
     const result = typeof this.fn === 'function' ? undefined : this.fn.finish?.()
-    if (result instanceof Promise) this.track(result)
+    if (isPromise(result)) this.track(Promise.resolve(result))
   }
 
   snapshotState(): JsonValue {
@@ -95,8 +96,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
     if (state === null || typeof fn === 'function') return null
     // Typed as void, which a function that waits may still be given for.
     const returned: unknown = fn.snapshotState?.()
-    if (returned instanceof Promise) {
-      returned.catch(() => {})
+    if (isPromise(returned)) {
       throw new MillraceError('ASYNC_FUNCTION', `snapshotState of sink "${this.context.name}" returned a promise.`, {
         hint: 'Put what is to be kept into the state at once: the checkpoint is cut at this call.',
       })

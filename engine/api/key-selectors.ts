@@ -1,6 +1,7 @@
 /**
  * From what a user gives to `keyBy` to the engine's key extractor. Used by `DataStream.keyBy`.
  */
+import { isPromise } from '../../operators/user-function.ts'
 import type { KeySelector } from '../contract/functions.ts'
 import type { Batch, KeyColumn } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
@@ -35,7 +36,7 @@ function selectorKeys<T>(schema: Schema, selector: KeySelector<T, Key>): () => (
     const select = ownFunction(selector)
     return valueKeyExtractor((batch, i) => {
       const key: unknown = select(read(batch, i) as T)
-      if (key instanceof Promise) {
+      if (isPromise(key)) {
         throw new MillraceError('PROMISE_RETURNED', 'A key selector returned a promise.', {
           hint: 'Key selectors are synchronous; compute the key in an earlier step.',
         })

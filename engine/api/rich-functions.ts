@@ -29,7 +29,7 @@ abstract class AbstractRichFunction {
 
   open(_context: RuntimeContext): void {}
 
-  close(): void {}
+  close(): void | Promise<void> {}
 }
 
 export abstract class RichMapFunction<T, R> extends AbstractRichFunction implements MapObject<T, R> {

@@ -286,12 +286,12 @@ export interface CheckpointedFunction {
   snapshotState(): void
 }
 
-/** What functions with a life have: `open` once before the first element, `close` once at the end. */
+/** What functions with a life have: `open` once before the first element, `close` once at the end, which waits for its promise. */
 export interface RichFunction extends Partial<CheckpointedFunction> {
   /** @internal Comes before `open`, for the abstract classes of the API. */
   setRuntimeContext?(context: RuntimeContext): void
   open?(context: RuntimeContext): void
-  close?(): void
+  close?(): void | Promise<void>
 }
 
 /** A `map` with a life; on a keyed stream it may use keyed state. */
