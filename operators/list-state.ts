@@ -11,12 +11,11 @@ import type { ListState } from '../engine/contract/functions.ts'
 import type { KeyedState, StateSegment, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
 import { CompositeKeys } from '../engine/core/composite-keys.ts'
+import { LIST_HEAD, LIST_HEAD_BYTES, LIST_OF, PIECE_VALUES, writeListHead } from '../engine/core/list-layout.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import type { CurrentKey } from './current-key.ts'
 import type { Stamped, TtlPolicy } from './state-ttl.ts'
 
-/** Values a piece at most. */
-const PIECE_VALUES = 64
 /** A piece that is not at hand is fetched to add to it only where pieces are smaller than this; else a new one begins. */
 const FETCHED_BYTES_MAX = 1_024
 /** Pieces read at a time. */
@@ -40,19 +39,17 @@ export class ListHead {
 
 /** Three doubles, little-endian; `values` are the list's elements. */
 export function listHeadCodec(values: ValueCodec): ValueCodec {
-  const bytes = Buffer.alloc(24)
+  const bytes = Buffer.alloc(LIST_HEAD_BYTES)
   return {
-    description: 'list head',
+    description: LIST_HEAD,
     ...(values.evolution === undefined ? {} : { evolution: values.evolution }),
     encode(value) {
       const head = value as ListHead
-      bytes.writeDoubleLE(head.pieces, 0)
-      bytes.writeDoubleLE(head.lastLength, 8)
-      bytes.writeDoubleLE(head.newestAtMs, 16)
+      writeListHead(head.pieces, head.lastLength, head.newestAtMs, bytes)
       return bytes
     },
     decode(from, start) {
-      const view = new DataView(from.buffer, from.byteOffset + start, 24)
+      const view = new DataView(from.buffer, from.byteOffset + start, LIST_HEAD_BYTES)
       return new ListHead(view.getFloat64(0, true), view.getFloat64(8, true), view.getFloat64(16, true))
     },
   }
@@ -62,7 +59,7 @@ export function listHeadCodec(values: ValueCodec): ValueCodec {
 export function listPieceCodec(values: ValueCodec): ValueCodec {
   const arena = new ByteArena(1_024)
   return {
-    description: `list of ${values.description}`,
+    description: `${LIST_OF}${values.description}`,
     ...(values.evolution === undefined ? {} : { evolution: values.evolution }),
     encode(piece) {
       arena.clear()

@@ -25,6 +25,7 @@ import type { OperatorContext } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { Key } from '../engine/core/keys.ts'
+import { LIST_PIECES } from '../engine/core/list-layout.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { copyOfKeys } from './copy-of-keys.ts'
 import type { CurrentKey } from './current-key.ts'
@@ -278,7 +279,7 @@ export class UserStates {
     })
     const hasExpired = (stamped: Stamped): boolean => ttl?.hasExpired(stamped.atMs) ?? false
     const pieces = keyed.table({
-      name: `${name}$pieces`,
+      name: `${name}${LIST_PIECES}`,
       version,
       composite: true,
       layout: { kind: 'object', codec: listPieceCodec(values) },

@@ -131,6 +131,29 @@ describe('a job', { timeout: 30_000 }, () => {
       assert.throws(() => job.savepoint(), { code: 'JOB_NOT_RUNNING', message: /finished/ })
     }))
 
+  test('that restarts makes who asks for a savepoint wait until it runs', () =>
+    withDirectory(async (checkpointDirectory) => {
+      for (const stop of [false, true]) {
+        let polls = 0
+        const failing: FixtureOptions = {
+          ...SLOW,
+          onPoll() {
+            if (polls++ === 3) throw new Error('planned')
+          },
+        }
+        const restart = { kind: 'fixed-delay', attempts: 1, delayMs: 20 } as const
+        const directory = join(checkpointDirectory, String(stop))
+        const options = optionsOf({ checkpointDirectory: directory, restart })
+        const job = await launchJob(fixtureGraph(failing, { rows: [], marker: 0 }), options)
+        await until(() => job.status().state === 'restarting')
+        await assert.rejects(job.rescale(2), { code: 'JOB_NOT_RUNNING' })
+        assert.match(await job.savepoint({ stop }), /manifests/)
+        if (!stop) await job.stop()
+        const { state, restarts } = await job.done
+        assert.deepEqual([state, restarts], ['finished', 1])
+      }
+    }))
+
   test('that fails while it starts says so to who waits for its savepoint', async () => {
     const graph = changed(fixtureGraph(SMALL, { rows: [], marker: 0 }), {
       reader: (reader) => ({ ...reader, open: () => Promise.reject(new Error('no source')) }),

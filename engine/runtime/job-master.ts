@@ -735,11 +735,12 @@ export class JobMaster implements RunningJob {
 
   savepoint(options: { readonly stop?: boolean } = {}): Promise<string> {
     this.refuseInBatch('savepoints')
-    const run = this.runningOrStarting()
+    // Before a restart it waits as while the job starts.
+    const run = this.state === 'restarting' && this.goal === 'run' ? null : this.runningOrStarting()
     const stops = options.stop === true
     if (stops) {
       this.goal = 'stop'
-      this.state = 'stopping'
+      if (this.state !== 'restarting') this.state = 'stopping'
     }
     return new Promise((resolve, reject) => {
       this.savepointWaiters.push({ resolve, reject })

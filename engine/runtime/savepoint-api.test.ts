@@ -114,16 +114,27 @@ const FRESH = {
 const GREATEST = new ReducingStateDescriptor<number>('greatest', Math.max)
 const AVERAGE = new AggregatingStateDescriptor('average', MEAN)
 
-/** Puts the numbers up to `limit` into states of every kind, under the key that is their remainder by 2. */
-async function runEveryKind(directory: string, limit: number, backend: 'memory' | 'rocksdb'): Promise<void> {
+/**
+ * Puts the numbers from `from` up to `limit` into states of every kind, under the key that is their remainder by 2; after a
+ * restore it gives what the states held before each.
+ */
+async function runEveryKind(
+  directory: string,
+  limit: number,
+  backend: 'memory' | 'rocksdb',
+  { restore, from = 0 }: { restore?: string; from?: number } = {},
+): Promise<string[]> {
+  const lines: string[] = []
   const env = StreamExecutionEnvironment.createEnvironment().setParallelism(2).setStateBackend(backend)
   env.getCheckpointConfig().setCheckpointStorage(directory)
   const numbers = env
-    .fromSequence(0, limit - 1)
+    .fromSequence(from, limit - 1)
+    .uid(`numbers-from-${from}`)
     .setParallelism(1)
     .keyBy((n) => n % 2)
   const keep = () => {
     let add: (n: number) => void
+    let show: () => string
     return {
       open(context: RuntimeContext) {
         const [all, numbers] = [context.getListState(ALL), context.getListState(FRESH.numbers)]
@@ -138,15 +149,26 @@ async function runEveryKind(directory: string, limit: number, backend: 'memory' 
           greatest.add(n)
           average.add(n)
         }
+        const sum = (values: Iterable<number>) => [...values].reduce((a, b) => a + b, 0)
+        show = () => {
+          const means = [...all.get()].map(({ mean }) => mean)
+          const shown = [means.length, sum(means), [...numbers.get()].length, sum(numbers.get()), last.value()?.mean]
+          return [...shown, sum(halves.values())].join(' ')
+        }
       },
-      processElement: (n: number) => add(n),
+      processElement(n: number, _context: unknown, collect: (line: string) => void) {
+        if (restore !== undefined) collect(`${n % 2}: ${show()}`)
+        add(n)
+      },
     }
   }
   numbers
     .process(keep)
     .uid('keep')
-    .addSink(() => {})
-  await (await env.executeAsync('every kind')).done
+    .addSink((line: string) => void lines.push(line))
+  const args = restore === undefined ? [] : ['--restore', restore, '--allow-non-restored-state']
+  await (await env.executeAsync('every kind', { args })).done
+  return lines.sort()
 }
 
 async function entriesOf<T>(entries: AsyncIterable<T>): Promise<T[]> {
@@ -219,6 +241,40 @@ for (const backend of ['memory', 'rocksdb'] as const) {
       assert.equal(halves.length, limit)
       for (const { key, entry, value } of halves) assert.deepEqual([key, entry], [(2 * value) % 2, 2 * value])
       await assert.rejects(read(new ListStateDescriptor<Total>('all')), { code: 'STATE_INCOMPATIBLE' })
+    })
+
+    test('lists and states with a time to live are rewritten, and a job goes on with them', async () => {
+      const half = (total: Total): Total => Object.assign(new Total(), { sum: total.sum / 2, count: total.count })
+      const path = await SavepointWriter.fromExistingSavepoint(join(folder, `${backend}-kinds`))
+        .transformKeyedState<number, Total, Total>('keep', ALL, ({ key, value }) =>
+          key === 1 ? undefined : value.slice(0, 130).map(half),
+        )
+        .transformKeyedState<number, number, number>('keep', FRESH.numbers, ({ value }) => value.map((n) => n + 1))
+        .transformKeyedState<number, Total, Total>('keep', FRESH.last, ({ value }) => half(value))
+        .transformKeyedState<number, number, number>('keep', FRESH.halves, ({ entry, value }) =>
+          (entry as number) < 10 ? value * 10 : undefined,
+        )
+        .write(join(folder, `${backend}-kinds-rewritten`))
+      const wrong = SavepointWriter.fromExistingSavepoint(path)
+        .transformKeyedState('keep', { name: 'all' }, ({ value }) => value)
+        .write(join(folder, `${backend}-kinds-wrong`))
+      await assert.rejects(wrong, { code: 'STATE_NOT_WRITABLE' })
+      await using savepoint = await SavepointReader.read(path)
+      const [all] = await entriesOf(savepoint.readKeyedState<number, Total>('keep', ALL))
+      assert.deepEqual(
+        all!.value.map(({ mean }) => mean * 4),
+        Array.from({ length: 130 }, (_, i) => 2 * i),
+      )
+      // The numbers of key 1 come in place of those that were dropped, and are shown with all before them.
+      const directory = join(folder, `${backend}-kinds-continued`)
+      const lines = await runEveryKind(directory, 404, backend, { restore: path, from: 400 })
+      const evens = (200 * 199 * 2) / 2 + 200
+      assert.deepEqual(lines, [
+        `0: 130 ${(129 * 130) / 4} 200 ${evens} ${398 / 4} ${(0 + 2 + 4 + 6 + 8) * 5}`,
+        `0: 131 ${(129 * 130) / 4 + 200} 201 ${evens + 400} 200 ${(0 + 2 + 4 + 6 + 8) * 5 + 200}`,
+        `1: 0 0 200 ${evens + 200} ${399 / 4} ${(1 + 3 + 5 + 7 + 9) * 5}`,
+        `1: 1 200.5 201 ${evens + 200 + 401} 200.5 ${(1 + 3 + 5 + 7 + 9) * 5 + 200.5}`,
+      ])
     })
 
     test('a rewritten savepoint is a checkpoint that a job continues, at another parallelism too', async () => {

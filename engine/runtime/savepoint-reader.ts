@@ -27,6 +27,7 @@ import { isObjectUrl } from '../contract/object-store.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { Key } from '../core/keys.ts'
+import { LIST_HEAD, LIST_OF, LIST_PIECES } from '../core/list-layout.ts'
 import type { Schema } from '../core/schema.ts'
 import { type LinkedCheckpoint, linkCheckpoint, openImages } from './checkpoint-images.ts'
 import { nodeIo } from './node-io.ts'
@@ -36,10 +37,6 @@ const ENTRIES_PER_TURN = 1_000
 
 /** The table of windows with triggers, sessions and the like (operators/window-triggered.ts). */
 const TRIGGERED = '$windows'
-
-/** The tables of a list state (operators/list-state.ts): heads, and pieces of lists under a name of their own. */
-const LIST_HEAD = 'list head'
-const LIST_PIECES = '$pieces'
 
 /** A state by its name, or by its descriptor, whose template gives values their class. */
 export interface StateOf<V> {
@@ -236,7 +233,7 @@ function joined(pieces: StateEntry[]): StateEntry {
 
 /** How values are stored that times to live, lists and maps wrap. */
 function layoutOfValues(layout: string): string {
-  for (const wrapper of [COMPOSITE, 'list of ', 'ttl ']) {
+  for (const wrapper of [COMPOSITE, LIST_OF, 'ttl ']) {
     if (layout.startsWith(wrapper)) return layoutOfValues(layout.slice(wrapper.length))
   }
   return layout

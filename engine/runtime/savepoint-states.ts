@@ -1,28 +1,26 @@
 /**
- * Rewrites and adds rows of keyed states in a savepoint that is being written.
+ * Adds rows to keyed states in a savepoint that is being written.
  *
  * Called by savepoint-writer.ts. Invariant: a key's rows are written to the store of the worker where a restore looks for
  * its key group.
  */
 import { setImmediate as turn } from 'node:timers/promises'
 import { COMPOSITE } from '../../state/keyed-backend.ts'
-import { keyPrefix, prefixEnd, setKeyGroup, statePrefix, WriteBatchBuilder } from '../../state/keyed-layout.ts'
+import { keyPrefix, setKeyGroup, WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
-import { readState } from '../../state/state-reader.ts'
 import type { ManifestOperator, ManifestTable } from '../checkpoint/manifest.ts'
 import type { ValueCodec } from '../contract/keyed-state.ts'
-import type { KeyedStore } from '../contract/keyed-store.ts'
 import { CompositeKeys } from '../core/composite-keys.ts'
 import { MillraceError } from '../core/errors.ts'
 import { encodeKey, type Key, keyGroupOf, murmur3 } from '../core/keys.ts'
 import { ByteArena } from '../core/strings.ts'
 import { type Draft, declare, newOperator, storesByKeyGroup } from './savepoint-draft.ts'
-import { type KeyedStateEntry, operatorOf, type StateOf, unknownState } from './savepoint-reader.ts'
+import type { StateOf } from './savepoint-reader.ts'
 
 /** Rows written at once. */
 const BATCH_ROWS = 2_000
 
-/** A value state, reducing state (its value) or aggregating state (its accumulator), or a map state with `kind: 'map'`. */
+/** A value state, reducing state (its value) or aggregating state (its accumulator); by its `kind` a map or list state. */
 export interface WritableState<V> extends StateOf<V> {
   readonly kind?: 'value' | 'reducing' | 'aggregating' | 'map' | 'list'
   readonly ttl?: unknown
@@ -30,69 +28,6 @@ export interface WritableState<V> extends StateOf<V> {
 
 /** A key and its value; in map state a key, the entry's key and the value. */
 export type BootstrapEntry<K extends Key, V> = readonly [K, V] | readonly [K, Key, V]
-
-export type Change = (entry: KeyedStateEntry<Key, unknown>) => unknown
-
-export async function transform(
-  draft: Draft,
-  uid: string,
-  state: WritableState<unknown>,
-  change: Change,
-): Promise<void> {
-  const { operatorId, tables } = operatorOf(draft.manifest.operators, uid)
-  const table = tables.find(({ name }) => name === state.name)
-  if (table === undefined) throw unknownState(uid, state.name, tables)
-  const isComposite = table.layout.startsWith(COMPOSITE)
-  const codec = writable(state, table.layout.slice(isComposite ? COMPOSITE.length : 0))
-  for (const store of draft.stores) {
-    for (let group = 0; group < draft.manifest.keyGroups; group++) {
-      await transformGroup(store, { operatorId, group, table, codec }, change)
-    }
-  }
-  declare(draft, uid, { ...table, ...shapeOf(state, codec, isComposite) })
-}
-
-interface GroupOfTable {
-  readonly operatorId: number
-  readonly group: number
-  readonly table: ManifestTable
-  readonly codec: ValueCodec
-}
-
-async function transformGroup(store: KeyedStore, of: GroupOfTable, change: Change): Promise<void> {
-  const prefix = statePrefix(of.operatorId, of.group, of.table.id)
-  const batch = new WriteBatchBuilder()
-  const scan = store.scan(prefix, prefixEnd(prefix))
-  // The same rows, once as bytes and once decoded: both scans go in key order.
-  const decoded = readState([store], of.operatorId, of.group + 1, [of.table], of.group)
-  try {
-    for (let chunk = scan.next(); chunk !== null; chunk = scan.next()) {
-      const { keys } = chunk
-      for (let row = 0; row < keys.count; row++) {
-        const entry = decoded.next().value!
-        const value = change(
-          entry.entry === undefined
-            ? { key: entry.key, value: entry.value }
-            : { key: entry.key, value: entry.value, entry: entry.entry },
-        )
-        batch.keys.add(keys.bytes, keys.offsets[row]!, keys.offsets[row + 1]!)
-        if (value === undefined) {
-          batch.endDelete()
-          continue
-        }
-        const encoded = of.codec.encode(value)
-        batch.values.add(encoded, 0, encoded.length)
-        batch.endPut()
-      }
-      store.write(batch.batch())
-      batch.clear()
-      await turn()
-    }
-  } finally {
-    scan.close()
-    decoded.return(undefined)
-  }
-}
 
 export async function bootstrap(
   draft: Draft,
@@ -103,7 +38,7 @@ export async function bootstrap(
   const isComposite = state.kind === 'map'
   const operator = draft.manifest.operators.find((candidate) => candidate.uid === uid) ?? newOperator(draft, uid)
   const known = operator.tables.find(({ name }) => name === state.name)
-  const codec = writable(state, null)
+  const codec = writable(state)
   const shape = shapeOf(state, codec, isComposite)
   if (known !== undefined && (known.layout !== shape.layout || known.version !== shape.version)) {
     throw new MillraceError(
@@ -191,9 +126,8 @@ function shapeOf(state: WritableState<unknown>, codec: ValueCodec, isComposite: 
 }
 
 /** The codec of a state that can be written value by value. Throws `STATE_NOT_WRITABLE`. */
-function writable(state: WritableState<unknown>, before: string | null): ValueCodec {
-  const isWrapped = before !== null && /^(ttl |list |times|doubles|elements |windows\()/.test(before)
-  if (state.kind === 'list' || state.ttl !== undefined || isWrapped) {
+function writable(state: WritableState<unknown>): ValueCodec {
+  if (state.kind === 'list' || state.ttl !== undefined) {
     throw new MillraceError('STATE_NOT_WRITABLE', `State ${JSON.stringify(state.name)} cannot be written here.`, {
       hint: 'Value, reducing, aggregating and map state without a time to live can; make others with `withOperator`.',
     })

@@ -37,7 +37,8 @@ import {
   uidTaken,
 } from './savepoint-draft.ts'
 import { type KeyedStateEntry, operatorOf, placeOf } from './savepoint-reader.ts'
-import { type BootstrapEntry, bootstrap, type Change, transform, type WritableState } from './savepoint-states.ts'
+import { type BootstrapEntry, bootstrap, type WritableState } from './savepoint-states.ts'
+import { type Change, transform } from './savepoint-transform.ts'
 
 /** What a bootstrap job has to fit. */
 export interface BootstrapTarget {
@@ -108,13 +109,21 @@ export class SavepointWriter {
 
   /**
    * Rewrites every value of a keyed state; `undefined` drops the entry. `state` describes the new values, under the name
-   * that they have and keep. `change` sees plain data.
+   * that they have and keep. `change` sees plain data, of list state a key's whole list. Values with a time to live keep
+   * the time of their last use; a list that changes its length gives all its values that of the newest. A state may get a
+   * time to live so, or lose it. Writing rejects with `STATE_NOT_WRITABLE` for a descriptor of another kind.
    */
   transformKeyedState<K extends Key, Before, After>(
     uid: string,
-    state: WritableState<After>,
+    state: WritableState<After> & { readonly kind: 'list' },
+    change: (entry: KeyedStateEntry<K, Before[]>) => readonly After[] | undefined,
+  ): this
+  transformKeyedState<K extends Key, Before, After>(
+    uid: string,
+    state: WritableState<After> & { readonly kind?: Exclude<WritableState<After>['kind'], 'list'> },
     change: (entry: KeyedStateEntry<K, Before>) => After | undefined,
-  ): this {
+  ): this
+  transformKeyedState(uid: string, state: WritableState<unknown>, change: (entry: never) => unknown): this {
     return this.also((draft) => transform(draft, uid, state, change as Change))
   }
 

@@ -35,7 +35,7 @@ export interface RouteOptions {
 export type JobAction = 'savepoints' | 'stop' | 'cancel' | 'rescale'
 
 const allowedIn: Readonly<Record<JobAction, readonly JobState[]>> = {
-  savepoints: ['starting', 'running'],
+  savepoints: ['starting', 'running', 'restarting'],
   rescale: ['starting', 'running'],
   stop: ['starting', 'running', 'restarting'],
   cancel: ['starting', 'running', 'restarting', 'stopping'],

@@ -183,7 +183,7 @@ describe('a server with a job', () => {
       assert.deepEqual([answer.status, errorCode(answer)], [409, 'JOB_STATE'], action)
     }
     job.set(fixtureStatus({ state: 'restarting' }))
-    assert.equal((await post('/api/jobs/job-1/savepoints')).status, 409)
+    assert.equal((await post('/api/jobs/job-1/rescale', '{"parallelism":2}')).status, 409)
     assert.equal((await post('/api/jobs/job-1/stop')).status, 200)
     assert.deepEqual(job.calls, ['stop'])
   })
