@@ -3,7 +3,7 @@
  *
  * A bucket is open from its first row until its part is finished: at the barrier, when it has its size, when nothing came
  * for a while, or when there are too many and it is the one that was written to longest ago. Each has a buffer of bytes;
- * full ones go to the disk one after the other.
+ * full ones go to the disk one after the other, and parts are made durable beside that.
  *
  * Invariants:
  * - Open buckets, bytes in buffers, rows that encoders keep, bytes on their way to the disk and parts that are being
@@ -113,7 +113,8 @@ export class FilesWriter implements SinkWriter {
   private heldBytes = 0
   private readonly spareBuffers: ByteArena[] = []
   private bytesInFlight = 0
-  private finishingParts = 0
+  /** Parts whose rows are all on their way. */
+  private readonly finishing = new Set<Promise<PartCommittable>>()
   /** Parts finished since the last barrier. */
   private finished: Promise<PartCommittable>[] = []
   private blocked = false
@@ -166,12 +167,11 @@ export class FilesWriter implements SinkWriter {
       bucket.lastWrittenMs = nowMs
       const most = Math.min(batch.length, i + step)
       let to = i + 1
-      for (; to < batch.length; to++) {
-        if (to === most) break
+      while (to < batch.length) {
         id = this.bucketOf(batch, to)
-        if (id !== bucket.id) break
+        if (id !== bucket.id || to === most) break
+        to++
       }
-      if (to === most && to < batch.length) id = this.bucketOf(batch, to)
       const before = sizeOf(bucket)
       this.addSizeOf(bucket, -1)
       bucket.encoder.write(batch, i, to, bucket.buffer)
@@ -200,13 +200,14 @@ export class FilesWriter implements SinkWriter {
   async close(): Promise<void> {
     this.cancelTimer?.()
     await this.work.catch(() => {})
+    await Promise.allSettled(this.finishing)
     for (const { part } of this.buckets.values()) await part?.handle.then((handle) => handle.close()).catch(() => {})
     this.buckets.clear()
   }
 
   /** True while the disk has more to do than may wait for it. */
   private get isBehind(): boolean {
-    return this.bytesInFlight > IN_FLIGHT_BYTES_MAX || this.finishingParts > FINISHING_PARTS_MAX
+    return this.bytesInFlight > IN_FLIGHT_BYTES_MAX || this.finishing.size > FINISHING_PARTS_MAX
   }
 
   private openBucket(id: unknown): Bucket {
@@ -289,17 +290,22 @@ export class FilesWriter implements SinkWriter {
     const { subtask, attempt } = this.context
     const extension = `${EXTENSIONS[format]}${COMPRESSION_EXTENSIONS[compression]}`
     const place = bucket.id === '' ? {} : { bucket: bucket.id }
-    this.finishingParts++
+    // Made durable beside what other parts write: waiting for the disk is most of a small part's time.
     const closed = this.work.then(async (): Promise<PartCommittable> => {
       const handle = await part.handle
       await handle.sync()
       await handle.close()
-      this.finishingParts--
-      this.wakeIfBlocked()
       return { temp: part.name, subtask, attempt, bytes: part.bytes, crc32: part.crc32, extension, ...place }
     })
     this.finished.push(closed)
-    this.afterwards(closed.then(() => {}))
+    this.finishing.add(closed)
+    closed.then(
+      () => {
+        this.finishing.delete(closed)
+        this.wakeIfBlocked()
+      },
+      (error: unknown) => this.fail(error),
+    )
   }
 
   /** Gives what is in a bucket's buffer to the disk. */
@@ -332,15 +338,12 @@ export class FilesWriter implements SinkWriter {
   /** The next disk work waits for this; its failure is the job's. */
   private afterwards(work: Promise<void>): void {
     this.work = work
-    work.catch((error: unknown) =>
-      this.context.fail(
-        new MillraceError('FILE_WRITE_FAILED', `Writing to ${this.pending} failed.`, {
-          domain: 'external',
-          retryable: true,
-          cause: error,
-        }),
-      ),
-    )
+    work.catch((error: unknown) => this.fail(error))
+  }
+
+  private fail(cause: unknown): void {
+    const options = { domain: 'external', retryable: true, cause } as const
+    this.context.fail(new MillraceError('FILE_WRITE_FAILED', `Writing to ${this.pending} failed.`, options))
   }
 
   private wakeIfBlocked(): void {
