@@ -2,7 +2,7 @@
  * Which failures a simulation meets and at which step: decided by the seed before it starts.
  *
  * Called by sim-run.ts. Crashes often come in pairs a few steps apart, because recovery is where a second
- * crash hurts.
+ * crash hurts; and bits flip soon after a restore, before the next checkpoint.
  */
 import type { SeededRandom } from './seeded-random.ts'
 
@@ -95,5 +95,14 @@ export function planFaults(random: SeededRandom): Fault[] {
       }
     }
   }
+  faults.push(...faults.flatMap((fault) => rotAfter(fault, random)))
   return faults.sort((a, b) => a.atStep - b.atStep)
 }
+
+/** Between a restore and the checkpoint that follows it, files are what they were, but of another run. */
+function rotAfter({ kind, atStep }: Fault, random: SeededRandom): Fault[] {
+  if (!RESTORING.has(kind) || !random.chance(0.2)) return []
+  return [{ kind: 'rot-meanwhile', atStep: atStep + random.between(40, 240), amount: 0, steps: 0 }]
+}
+
+const RESTORING: ReadonlySet<FaultKind> = new Set(['crash', 'rescale', 'stop', 'stop-with-savepoint', 'upgrade'])
