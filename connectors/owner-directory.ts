@@ -10,6 +10,7 @@
 import { randomUUID } from 'node:crypto'
 import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { outputLost } from '../engine/contract/sink.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 
 const PREFIX = '.owner-'
@@ -72,6 +73,15 @@ export class OwnerDirectory {
         cause: error,
       })
     }
+  }
+}
+
+/** What a sink keeps in a small file of its target: its id, the epoch, and more. Throws `OUTPUT_LOST`. */
+export function parseMarker<T>(path: string, text: string): T {
+  try {
+    return JSON.parse(text) as T
+  } catch {
+    throw outputLost(path, 'is damaged: it is no JSON', 'Bring it back from a copy, or write it anew by hand.')
   }
 }
 

@@ -15,7 +15,7 @@ import { crc32 } from 'node:zlib'
 import { outputLost, type SinkCommitter, type SinkCommitterContext } from '../../engine/contract/sink.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
-import { OwnerDirectory, syncDirectory } from '../owner-directory.ts'
+import { OwnerDirectory, parseMarker, syncDirectory } from '../owner-directory.ts'
 import { type PartCommittable, type PartCommittables, PENDING_DIRECTORY } from './files-writer.ts'
 
 export const MARKER_FILE = '.millrace-marker'
@@ -47,7 +47,7 @@ export class FilesCommitter implements SinkCommitter {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0
       throw error
     }
-    const marker = JSON.parse(text) as { sink: string; epoch: number }
+    const marker = parseMarker<{ sink: string; epoch: number }>(join(this.path, MARKER_FILE), text)
     if (marker.sink !== this.context.sinkId) {
       throw new MillraceError(
         'SINK_DIRECTORY_TAKEN',

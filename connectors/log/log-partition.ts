@@ -135,7 +135,9 @@ export class LogPartition {
     await this.closeSegment()
     while (this.segments.length > 1 && this.segments.at(-1)! >= end) await this.removeSegment(this.segments.pop()!)
     const base = this.segments.at(-1)!
-    const { position } = await scanSegment(this.directory, base, end)
+    const { offset, position } = await scanSegment(this.directory, base, end)
+    // Cut here, a damaged record would take the committed ones after it along.
+    if (offset < end) throw lostRecords(this.directory, offset, end)
     await truncate(join(this.directory, segmentName(base)), position)
     await this.openSegment(base, position)
     await this.segment!.sync()

@@ -10,14 +10,15 @@
  *   4. publishes the ends to readers. A crash between 3 and 4 is made good by the next `open`.
  */
 import { join } from 'node:path'
-import type {
-  OutboxSegment,
-  OutboxWriter,
-  Sink,
-  SinkCommitter,
-  SinkCommitterContext,
-  SinkWriter,
-  SinkWriterContext,
+import {
+  type OutboxSegment,
+  type OutboxWriter,
+  outputLost,
+  type Sink,
+  type SinkCommitter,
+  type SinkCommitterContext,
+  type SinkWriter,
+  type SinkWriterContext,
 } from '../../engine/contract/sink.ts'
 import type { Batch } from '../../engine/core/batch.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
@@ -26,8 +27,16 @@ import type { JsonValue } from '../../engine/core/json-value.ts'
 import { rowReader } from '../../engine/core/rows.ts'
 import { fieldIndex, type Schema } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
-import { OwnerDirectory } from '../owner-directory.ts'
-import { openAll, openPartition, partitionOf, readOptional, requireTopic, SINK_FILE } from './log.ts'
+import { OwnerDirectory, parseMarker } from '../owner-directory.ts'
+import {
+  openAll,
+  openPartition,
+  partitionDirectory,
+  partitionOf,
+  readOptional,
+  requireTopic,
+  SINK_FILE,
+} from './log.ts'
 import type { LogPartition } from './log-partition.ts'
 
 export interface LogSinkOptions<T> {
@@ -135,6 +144,19 @@ function keyText(key: unknown): string {
   return typeof key === 'bigint' ? String(key) : (JSON.stringify(key) ?? 'null')
 }
 
+/** Committed records of a topic are gone or damaged: no restart brings them back. */
+function lostRecords(folder: string, cause?: unknown): MillraceError {
+  return outputLost(folder, 'has lost committed records', 'Restore the log directory from a copy.', cause)
+}
+
+async function lostIfCorrupt<R>(folder: string, step: Promise<R>): Promise<R> {
+  try {
+    return await step
+  } catch (error) {
+    throw error instanceof MillraceError && error.code === 'LOG_CORRUPT' ? lostRecords(folder, error) : error
+  }
+}
+
 /** Content of `sink.json`. */
 interface SinkState {
   readonly sink: string
@@ -163,8 +185,7 @@ class LogSinkCommitter implements SinkCommitter {
   async open(): Promise<void> {
     const topic = await requireTopic(this.directory, this.topic)
     const folder = this.folder()
-    const text = await readOptional(join(folder, SINK_FILE))
-    const stored = text === null ? null : (JSON.parse(text) as SinkState)
+    const stored = await this.storedState()
     if (stored !== null && stored.sink !== this.context.sinkId) {
       throw new MillraceError(
         'LOG_TOPIC_OF_SINK',
@@ -179,16 +200,13 @@ class LogSinkCommitter implements SinkCommitter {
     this.partitions = Array.from({ length: topic.partitions }, (_, p) =>
       openPartition(this.directory, topic, p, false, checkOwner),
     )
-    await openAll(this.partitions)
+    await lostIfCorrupt(folder, openAll(this.partitions))
     if (stored === null) {
       await this.setState({ sink: this.context.sinkId, epoch: 0, ends: this.partitions.map((p) => p.durableEnd) })
     } else this.state = stored
     for (const [p, partition] of this.partitions.entries()) {
       if (partition.durableEnd >= this.opened().ends[p]!) continue
-      throw new MillraceError('LOG_CORRUPT', `Partition ${p} of ${this.topic} has lost committed records.`, {
-        domain: 'external',
-        hint: 'Restore the log directory from a copy.',
-      })
+      throw lostRecords(partitionDirectory(this.directory, this.topic, p))
     }
     await this.publish()
   }
@@ -198,14 +216,21 @@ class LogSinkCommitter implements SinkCommitter {
   }
 
   async peekMarker(): Promise<number> {
-    const text = await readOptional(join(this.folder(), SINK_FILE))
-    return text === null ? 0 : (JSON.parse(text) as SinkState).epoch
+    return (await this.storedState())?.epoch ?? 0
+  }
+
+  private async storedState(): Promise<SinkState | null> {
+    const path = join(this.folder(), SINK_FILE)
+    const text = await readOptional(path)
+    return text === null ? null : parseMarker<SinkState>(path, text)
   }
 
   async commit(epoch: number, committables: readonly JsonValue[]): Promise<void> {
     const state = this.opened()
     if (epoch <= state.epoch) return
-    for (const [p, partition] of this.partitions.entries()) await partition.truncateTo(state.ends[p]!)
+    for (const [p, partition] of this.partitions.entries()) {
+      await lostIfCorrupt(this.folder(), partition.truncateTo(state.ends[p]!))
+    }
     for (const committable of committables) {
       for await (const record of this.context.readOutbox(committable as unknown as OutboxSegment)) {
         const partition = this.append(record)

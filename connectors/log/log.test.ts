@@ -269,6 +269,37 @@ describe('log sink', () => {
     await log.close()
   }
 
+  test('damage to what it has committed ends the job, and is not cut off', () =>
+    withDirectory(async (directory) => {
+      await setUp(directory)
+      const first = await stage(directory, [1])
+      const second = await stage(directory, [2])
+      const committer = committerOf(directory)
+      await committer.open()
+      await committer.commit(1, [first])
+      const gone = { ...(second as object), file: 'outbox/none.seg', crc32: 1 }
+      await assert.rejects(committer.commit(2, [second, gone]))
+      // The records of epoch 2 lie behind the damage, and have to be cut off before the next try.
+      const lost = { code: 'OUTPUT_LOST', message: /events has lost committed records\. Restore the log/ }
+      const damaged: [string, Buffer][] = []
+      for (const partition of ['0', '1']) {
+        const file = join(directory, 'events', partition, '00000000000000000000.log')
+        const bytes = await readFile(file)
+        if (bytes.length === 0) continue
+        bytes[bytes.length >> 1]! ^= 1
+        await writeFile(file, bytes)
+        damaged.push([file, bytes])
+      }
+      await assert.rejects(committer.commit(2, [second]), lost)
+      for (const [file, bytes] of damaged) {
+        assert.deepEqual((await readFile(file)).subarray(0, bytes.length), bytes)
+      }
+      await committer.close()
+      await assert.rejects(committerOf(directory).open(), lost)
+      await writeFile(join(directory, 'events', 'sink.json'), '{"sink"')
+      await assert.rejects(committerOf(directory).open(), { code: 'OUTPUT_LOST', message: /sink\.json is damaged/ })
+    }))
+
   test('keeps event times, and owns its topic', () =>
     withDirectory(async (directory) => {
       await setUp(directory)

@@ -158,6 +158,9 @@ describe('commits', () => {
     const queue = await queueOf({ a: sinkAt(0, lost()) }, quickIo(delays))
     const message = /^Sink a cannot apply epoch 1: outbox\/a\.seg is gone\. .*before epoch 1 with --restore PATH/
     await assert.rejects(queue.enqueue(commitOf('a', 1)), { code: 'OUTPUT_LOST', retryable: false, message })
+    const broken = { ...sinkAt(0), readMarker: () => Promise.reject(outputLost('marker', 'is damaged', 'Mend it.')) }
+    const opening = { code: 'OUTPUT_LOST', message: 'Sink a cannot be opened: marker is damaged. Mend it.' }
+    await assert.rejects(queueOf({ a: broken }), opening)
     const peeked = { ...sinkAt(0, lost()), peekMarker: async () => 1 }
     await (await queueOf({ a: peeked }, quickIo(delays))).enqueue(commitOf('a', 1))
     const mute = { ...sinkAt(0, lost()), peekMarker: () => Promise.reject(new Error('down')) }

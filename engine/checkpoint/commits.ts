@@ -84,8 +84,12 @@ export class CommitQueue {
 
   /** Opens a sink's committer and reads its marker. */
   async add(id: string, kind: string, committer: SinkCommitter): Promise<void> {
-    await committer.open()
-    this.entries.set(id, { id, kind, committer, marker: await committer.readMarker() })
+    try {
+      await committer.open()
+      this.entries.set(id, { id, kind, committer, marker: await committer.readMarker() })
+    } catch (error) {
+      throw isLost(error) ? lostFor(`Sink ${id} cannot be opened`, error) : error
+    }
   }
 
   /**
@@ -142,12 +146,11 @@ export class CommitQueue {
         await entry.committer.commit(epoch, committables)
         return
       } catch (error) {
-        const code = error instanceof MillraceError ? error.code : null
         // Another owner took the sink. Whether it has the job as well is for the restart to find out.
-        if (code === 'SINK_FENCED') throw error
-        if (code === 'OUTPUT_LOST') {
+        if (error instanceof MillraceError && error.code === 'SINK_FENCED') throw error
+        if (isLost(error)) {
           if (await this.isApplied(entry, epoch)) return
-          throw lostFor(entry.id, epoch, error)
+          throw lostFor(`Sink ${entry.id} cannot apply epoch ${epoch}`, error, epoch)
         }
         const isHopeless = error instanceof MillraceError && !error.retryable
         if (isHopeless || attempt >= RETRY_DELAYS_MS.length) throw failedFor(entry.id, epoch, error)
@@ -188,13 +191,15 @@ function failedFor(id: string, epoch: number, cause: unknown): MillraceError {
   return new MillraceError('COMMIT_FAILED', message, { domain: 'external', retryable, cause })
 }
 
-/** Ends the job. */
-function lostFor(id: string, epoch: number, cause: unknown): MillraceError {
-  return new MillraceError('OUTPUT_LOST', `Sink ${id} cannot apply epoch ${epoch}: ${messageOf(cause)}`, {
-    domain: 'external',
-    hint: `Bring the file back as it was and start again; or start from a checkpoint before epoch ${epoch} with --restore PATH (\`millrace checkpoints list DIR\`), and its results are made again.`,
-    cause,
-  })
+function isLost(error: unknown): error is MillraceError {
+  return error instanceof MillraceError && error.code === 'OUTPUT_LOST'
+}
+
+/** Ends the job. What the sink advises is in the cause's message already. */
+function lostFor(what: string, cause: MillraceError, epoch?: number): MillraceError {
+  const advice = `Bring the file back as it was and start again; or start from a checkpoint before epoch ${epoch} with --restore PATH (\`millrace checkpoints list DIR\`), and its results are made again.`
+  const hint = cause.hint === undefined && epoch !== undefined ? { hint: advice } : {}
+  return new MillraceError('OUTPUT_LOST', `${what}: ${cause.message}`, { domain: 'external', ...hint, cause })
 }
 
 function delay(io: Io, ms: number): Promise<void> {

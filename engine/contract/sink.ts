@@ -9,7 +9,8 @@
  *
  * Promises of a committer: `commit(e, ...)` for an epoch <= marker changes nothing; it resolves only
  * when the outcome is known; it throws rather than skip, `SINK_FENCED` where another one has opened since,
- * `OUTPUT_LOST` where what was prepared is gone or damaged, which ends the job: no restart brings it back.
+ * `OUTPUT_LOST` where what was prepared, or what it keeps outside, is gone or damaged. That ends the job: no restart
+ * brings it back.
  * connectors/sink-conformance.ts checks all of this for any sink.
  */
 import type { AccumulatorRegistry } from '../core/accumulators.ts'
@@ -56,9 +57,13 @@ export interface SinkContext {
   readonly currentProcessingTime: number
 }
 
-/** Prepared output is gone or damaged, for good: `file` as a reader of the message finds it. */
-export function outputLost(file: string, problem: string): MillraceError {
-  return new MillraceError('OUTPUT_LOST', `${file} ${problem}.`, { domain: 'external' })
+/**
+ * Output is gone or damaged, for good: `file` as a reader of the message finds it. Without a hint it is output that
+ * was prepared for a commit.
+ */
+export function outputLost(file: string, problem: string, hint?: string, cause?: unknown): MillraceError {
+  const options = hint === undefined ? {} : { hint }
+  return new MillraceError('OUTPUT_LOST', `${file} ${problem}.`, { domain: 'external', cause, ...options })
 }
 
 export interface SinkWriterContext {

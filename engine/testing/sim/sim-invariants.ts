@@ -6,15 +6,19 @@
  * first violation counts: what follows one is its consequence.
  */
 import { isDeepStrictEqual } from 'node:util'
+import { crc32 } from 'node:zlib'
 import { lowestRestoredWatermark } from '../../../operators/watermark-json.ts'
+import { DEAD_LETTER_SINK } from '../../checkpoint/dead-letters.ts'
 import { layout } from '../../checkpoint/layout.ts'
 import { decodeManifest, type Manifest, type ManifestSource } from '../../checkpoint/manifest.ts'
+import type { KeyGroupRange } from '../../contract/keyed-state.ts'
+import type { OutboxSegment } from '../../contract/sink.ts'
 import type { JsonValue } from '../../core/json-value.ts'
 import { keyGroupRange } from '../../core/keys.ts'
 import type { Deployment } from '../../runtime/protocol.ts'
 import type { DiskObserver } from './sim-disk.ts'
 import type { SimExternal } from './sim-external.ts'
-import type { SimFiles } from './sim-files.ts'
+import { type SimFiles, sha256Of } from './sim-files.ts'
 import { digestByOperator, type Entries, readStoreFiles } from './sim-store.ts'
 
 export interface Violation {
@@ -32,6 +36,7 @@ interface KnownManifest {
 }
 
 const MANIFEST_PATH = /^(.*)\/manifests\/\d{12}\.json$/
+const DEAD_LETTERS_PATH = /\/dead-letters\/epoch-(\d{12})\.jsonl$/
 
 export class SimInvariants implements DiskObserver {
   violation: Violation | null = null
@@ -43,6 +48,8 @@ export class SimInvariants implements DiskObserver {
   /** Processes that have written a manifest. */
   private readonly owners = new Set<string>()
   private readonly lastAttempts = new Map<string, number>()
+  /** Who triggered an attempt, and in which workers, by directory and number. */
+  private readonly attempts = new Map<string, { readonly owner: string; readonly workers: Set<number> }>()
   /** What the next new directory starts from: a manifest of another one. */
   private restoredFrom: Manifest | null = null
   /** Epochs that manifests list, by sink; with the manifest that did first. */
@@ -91,6 +98,8 @@ export class SimInvariants implements DiskObserver {
   }
 
   created(path: string, bytes: Uint8Array): void {
+    const letters = DEAD_LETTERS_PATH.exec(path)?.[1]
+    if (letters !== undefined) this.checkI4Listed(DEAD_LETTER_SINK, Number(letters))
     const directory = MANIFEST_PATH.exec(path)?.[1]
     if (directory === undefined) return
     const manifest = decodeManifest(bytes, path)
@@ -167,23 +176,35 @@ export class SimInvariants implements DiskObserver {
 
   /** I1: every file is there and would be after a crash at this instant, and no hash is that of damage. */
   private checkI1Files({ directory, manifest }: KnownManifest): void {
-    for (const file of manifest.stores.flatMap((store) => store.files)) {
-      if (!this.files.survives(layout.sharedFile(directory, file.sha256), file.size)) {
-        this.fail('I1', `manifest ${manifest.number} names ${file.name} (${file.sha256}), which is not durable`)
-      }
-      if (this.files.isOfRot(file.sha256)) {
-        this.fail('I1', `manifest ${manifest.number} takes the damage to ${file.name} for its content`)
+    for (const { name, sha256, size } of manifest.stores.flatMap((store) => store.files)) {
+      const path = layout.sharedFile(directory, sha256)
+      if (!this.files.survives(path, size)) {
+        this.fail('I1', `manifest ${manifest.number} names ${name} (${sha256}), which is not durable`)
+      } else if (this.files.isOfRot(sha256)) {
+        this.fail('I1', `manifest ${manifest.number} takes the damage to ${name} for its content`)
+      } else if (!this.holds(path, (bytes) => sha256Of(bytes) === sha256)) {
+        this.fail('I1', `manifest ${manifest.number} names ${name} (${sha256}), which holds something else`)
       }
     }
     for (const { sink, epoch, committables } of manifest.pending) {
       if (this.isApplied(directory, sink, epoch)) continue
       for (const committable of committables) {
-        const { file, bytes } = committable as { file?: string; bytes?: number }
-        if (file !== undefined && !this.files.survives(`${directory}/${file}`, bytes ?? 0)) {
+        const { file, bytes, crc32: checksum } = committable as unknown as Partial<OutboxSegment>
+        if (file === undefined) continue
+        const path = `${directory}/${file}`
+        if (!this.files.survives(path, bytes!)) {
           this.fail('I1', `manifest ${manifest.number} names ${file} of ${sink}, which is not durable`)
+        } else if (!this.holds(path, (bytes) => crc32(bytes) === checksum)) {
+          this.fail('I1', `manifest ${manifest.number} names ${file} of ${sink}, which holds something else`)
         }
       }
     }
+  }
+
+  /** As it is, or with a bit flipped, which is for a later reader to find. */
+  private holds(path: string, isRight: (bytes: Buffer) => boolean): boolean {
+    const bytes = this.files.read(path)
+    return isRight(bytes) || this.files.isOfRot(sha256Of(bytes))
   }
 
   private isApplied(directory: string, sink: string, epoch: number): boolean {
@@ -224,6 +245,16 @@ export class SimInvariants implements DiskObserver {
     }
   }
 
+  /** I2: an attempt is triggered once, by one process: a late ack of another would count for it. */
+  checkI2Attempt(directory: string, owner: string, worker: number, attempt: number): void {
+    const by = `${directory} ${attempt}`
+    const first = this.attempts.get(by) ?? { owner, workers: new Set<number>() }
+    this.attempts.set(by, first)
+    if (first.owner !== owner) this.fail('I2', `${owner} uses attempt ${attempt}, as ${first.owner} did`)
+    if (first.workers.has(worker)) this.fail('I2', `${owner} uses attempt ${attempt} again`)
+    first.workers.add(worker)
+  }
+
   /** I7: the subtasks of each keyed operator own every key group once. */
   private checkI7KeyGroups(manifest: Manifest): void {
     for (const operator of manifest.operators) {
@@ -236,6 +267,17 @@ export class SimInvariants implements DiskObserver {
       }
       if (next !== manifest.keyGroups) this.fail('I7', `${operator.uid} owns ${next} key groups`)
       if (operator.states.length !== operator.parallelism) this.fail('I7', `${operator.uid} lacks a subtask's state`)
+    }
+  }
+
+  /** I7: a worker's store has keys of its own key groups only. `ranges` are those, by operator id. */
+  checkI7Store(worker: number, entries: Entries, ranges: ReadonlyMap<number, readonly KeyGroupRange[]>): void {
+    for (const key of entries.keys()) {
+      const operator = (key.charCodeAt(0) << 8) | key.charCodeAt(1)
+      const group = (key.charCodeAt(2) << 8) | key.charCodeAt(3)
+      if (ranges.get(operator)?.some(({ from, to }) => group >= from && group < to) === true) continue
+      this.fail('I7', `worker ${worker} holds key group ${group} of operator ${operator}, which is not its own`)
+      return
     }
   }
 
@@ -336,10 +378,15 @@ export class SimInvariants implements DiskObserver {
     }
   }
 
-  /** I4: only epochs that a manifest lists become visible; I3: ascending, none left out. */
+  /** I4: only epochs that a manifest lists become visible. */
+  private checkI4Listed(sink: string, epoch: number): void {
+    if (this.listed.get(sink)?.has(epoch) !== true) this.fail('I4', `${sink} shows epoch ${epoch} without a manifest`)
+  }
+
+  /** I3: markers ascend, and no epoch is left out. */
   private applied(sink: string, epoch: number, before: number): void {
+    this.checkI4Listed(sink, epoch)
     const listed = this.listed.get(sink)
-    if (listed?.has(epoch) !== true) this.fail('I4', `${sink} shows epoch ${epoch} without a manifest`)
     if (epoch <= before) this.fail('I3', `the marker of ${sink} went from ${before} to ${epoch}`)
     for (const [other, by] of listed ?? []) {
       // An epoch of a manifest that was set aside is made again under the same number, perhaps without output.

@@ -442,6 +442,15 @@ const PROTOCOL_MUTANTS = {
       }
     },
   },
+  'rescale-keeps-group': {
+    what: 'a rescale leaves key groups behind that belong to another worker now',
+    plant: () => ({
+      stores: (factory) => ({
+        ...factory,
+        restore: (image, directory) => Object.assign(factory.restore(image, directory), { deleteRange() {} }),
+      }),
+    }),
+  },
   'rescale-loses-group': {
     what: 'a rescale leaves out the last key of each share',
     plant: () => ({

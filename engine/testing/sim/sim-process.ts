@@ -7,11 +7,14 @@
 
 import { objectDisk } from '../../checkpoint/object-disk.ts'
 import type { JobGraph } from '../../contract/job-graph.ts'
+import type { KeyGroupRange } from '../../contract/keyed-state.ts'
 import type { Io, SpillFile } from '../../core/io.ts'
+import { keyGroupRange } from '../../core/keys.ts'
 import type { StringInterner } from '../../core/strings.ts'
 import type { ChannelHub } from '../../runtime/channel-hub.ts'
 import { JobMaster, type WorkerHandle } from '../../runtime/job-master.ts'
 import type { JobOptions } from '../../runtime/launcher-types.ts'
+import { planJob, workerOf } from '../../runtime/planner.ts'
 import type { Deployment, FromWorker, ToWorker, WorkerFailure } from '../../runtime/protocol.ts'
 import { WorkerRuntime } from '../../runtime/worker-runtime.ts'
 import type { SeededRandom } from './seeded-random.ts'
@@ -69,6 +72,7 @@ export class SimProcess {
   readonly master: JobMaster
   readonly scope: Scope
   private readonly options: SimProcessOptions
+  private readonly graph: JobGraph
   private channels!: SimChannels
   private workers: RunningWorker[] = []
   private spawned = 0
@@ -77,7 +81,8 @@ export class SimProcess {
   constructor(options: SimProcessOptions) {
     this.options = options
     this.scope = options.scope
-    this.master = new JobMaster(options.buildGraph(), options.jobOptions, options.directory, {
+    this.graph = options.buildGraph()
+    this.master = new JobMaster(this.graph, options.jobOptions, options.directory, {
       io: this.ioOf(options.scope),
       stateBackend: 'simulated',
       jobId: options.label,
@@ -136,7 +141,8 @@ export class SimProcess {
     onMessage: (message: FromWorker) => void,
     onExit: (failure: WorkerFailure) => void,
   ): WorkerHandle {
-    const { scheduler, scope: process, disk, plant, spillBeyondBytes, cutPieceBytes } = this.options
+    const { scheduler, scope: process, disk, plant, invariants, directory, label } = this.options
+    const { spillBeyondBytes, cutPieceBytes } = this.options
     const name = `w${index}.${this.spawned++}`
     const scope = new Scope(name, process)
     const io = this.ioOf(scope)
@@ -162,6 +168,7 @@ export class SimProcess {
       send: (message) => {
         const copy = structuredClone(message)
         if (copy.type === 'ready') this.checkRestored(deployment!, stores.newest())
+        if (copy.type === 'ready' || copy.type === 'ack') this.checkOwned(deployment!, stores.newest())
         scheduler.post(process, `${name} says ${copy.type}`, () => says(copy), { lane: `from ${name}` })
       },
       defer: (task) => {
@@ -173,6 +180,7 @@ export class SimProcess {
     })
     const send = (message: ToWorker): void => {
       const copy = structuredClone(message)
+      if (copy.type === 'trigger') invariants.checkI2Attempt(directory, label, index, copy.attempt)
       const hear = (): void => {
         if (copy.type === 'deploy') deployment = copy.deployment
         runtime.receive(copy)
@@ -190,6 +198,20 @@ export class SimProcess {
         scope.kill()
       },
     }
+  }
+
+  /** I7, whenever what a worker's store holds is to be kept. */
+  private checkOwned(deployment: Deployment, store: SimStore | null): void {
+    if (store === null || store.rottenFile !== null) return
+    const { workerIndex, workers, keyGroups, operatorIds } = deployment
+    const ranges = new Map<number, KeyGroupRange[]>()
+    for (const { nodes, parallelism } of planJob(this.graph, deployment).vertices) {
+      const own = Array.from({ length: parallelism }, (_, subtask) => subtask)
+        .filter((subtask) => workerOf(subtask, workers) === workerIndex)
+        .map((subtask) => keyGroupRange(subtask, parallelism, keyGroups))
+      for (const { uid } of nodes) ranges.set(operatorIds[uid]!, own)
+    }
+    this.options.invariants.checkI7Store(workerIndex, store.entries, ranges)
   }
 
   /** I6, once every worker of a run has restored its share and none has gone on. */
