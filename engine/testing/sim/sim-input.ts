@@ -166,6 +166,8 @@ export function windowsOf({ windowKind, windowMs, windowStepMs }: SimShape, time
   return windows
 }
 
+const REMOTE_TIMEOUTS = 3
+
 export function randomShape(random: SeededRandom): SimShape {
   const isAtLeastOnce = random.chance(0.08)
   const branches = randomBranches(random, isAtLeastOnce ? REPEATABLE : BRANCH_PICKS)
@@ -212,6 +214,8 @@ export function randomShape(random: SeededRandom): SimShape {
   return {
     ...shape,
     hasQuietSplit: canBeQuiet(shape) && random.chance(0.8),
+    // Where every step is a request, a short one would be met by so few attempts that the job might not end.
+    timeoutMs: shape.isRemote ? shape.timeoutMs * REMOTE_TIMEOUTS : shape.timeoutMs,
     // Not drawn, so that recorded seeds keep their runs.
     cutPieceBytes: [null, 1, 100][shape.rowsPerSplit % 3]!,
   }
