@@ -3,15 +3,21 @@
  *
  * A segment adds a key when it evicts its entry and asks before it reads. The filter is a blocked Bloom
  * filter (Putze, Sanders, Singler 2007) of four words a block, one bit in each, about ten bits a key. It
- * grows by layers, each twice the size of the one before.
+ * grows by layers, each twice the size of the one before as far as there is room.
  *
  * Invariants:
  * - `mayHold` is never false for a key that was added since `clear`.
- * - Beyond `bytesMax` the filter gives up: everything may be in the store, whose own filters then answer.
+ * - Once it has `bytesMax`, keys go where they do, and more and more that are fresh count as cold. At last, when hardly
+ *   any is told apart, the filter gives up: everything may be in the store, whose own filters then answer.
  */
 const BLOCK_WORDS = 4
 const KEYS_A_BLOCK = 12
 const BLOCKS_MIN = 16
+const BLOCK_BYTES = BLOCK_WORDS * 4
+/** A further layer is at least this part of what there is. */
+const LAYER_SHARE_MIN = 1 / 4
+/** Keys of the last layer, times what it has room for: from here on the filter takes two fresh keys in three for cold. */
+const CROWDED_MAX = 4
 const BLOCK_MIX = 0x85ebca6b | 0
 const BIT_MIX = 0xc2b2ae35 | 0
 
@@ -74,17 +80,33 @@ export class ColdKeys {
   }
 
   private addLayer(): void {
-    const blocks = this.layers.length === 0 ? BLOCKS_MIN : (this.layers.at(-1)!.words.length / BLOCK_WORDS) * 2
-    const bytes = blocks * BLOCK_WORDS * 4
-    if (this.byteLength + bytes > this.bytesMax) {
-      this.clear()
-      this.gaveUp = true
+    const last = this.layers.at(-1)
+    let blocks = last === undefined ? BLOCKS_MIN : (last.words.length / BLOCK_WORDS) * 2
+    while (blocks >= BLOCKS_MIN && this.byteLength + blocks * BLOCK_BYTES > this.bytesMax) blocks /= 2
+    if (last !== undefined && blocks * BLOCK_BYTES < this.byteLength * LAYER_SHARE_MIN) {
+      this.crowd(last)
+      return
+    }
+    if (blocks < BLOCKS_MIN) {
+      this.giveUp()
       return
     }
     this.layers.push({ words: new Int32Array(blocks * BLOCK_WORDS), shift: 32 - Math.log2(blocks) })
-    this.byteLength += bytes
+    this.byteLength += blocks * BLOCK_BYTES
     this.count = 0
     this.capacity = blocks * KEYS_A_BLOCK
+  }
+
+  /** No further layer is worth its look: the last one takes more than it has room for. */
+  private crowd({ words }: Layer): void {
+    const room = (words.length / BLOCK_WORDS) * KEYS_A_BLOCK
+    if (this.capacity < room * CROWDED_MAX) this.capacity = room * CROWDED_MAX
+    else this.giveUp()
+  }
+
+  private giveUp(): void {
+    this.clear()
+    this.gaveUp = true
   }
 }
 

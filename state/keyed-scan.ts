@@ -29,6 +29,7 @@ class MergedScan implements SegmentScan {
   private store: Scan | null = null
   private chunk: ScanChunk | null = null
   private chunkRow = 0
+  private readonly storedKeys = new PieceArena()
   private open = true
   private capacity = 0
   private starts = new Int32Array(0)
@@ -103,7 +104,8 @@ class MergedScan implements SegmentScan {
 
   private nextInStore(maxEntries: number): SegmentChunk | null {
     const { shared } = this.segment
-    const keys = new PieceArena()
+    const keys = this.storedKeys
+    keys.clear()
     let count = 0
     while (count < maxEntries) {
       const chunk = this.storeChunk()

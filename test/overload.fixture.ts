@@ -1,6 +1,6 @@
 /**
  * A job that meets one kind of overload, as a process of its own for test/overload.test.ts:
- *   node test/overload.fixture.ts <scenario> <scale> <directory>
+ *   node test/overload.fixture.ts <scenario> <scale> <directory> [<MiB of state memory a worker>]
  *
  * It runs on two worker threads with RocksDB state, an exchange and an exactly-once files sink, and prints one JSON
  * line: how many rows came in, how much memory the process had before the first row and at most (from the kernel's
@@ -47,6 +47,8 @@ interface Settings {
   readonly scenario: Scenario
   readonly scale: number
   readonly directory: string
+  /** Keyed working set of a worker. */
+  readonly stateMiB: number
 }
 
 export interface Outcome {
@@ -58,12 +60,14 @@ export interface Outcome {
   readonly rssPeak: number
   readonly checkpoints: number
   readonly restarts: number
+  /** Processor time from the first row to the end. */
+  readonly cpuSeconds: number
   /** Bytes of the rows' strings that sources handed out, MiB. */
   readonly offeredMiB: number
   readonly error: { readonly code: string; readonly message: string; readonly hint: string } | null
 }
 
-/** Keyed working set of a worker. */
+/** Keyed working set of a worker, if nothing else is said. */
 export const STATE_MEMORY_MIB = 8
 const MIB = 1 << 20
 /** The longest record of `huge-records`, times the scale. */
@@ -409,17 +413,19 @@ async function main(settings: Settings): Promise<Outcome> {
       checkpointIntervalMs: scenario === 'skew' ? 2_000 : 100,
       checkpointDirectory: join(directory, 'checkpoints'),
       stateBackend: 'rocksdb',
-      stateMemoryBytes: STATE_MEMORY_MIB * MIB,
+      stateMemoryBytes: settings.stateMiB * MIB,
       restart: scenario === 'huge-restored' ? { kind: 'fixed-delay', attempts: 5, delayMs: 0 } : { kind: 'none' },
     }),
   )
   while (job.status().state === 'starting') await new Promise((resolve) => setTimeout(resolve, 1))
   rssBefore = statusOf('VmRSS')
+  const cpuBefore = process.cpuUsage()
   await job.done.catch((failure: unknown) => {
     error = failure
   })
   const result = await job.done.catch(() => null)
   const recordsIn = result?.recordsIn ?? 0
+  const cpu = process.cpuUsage(cpuBefore)
   return {
     recordsIn,
     late: result?.late ?? 0,
@@ -428,6 +434,7 @@ async function main(settings: Settings): Promise<Outcome> {
     rssPeak: statusOf('VmHWM'),
     checkpoints: result?.checkpoints ?? 0,
     restarts: result?.restarts ?? 0,
+    cpuSeconds: (cpu.user + cpu.system) / 1e6,
     offeredMiB: isFromFile ? 0 : (recordsIn * loadOf(settings).bodyBytes) / MIB,
     error:
       error instanceof MillraceError
@@ -446,7 +453,12 @@ export default {
 }
 
 if (isMainThread && process.argv[1] === import.meta.filename) {
-  const [scenario, scale, directory] = process.argv.slice(2)
-  const outcome = await main({ scenario: scenario as Scenario, scale: Number(scale), directory: directory! })
+  const [scenario, scale, directory, stateMiB = STATE_MEMORY_MIB] = process.argv.slice(2)
+  const outcome = await main({
+    scenario: scenario as Scenario,
+    scale: Number(scale),
+    directory: directory!,
+    stateMiB: Number(stateMiB),
+  })
   process.stdout.write(`${JSON.stringify(outcome)}\n`)
 }

@@ -29,8 +29,8 @@ constexpr uint64_t kWriteBufferBytesMin = 256u << 10;
 constexpr uint64_t kWriteBufferBytesMax = 64u << 20;
 // The cache is split by hash so that threads do not wait for each other. A few parts will do.
 constexpr int kCacheShardBits = 2;
-// Of the cache, for blocks of filters and indexes before those of data.
-constexpr double kCacheHighPriorityShare = 0.5;
+// Of the cache, for blocks of filters and indexes before those of data: what is used often is in the tables, not here.
+constexpr double kCacheHighPriorityShare = 0.9;
 
 struct Shared {
   std::mutex mutex;
