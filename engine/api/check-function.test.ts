@@ -170,7 +170,16 @@ describe('a function that waits where none may', () => {
         throw new Error('after all')
       }
     }
-    assert.deepEqual(await numbers().map(new Slow()).executeAndCollect(), [1])
-    assert.deepEqual(log, ['map', 'closed'])
+    const env = StreamExecutionEnvironment.createEnvironment().setParallelism(1).setStateBackend('memory')
+    env
+      .fromElements(1)
+      .map(new Slow())
+      .addSink(() => {})
+    const job = await env.executeAsync('slow', { onEvent: (event) => log.push(event.type) })
+    const { state } = await job.done
+    // Its results are complete; that it did not close as it should is said.
+    assert.deepEqual([state, log.slice(1)], ['finished', ['map', 'checkpoint', 'closed', 'exception', 'finished']])
+    const [exception] = job.status().exceptions
+    assert.match(`${exception!.where}: ${exception!.message}`, /^close of .*Map.* #0: .*after all/)
   })
 })

@@ -2,6 +2,10 @@
  * The functions that users write, with Flink's names.
  *
  * Every function but AsyncFunction is synchronous: a returned promise is an error that names the async operator.
+ *
+ * An element of a stream with columns is an object of its function's own. Other elements are handed on within a thread
+ * as they are, which is Flink's object reuse: whoever got or collected one must not change it afterwards. Between threads
+ * they go as plain data.
  */
 import type { Accumulator, DoubleCounter, HistogramAccumulator, IntCounter, LongCounter } from '../core/accumulators.ts'
 import type { Key } from '../core/keys.ts'

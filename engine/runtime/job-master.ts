@@ -293,7 +293,8 @@ export class JobMaster implements RunningJob {
     return this.environment.spawn(
       worker,
       (message) => {
-        if (current()) this.receive(this.run!, message)
+        if (message.type === 'closeFailed') this.closeFailed(message.failure)
+        else if (current()) this.receive(this.run!, message)
       },
       (failure) => {
         if (current()) this.failRun(failure)
@@ -377,6 +378,7 @@ export class JobMaster implements RunningJob {
         this.board.report(message.worker, message.subtasks, message.splits)
         return
       case 'closed':
+      case 'closeFailed':
     }
   }
 
@@ -612,6 +614,13 @@ export class JobMaster implements RunningJob {
 
   private rejectSavepoints(error: unknown): void {
     for (const waiter of this.savepointWaiters.splice(0)) waiter.reject(error)
+  }
+
+  /** Said, unless the job has failed already: results are complete, but something of a user's may not be. */
+  private closeFailed(failure: WorkerFailure): void {
+    if (this.isOver || this.state === 'restarting') return
+    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
+    this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
   }
 
   private failRun(failure: WorkerFailure): void {

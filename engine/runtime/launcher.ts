@@ -223,7 +223,8 @@ function callingThread(graph: JobGraph, io: Io): Placement {
         storeFactory: keyedStoreFactory,
         createHub: (deployment, wake) => pool.hub(deployment.workerIndex, wake),
         send(message) {
-          if (message.type === 'closed') closed()
+          // In the order in which they were sent.
+          if (message.type === 'closed') setImmediate(closed)
           else setImmediate(onMessage, message)
         },
         defer: setImmediate,

@@ -133,4 +133,6 @@ export type FromWorker =
       readonly subtasks: readonly SubtaskStatus[]
       readonly splits: readonly SplitWatermark[]
     }
+  /** Something did not close as it should. Comes before `closed`, and changes nothing. */
+  | { readonly type: 'closeFailed'; readonly worker: number; readonly failure: WorkerFailure }
   | { readonly type: 'closed'; readonly worker: number }

@@ -224,7 +224,8 @@ export class HostedSubtask {
     return this.subtask.source?.splitWatermarks(this.vertex.id, this.index) ?? []
   }
 
-  async close(): Promise<void> {
+  /** Gives what failed. */
+  async close(): Promise<readonly unknown[]> {
     const closing: Promise<void>[] = []
     this.subtask.close()
     // Started one by one within async functions: what throws must not keep the others open.
@@ -234,7 +235,8 @@ export class HostedSubtask {
     const writer = this.sink?.operator.writer
     if (writer !== undefined) closing.push((async () => writer.close())())
     if (this.deadLetters !== null) closing.push(this.deadLetters.close())
-    await Promise.allSettled(closing)
+    const closed = await Promise.allSettled(closing)
+    return closed.flatMap((one) => (one.status === 'rejected' ? [one.reason] : []))
   }
 }
 

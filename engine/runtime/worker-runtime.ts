@@ -18,7 +18,7 @@ import { StringInterner } from '../core/strings.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import type { SpillSpace } from './overflow.ts'
 import { planChannels, planJob } from './planner.ts'
-import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
+import type { Deployment, FromWorker, SinkCommittable, ToWorker, WorkerFailure } from './protocol.ts'
 import type { SourceDriver } from './source-driver.ts'
 import { openWorkerState, type StateEnvironment, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
@@ -294,17 +294,14 @@ export class WorkerRuntime {
   private fail(error: unknown, where: string): void {
     if (this.phase === 'failed' || this.phase === 'closed') return
     this.phase = 'failed'
-    this.environment.send({
-      type: 'failed',
-      worker: this.context.workerIndex,
-      failure: {
-        where,
-        code: error instanceof MillraceError ? error.code : null,
-        message: messageOf(error),
-        stack: error instanceof Error ? (error.stack ?? null) : null,
-        restartable: !(error instanceof MillraceError && NOT_RESTARTABLE.has(error.code)),
-      },
-    })
+    this.environment.send({ type: 'failed', worker: this.context.workerIndex, failure: failureAt(where, error) })
+  }
+
+  private async closeSubtask(hosted: HostedSubtask): Promise<void> {
+    for (const error of await hosted.close()) {
+      const failure = failureAt(`close of ${hosted.label}`, error)
+      this.environment.send({ type: 'closeFailed', worker: this.context.workerIndex, failure })
+    }
   }
 
   private async close(): Promise<void> {
@@ -315,10 +312,20 @@ export class WorkerRuntime {
     await this.deploying
     this.hub?.close()
     // Every part is closed even when another one fails to.
-    await Promise.allSettled(this.subtasks.map((hosted) => hosted.close()))
+    await Promise.allSettled(this.subtasks.map((hosted) => this.closeSubtask(hosted)))
     await this.checkpoints?.abort(Number.MAX_SAFE_INTEGER).catch(() => {})
     this.state?.store?.close()
     this.environment.send({ type: 'closed', worker: this.context.workerIndex })
+  }
+}
+
+function failureAt(where: string, error: unknown): WorkerFailure {
+  return {
+    where,
+    code: error instanceof MillraceError ? error.code : null,
+    message: messageOf(error),
+    stack: error instanceof Error ? (error.stack ?? null) : null,
+    restartable: !(error instanceof MillraceError && NOT_RESTARTABLE.has(error.code)),
   }
 }
 
