@@ -136,6 +136,7 @@ export class ProcessOperator implements Operator {
       },
       timerService,
       output: <X>(tag: OutputTag<X>, value: X) => {
+        if (isPromise(value)) throw asyncFunctionError(this.context.name)
         sides.add(tag.id, value, this.emitTime, this.output)
         this.emitted = true
       },

@@ -3,7 +3,7 @@
  * rows without event time and state of other windows.
  */
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
-import type { Trigger } from '../engine/contract/windows.ts'
+import type { Trigger, WindowAssigner } from '../engine/contract/windows.ts'
 import { BATCH_ROWS_MAX, type Batch, gatherBatch, withKeys } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
@@ -46,6 +46,15 @@ export function timestampMissing(operatorName: string): MillraceError {
     {
       hint: 'Give the source a WatermarkStrategy with a timestamp assigner, or call assignTimestampsAndWatermarks before the window.',
     },
+  )
+}
+
+export function assignedInvalid(operatorName: string, assigner: WindowAssigner, assigned: unknown): MillraceError {
+  if (isPromise(assigned)) return asyncFunctionError(operatorName)
+  return new MillraceError(
+    'WINDOW_INVALID',
+    `The assigner ${assigner} of operator ${JSON.stringify(operatorName)} gave ${String(assigned)} for an element.`,
+    { hint: 'Return an array of TimeWindow from assignWindows; an empty one leaves the element out.' },
   )
 }
 

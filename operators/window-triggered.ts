@@ -45,7 +45,14 @@ import { asyncFunctionError, isPromise, RowSource, userFunctionError } from './u
 import { type WindowFunctionOptions, WindowFunctionRunner } from './window-function.ts'
 import { type ContentsKeeper, copyOf, ElementsKeeper, type KeptContents, keeperOf } from './window-keepers.ts'
 import { KeyWindows, WindowRecord, windowRecordsCodec } from './window-records.ts'
-import { checkLateness, LateRows, refuseOtherWindows, timestampMissing, triggerResultInvalid } from './window-rows.ts'
+import {
+  assignedInvalid,
+  checkLateness,
+  LateRows,
+  refuseOtherWindows,
+  timestampMissing,
+  triggerResultInvalid,
+} from './window-rows.ts'
 import { WindowTriggerContext } from './window-trigger-context.ts'
 
 export interface TriggeredWindowOptions extends WindowFunctionOptions {
@@ -224,6 +231,7 @@ class TriggeredWindowOperator implements Operator {
     if (this.isEventTime && !Number.isFinite(timeMs)) throw timestampMissing(this.context.name)
     const row = this.read(batch, i)
     const assigned = this.assigner.assignWindows(row, timeMs, this.trigger)
+    if (!Array.isArray(assigned)) throw assignedInvalid(this.context.name, this.assigner, assigned)
     if (assigned.length === 1 && windows.only !== null) {
       const record = this.onlyRecordFor(assigned[0], windows.only)
       if (record !== null && this.addTo(record, row, timeMs)) return
@@ -380,10 +388,15 @@ class TriggeredWindowOperator implements Operator {
     const keeper = this.keeper as ElementsKeeper
     const { window } = record
     const elements = keeper.elements(record) as TimestampedValue<unknown>[]
-    evictor.evictBefore(elements, elements.length, window, this.trigger)
+    this.refusePromise(evictor.evictBefore(elements, elements.length, window, this.trigger))
     this.fn.call(keeper.resultsOf(elements, isFree))
-    evictor.evictAfter(elements, elements.length, window, this.trigger)
+    this.refusePromise(evictor.evictAfter(elements, elements.length, window, this.trigger))
     if (!isLast) keeper.retain(record, elements)
+  }
+
+  /** An evictor that waits would have its say too late. */
+  private refusePromise(returned: unknown): void {
+    if (isPromise(returned)) throw asyncFunctionError(this.context.name)
   }
 
   advanceWatermark(watermark: number, output: Output): boolean {

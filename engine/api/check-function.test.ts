@@ -12,6 +12,7 @@ import {
   GlobalWindows,
   MapStateDescriptor,
   MillraceError,
+  outputTag,
   type RestartStrategy,
   RichMapFunction,
   StreamExecutionEnvironment,
@@ -128,6 +129,8 @@ const rejects = (async () => {
   throw new Error('later')
 }) as Unchecked
 
+const SIDE = outputTag<unknown>('side')
+
 const WAITING: Readonly<Record<string, (stream: DataStream<number>) => { executeAndCollect(): Promise<unknown[]> }>> = {
   map: (stream) => stream.map(rejects),
   filter: (stream) => stream.filter(rejects),
@@ -138,6 +141,23 @@ const WAITING: Readonly<Record<string, (stream: DataStream<number>) => { execute
   process: (stream) => stream.process({ processElement: rejects }),
   'process by key': (stream) => keyed(stream).process({ processElement: rejects }),
   'process of a window': (stream) => keyed(stream).countWindow(1).process(rejects),
+  'a side output': (stream) =>
+    stream
+      .process({ processElement: (_n, context) => context.output(SIDE, (rejects as () => unknown)()) })
+      .getSideOutput(SIDE),
+  'an evictor': (stream) =>
+    keyed(stream)
+      .countWindow(1)
+      .evictor({ evictBefore: () => {}, evictAfter: rejects })
+      .reduce((a) => a),
+  'an assigner of windows': (stream) =>
+    keyed(stream)
+      .window(Object.assign(Object.create(GlobalWindows.create()), { assignWindows: rejects }))
+      .reduce((a) => a),
+  'a watermark generator': (stream) =>
+    stream.assignTimestampsAndWatermarks(
+      WatermarkStrategy.forGenerator<number>(() => ({ onEvent: rejects, onPeriodicEmit: () => {} })),
+    ),
   'a timestamp assigner': (stream) =>
     stream.assignTimestampsAndWatermarks(WatermarkStrategy.forMonotonousTimestamps(rejects)),
 }

@@ -3,7 +3,9 @@
  *
  * Invariant: the watermark never regresses, whatever order event times come in.
  */
+import { isPromise } from '../../operators/user-function.ts'
 import type { Batch } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { WatermarkGenerator as EngineGenerator } from '../core/graph.ts'
 import { type RowReader, rowReader } from '../core/rows.ts'
 import type { Schema } from '../core/schema.ts'
@@ -70,6 +72,12 @@ export interface WatermarkGenerator<in T = unknown> {
   onPeriodicEmit(output: WatermarkOutput): void
 }
 
+function promiseFromGenerator(): MillraceError {
+  return new MillraceError('PROMISE_RETURNED', 'A watermark generator returned a promise.', {
+    hint: 'Watermark generators are synchronous.',
+  })
+}
+
 /** Calls a user's generator for each row. */
 export class CustomGenerator implements EngineGenerator {
   isIdle = false
@@ -102,7 +110,8 @@ export class CustomGenerator implements EngineGenerator {
     const { watermark } = this
     for (let i = from; i < to; i++) {
       this.isIdle = false
-      this.generator.onEvent(this.read(rows, i), eventTimes[i]!, this.output)
+      const returned: unknown = this.generator.onEvent(this.read(rows, i), eventTimes[i]!, this.output)
+      if (isPromise(returned)) throw promiseFromGenerator()
       if (this.watermark > watermark || this.isIdle) return i + 1
     }
     return to
