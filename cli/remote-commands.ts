@@ -38,11 +38,7 @@ class RemoteProcess {
         ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       })
     } catch (cause) {
-      throw new MillraceError('NOT_REACHABLE', `Nothing answers on port ${this.port}.`, {
-        domain: 'external',
-        cause,
-        hint: 'Give the port that the job printed as "dashboard http://127.0.0.1:PORT".',
-      })
+      throw unreachable(this.port, cause)
     }
     const text = await response.text()
     let answer: unknown
@@ -66,6 +62,22 @@ class RemoteProcess {
   act(job: JobSummary, action: string, body?: object): Promise<unknown> {
     return this.request('POST', `/api/jobs/${encodeURIComponent(job.id)}/${action}`, body)
   }
+}
+
+function unreachable(port: number, cause: unknown): MillraceError {
+  const { code } = ((cause as Error).cause ?? {}) as { code?: string }
+  if (code === 'ECONNREFUSED') {
+    return new MillraceError('NOT_REACHABLE', `Nothing answers on port ${port}.`, {
+      domain: 'external',
+      cause,
+      hint: 'Give the port that the job printed as "dashboard http://127.0.0.1:PORT".',
+    })
+  }
+  return new MillraceError('CONNECTION_LOST', `The process on port ${port} went away before it answered.`, {
+    domain: 'external',
+    cause,
+    hint: 'It may have done what was asked: look with `millrace checkpoints list DIR`, or start it again.',
+  })
 }
 
 function refusal(body: unknown, status: number): MillraceError {

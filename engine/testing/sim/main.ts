@@ -78,6 +78,9 @@ async function runMany(count: number, from: number): Promise<boolean> {
   return failed === 0
 }
 
+// As when a trace goes to `head`.
+process.stdout.on('error', () => process.exit(1))
+
 const passed =
   values.seed !== undefined
     ? await runOne(wholeNumber('seed', values.seed))
