@@ -46,7 +46,10 @@ export async function openBytes(path: string, compression: Compression, offset: 
 
 async function openPlain(path: string, offset: number): Promise<ByteStream> {
   const handle = await open(path, 'r').catch((error: unknown) => {
-    throw new MillraceError('FILE_READ_FAILED', `Cannot open ${path}.`, { domain: 'external', cause: error })
+    throw new MillraceError('FILE_READ_FAILED', `Cannot open ${path}: ${messageOf(error)}.`, {
+      domain: 'external',
+      cause: error,
+    })
   })
   let position = offset
   return {

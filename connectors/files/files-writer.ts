@@ -17,7 +17,7 @@ import { promisify } from 'node:util'
 import { crc32, gzip, zstdCompress } from 'node:zlib'
 import type { SinkWriter, SinkWriterContext } from '../../engine/contract/sink.ts'
 import type { Batch } from '../../engine/core/batch.ts'
-import { MillraceError } from '../../engine/core/errors.ts'
+import { MillraceError, messageOf } from '../../engine/core/errors.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { type RowReader, rowReader } from '../../engine/core/rows.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
@@ -342,8 +342,14 @@ export class FilesWriter implements SinkWriter {
   }
 
   private fail(cause: unknown): void {
-    const options = { domain: 'external', retryable: true, cause } as const
-    this.context.fail(new MillraceError('FILE_WRITE_FAILED', `Writing to ${this.pending} failed.`, options))
+    this.context.fail(
+      new MillraceError('FILE_WRITE_FAILED', `Writing to ${this.pending} failed: ${messageOf(cause)}.`, {
+        domain: 'external',
+        retryable: true,
+        cause,
+        hint: 'Check free space, limits and permissions there; a restart goes on from the newest checkpoint.',
+      }),
+    )
   }
 
   private wakeIfBlocked(): void {

@@ -200,6 +200,19 @@ describe('files sink', () => {
       assert.equal(await committer.readMarker(), 0)
     }))
 
+  test('a write that fails fails the job, with the reason', () =>
+    withDirectory(async (directory) => {
+      const path = join(directory, 'out')
+      const context = await testWriterContext(directory, ROW)
+      const writer = sinkOf(path).createWriter(context)
+      await writer.open()
+      await rm(join(path, '.pending'), { recursive: true })
+      writer.write(batchOfRows(ROW, [{ id: 1, text: 'z' }]), 0)
+      await assert.rejects(writer.prepareCommit())
+      assert.match(String(context.failure()), /Writing to .*\.pending failed: ENOENT.*free space/)
+      await writer.close()
+    }))
+
   test('a part with a flipped bit is not shown; whole again it is', () =>
     withDirectory(async (directory) => {
       const path = join(directory, 'out')

@@ -13,7 +13,7 @@
 import type { Batch } from '../../engine/core/batch.ts'
 import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
 import type { CsvDecoder } from '../../engine/core/csv/csv-decoder.ts'
-import { MillraceError } from '../../engine/core/errors.ts'
+import { MillraceError, messageOf } from '../../engine/core/errors.ts'
 import { JsonDecoder } from '../../engine/core/json/json-decoder.ts'
 import { ArrayScanner, trimEnd, trimStart } from './array-scanner.ts'
 import type { ByteStream } from './byte-stream.ts'
@@ -129,11 +129,15 @@ export class SplitReader {
       },
       (error: unknown) => {
         this.reading = false
-        this.error = new MillraceError('FILE_READ_FAILED', `Reading ${this.position.path} failed.`, {
-          domain: 'external',
-          retryable: true,
-          cause: error,
-        })
+        this.error = new MillraceError(
+          'FILE_READ_FAILED',
+          `Reading ${this.position.path} failed: ${messageOf(error)}.`,
+          {
+            domain: 'external',
+            retryable: true,
+            cause: error,
+          },
+        )
         this.changed()
       },
     )
