@@ -35,9 +35,11 @@ export interface ProgramRun {
 const EXIT_SIGINT = 130
 const EXIT_SIGTERM = 143
 
-/** Exits once stdout has taken what was written: a pipe would lose it otherwise. */
+/** Exits once stdout and stderr have taken what was written: pipes would lose it otherwise. */
 export async function exitProcess(code: number): Promise<never> {
-  await new Promise<void>((resolve) => process.stdout.write('', () => resolve()))
+  for (const stream of [process.stdout, process.stderr]) {
+    await new Promise<void>((resolve) => stream.write('', () => resolve()))
+  }
   process.exit(code)
 }
 

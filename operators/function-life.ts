@@ -4,12 +4,12 @@
  * Used by operators that call functions with a life. Invariants: states are declared before `open` returns;
  * `initializeState` comes before `open`; what the function throws carries the operator's name.
  */
-import type { RichFunction } from '../engine/contract/functions.ts'
+import type { KeyedStateStore, RichFunction } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import type { CurrentKey } from './current-key.ts'
 import { OperatorState } from './operator-state.ts'
-import { runtimeContext } from './runtime-context.ts'
+import { keyedStates, runtimeContextOver } from './runtime-context.ts'
 import { asyncFunctionError, isPromise, userFunctionError } from './user-function.ts'
 import { type CodecFactory, UserStates } from './user-state.ts'
 
@@ -17,20 +17,22 @@ export class FunctionLife {
   readonly states: UserStates
   private readonly fn: RichFunction
   private readonly context: OperatorContext
+  private readonly keyedStates: KeyedStateStore
   private readonly operatorState: OperatorState
 
   constructor(fn: RichFunction, context: OperatorContext, current: CurrentKey, codecOf: CodecFactory) {
     this.fn = fn
     this.context = context
     this.states = new UserStates(context, current, codecOf)
-    this.operatorState = new OperatorState(context, codecOf)
+    this.keyedStates = keyedStates(this.states)
+    this.operatorState = new OperatorState(context, codecOf, this.keyedStates)
   }
 
   /** To be called in the operator's `open`. */
   open(): void {
     const { fn, context, states, operatorState } = this
     this.guard(() => fn.initializeState?.(operatorState))
-    const runtime = runtimeContext(context, states)
+    const runtime = runtimeContextOver(context, this.keyedStates)
     fn.setRuntimeContext?.(runtime)
     this.guard(() => fn.open?.(runtime))
     states.endDeclarations()

@@ -8,6 +8,7 @@
  */
 import type {
   FunctionInitializationContext,
+  KeyedStateStore,
   ListState,
   ListStateDescriptor,
   OperatorStateStore,
@@ -65,13 +66,16 @@ class PlainList implements ListState<unknown> {
 export class OperatorState implements FunctionInitializationContext {
   readonly isRestored: boolean
   readonly operatorStateStore: OperatorStateStore
+  readonly keyedStateStore: KeyedStateStore
   private readonly context: StatePlace
   private readonly codecOf: CodecFactory
   private readonly lists = new Map<string, PlainList>()
   private declared = false
 
-  constructor(context: StatePlace, codecOf: CodecFactory) {
+  /** `keyedStates` is what functions get for state by key. */
+  constructor(context: StatePlace, codecOf: CodecFactory, keyedStates: KeyedStateStore) {
     this.context = context
+    this.keyedStateStore = keyedStates
     this.codecOf = codecOf
     this.isRestored = context.restored.length > 0
     this.operatorStateStore = {

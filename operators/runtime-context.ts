@@ -16,15 +16,15 @@ import { MillraceError } from '../engine/core/errors.ts'
 import type { MetricGroup } from '../engine/core/user-metrics.ts'
 import type { UserStates } from './user-state.ts'
 
-/** With states that are declared as they are asked for. */
-export function runtimeContext(context: OperatorContext, states: UserStates): RuntimeContext {
-  return runtimeContextOver(context, {
+/** States that are declared as they are asked for. */
+export function keyedStates(states: UserStates): KeyedStateStore {
+  return {
     getState: (descriptor) => states.value(descriptor),
     getListState: (descriptor) => states.list(descriptor),
     getMapState: (descriptor) => states.map(descriptor),
     getReducingState: (descriptor) => states.reducing(descriptor),
     getAggregatingState: (descriptor) => states.aggregating(descriptor),
-  })
+  }
 }
 
 /** The part of an operator's context that it takes. */

@@ -72,7 +72,7 @@ export class WindowFunctionRunner {
     this.windowStates = new WindowStates({ prefix: 'window.', record: () => current.record, codecOf, context })
     this.userStates = new UserStates(context, key, codecOf)
     this.globalStates = new LazyStates(this.userStates)
-    this.operatorState = new OperatorState(context, codecOf)
+    this.operatorState = new OperatorState(context, codecOf, this.globalStates)
     this.userContext = this.makeUserContext()
   }
 

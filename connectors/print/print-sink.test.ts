@@ -79,6 +79,15 @@ test('a format makes the lines', async () => {
   assert.equal(String(stream.read()), 'a is 1\na is 2\n')
 })
 
+test('standard error is another stream', () => {
+  const url = new URL('./print-sink.ts', import.meta.url).href
+  const program = `import { printSink } from ${JSON.stringify(url)}
+    printSink({ prefix: 'e', standardError: true }).onMessage('to err\\n')
+    printSink().onMessage('to out\\n')`
+  const run = spawnSync(process.execPath, ['--input-type=module', '-e', program], { encoding: 'utf8' })
+  assert.deepEqual([run.stdout, run.stderr.split('\n').filter((line) => line === 'to err')], ['to out\n', ['to err']])
+})
+
 test('a slow stream gets every line in order, and flushed waits for it', async () => {
   let text = ''
   const stream = new Writable({

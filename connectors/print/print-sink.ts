@@ -22,7 +22,9 @@ export interface PrintSinkOptions<T> {
   readonly prefix?: string
   /** The line of a row, without its end; by default a string as it is, and JSON for all else. */
   readonly format?: (row: T) => string
-  /** `process.stdout` by default. */
+  /** True for the process's standard error instead of its output. */
+  readonly standardError?: boolean
+  /** Where the lines go instead of the process's own streams. */
   readonly stream?: LineStream
 }
 
@@ -33,10 +35,10 @@ export interface PrintSink<T> extends Sink<T> {
 
 /** Makes the sink; a bare string is the prefix. */
 export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {}): PrintSink<T> {
-  const { prefix, format, stream } = typeof options === 'string' ? { prefix: options } : options
+  const { prefix, format, stream, standardError } = typeof options === 'string' ? { prefix: options } : options
   const start = prefix === undefined || prefix === '' ? '' : `${prefix}> `
   const lineOf = (format as ((row: unknown) => string) | undefined) ?? plainLine
-  const printer = new Printer(stream)
+  const printer = new Printer(() => stream ?? (standardError === true ? process.stderr : process.stdout))
   return {
     kind: 'print',
     guarantee: 'at-least-once',
@@ -67,19 +69,19 @@ export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {
  * same memory in the stream's own buffer, where whoever ends the process can wait for it.
  */
 class Printer {
-  private readonly stream: LineStream | undefined
+  private readonly streamOf: () => LineStream
   private state: 'unused' | 'open' | 'gone' = 'unused'
   private pending = 0
   private waiters: (() => void)[] = []
 
-  constructor(stream: LineStream | undefined) {
-    this.stream = stream
+  constructor(streamOf: () => LineStream) {
+    this.streamOf = streamOf
   }
 
   print(text: string): void {
     // The reader left, as in `job | head`; the job goes on without printing.
     if (this.state === 'gone') return
-    const stream = this.stream ?? process.stdout
+    const stream = this.streamOf()
     if (this.state === 'unused') {
       this.state = 'open'
       stream.once('error', () => this.gone())

@@ -64,8 +64,8 @@ import { AllWindowedStream, WindowedStream } from './windowed-stream.ts'
 /** What streams need of their environment. */
 export interface StreamHome {
   readonly builder: GraphBuilder
-  /** A sink that prints rows on stdout, each line after `prefix`. */
-  printSink(prefix: string | undefined): Sink
+  /** A sink that prints rows on stdout or stderr, each line after `prefix`. */
+  printSink(prefix: string | undefined, standardError: boolean): Sink
   /** Runs the job and resolves to the rows of one stream. */
   collect<T>(stream: DataStream<T>): Promise<T[]>
   /** Runs the job and gives the rows of one stream as they come. */
@@ -321,7 +321,12 @@ export class DataStream<T> {
 
   /** Prints each element as a line on stdout, after `PREFIX> ` if one is given: a string as it is, else JSON. */
   print(prefix?: string): DataStreamSink {
-    return this.endIn(this.home.printSink(prefix)).name('Print to Std. Out')
+    return this.endIn(this.home.printSink(prefix, false)).name('Print to Std. Out')
+  }
+
+  /** As `print`, on stderr. */
+  printToErr(prefix?: string): DataStreamSink {
+    return this.endIn(this.home.printSink(prefix, true)).name('Print to Std. Err')
   }
 
   /** Runs the job and resolves to this stream's elements. Needs bounded input that fits in memory. */

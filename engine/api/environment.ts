@@ -284,7 +284,7 @@ export class StreamExecutionEnvironment {
   private home(): StreamHome {
     return {
       builder: this.builder,
-      printSink,
+      printSink: (prefix, standardError) => printSink({ prefix: prefix ?? '', standardError }),
       collect: (stream) => this.collect(stream),
       iterate: (stream) => this.iterate(stream),
       iterateLater: (stream) => this.iteratorOver(stream),

@@ -59,7 +59,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
     const { fn, context } = this
     if (typeof fn === 'function') return
     if (fn.initializeState !== undefined) {
-      this.state = new OperatorState(context, stateCodec)
+      this.state = new OperatorState(context, stateCodec, NO_STATES)
       await fn.initializeState(this.state)
     }
     const runtime = runtimeContextOver({ ...context, attempt: context.restarts }, NO_STATES)

@@ -112,6 +112,25 @@ function numbersUntil(count: number, gate: () => number): Source<number> {
 }
 
 describe('process functions in jobs', () => {
+  test('state by key may be declared in initializeState too, where there are keys', async () => {
+    class Count implements KeyedProcessFunction<string, string, string> {
+      private times!: ValueState<number>
+      initializeState({ keyedStateStore }: FunctionInitializationContext): void {
+        this.times = keyedStateStore.getState(new ValueStateDescriptor<number>('times'))
+      }
+      snapshotState(): void {}
+      processElement(word: string, _context: ProcessContext<string>, collect: (line: string) => void): void {
+        this.times.update((this.times.value() ?? 0) + 1)
+        collect(`${word} ${this.times.value()}`)
+      }
+    }
+    const words = () => environment().fromElements('a', 'b', 'a')
+    const counted = words().keyBy((word) => word)
+    assert.deepEqual((await counted.process(new Count()).executeAndCollect()).sort(), ['a 1', 'a 2', 'b 1'])
+    const unkeyed = words().process(new Count() as never)
+    await assert.rejects(unkeyed.executeAndCollect(), { code: 'STATE_NOT_KEYED' })
+  })
+
   test('keyed: map and list state, timers, a schema for the results', async () => {
     const rows = await environment()
       .fromCollection(visits)

@@ -280,6 +280,8 @@ export interface OperatorStateStore {
 export interface FunctionInitializationContext {
   readonly isRestored: boolean
   readonly operatorStateStore: OperatorStateStore
+  /** State by key, as in `open`. Throws `STATE_NOT_KEYED` where there are no keys. */
+  readonly keyedStateStore: KeyedStateStore
 }
 
 /** A function that keeps state of its subtask. Small: all of it is in every checkpoint. */
