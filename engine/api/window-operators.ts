@@ -136,7 +136,11 @@ function kernelOf(work: WindowWork, process: AnyCallback | null, settings: Windo
     case 'reduce':
       return reduceKernel(work.fn, { codec: rowCodec(inputSchema), outputSchema }, process)
     case 'process':
-      return processKernel(process as AnyCallback, { codec: objectCodec(), earlier: [arraysOfRows()], outputSchema })
+      return processKernel(process as AnyCallback, {
+        codec: rowCodec(inputSchema),
+        earlier: [arraysOfRows()],
+        outputSchema,
+      })
     case 'coGroup': {
       const earlier = [work.createEarlier()]
       const contents = coGroupContents()
