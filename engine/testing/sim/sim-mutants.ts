@@ -386,6 +386,24 @@ const PROTOCOL_MUTANTS = {
       }),
     }),
   },
+  'epoch-before-manifest': {
+    what: 'a sink moves its marker when the barrier comes, before there is a manifest',
+    plant: () => ({
+      external: { ignoresOwner: true },
+      graph: (graph, { external, scope }) =>
+        changeSinks(graph, {
+          writer: (writer, { sinkId }) => ({
+            open: () => writer.open(),
+            write: (batch, from) => writer.write(batch, from),
+            async prepareCommit() {
+              await external.transact(scope, sinkId, 0, external.sink(sinkId).marker + 1, [])
+              return writer.prepareCommit()
+            },
+            close: () => writer.close(),
+          }),
+        }),
+    }),
+  },
   'output-before-manifest': { what: 'output shows before its manifest exists', plant: directOutput },
   'commit-gives-up': {
     what: 'a commit of unknown outcome is taken for done',
