@@ -4,6 +4,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { closest, parseFlags, usageError } from '../engine/api/run-flags.ts'
+import { exitProcess } from './exit-process.ts'
 import { exitCodeForError, printFailure } from './failure.ts'
 import { COMMANDS, type CommandName, commandHelp, generalHelp, runHelp } from './help.ts'
 
@@ -66,6 +67,5 @@ export async function main(args: readonly string[]): Promise<void> {
     printFailure(error)
     code = exitCodeForError(error)
   }
-  await new Promise<void>((resolve) => process.stdout.write('', () => resolve()))
-  process.exit(code)
+  await exitProcess(code)
 }

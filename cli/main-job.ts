@@ -24,8 +24,9 @@ import { feedEvents, prepareTopic } from '../jobs/feeder.ts'
 import { campaignEvent, flightEvents, type LearningEvent } from '../jobs/learning-events.ts'
 import definition, { DEFAULT_DIRECTORY, TOPIC } from '../jobs/pattern-detection.ts'
 import { acquireFileLock } from '../state/file-lock.ts'
+import { exitProcess } from './exit-process.ts'
 import { exitCodeForError, printFailure } from './failure.ts'
-import { exitProcess, runProgram } from './run-program.ts'
+import { runProgram } from './run-program.ts'
 
 const FLAGS: FlagSpecs = {
   rate: { type: 'string', value: 'N', help: 'events a second (default 2000); 0 is as fast as possible' },

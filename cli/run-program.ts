@@ -13,6 +13,7 @@ import type { JobExecutionResult, RunningJob } from '../engine/runtime/launcher-
 import type { JobEvent } from '../engine/runtime/status.ts'
 import { startServer } from '../engine/server/server.ts'
 import { checkProgram } from './check-program.ts'
+import { exitProcess } from './exit-process.ts'
 import { exitCodeForError, isUsageError, printFailure } from './failure.ts'
 import { runHelp } from './help.ts'
 import { humanOutput, jsonOutput, type RunOutput } from './output.ts'
@@ -34,14 +35,6 @@ export interface ProgramRun {
 
 const EXIT_SIGINT = 130
 const EXIT_SIGTERM = 143
-
-/** Exits once stdout and stderr have taken what was written: pipes would lose it otherwise. */
-export async function exitProcess(code: number): Promise<never> {
-  for (const stream of [process.stdout, process.stderr]) {
-    await new Promise<void>((resolve) => stream.write('', () => resolve()))
-  }
-  process.exit(code)
-}
 
 /**
  * Runs the job to its end; rejects with the cause when it fails. Where the flags ask for help or a check,

@@ -5,7 +5,7 @@ import { useCompileCache } from './compile-cache.ts'
 
 useCompileCache()
 const { exitCodeForError, printFailure } = await import('./failure.ts')
-const { exitProcess } = await import('./run-program.ts')
+const { exitProcess } = await import('./exit-process.ts')
 try {
   const { startMainJob } = await import('./main-job.ts')
   await startMainJob(process.argv.slice(2))
