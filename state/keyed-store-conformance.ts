@@ -106,6 +106,7 @@ const command = fc.oneof(
     b: keys,
     awaitFirst: fc.boolean(),
     isImaged: fc.boolean(),
+    isScanned: fc.boolean(),
   }),
 )
 type Command = typeof command extends fc.Arbitrary<infer T> ? T : never
@@ -171,6 +172,7 @@ async function checkpointStep(
   applyTo(model, step.changes)
   const expected = sortedRows(model)
   if (step.awaitFirst) await running
+  else if (step.isScanned) assert.deepEqual(scanAll(store), expected)
   const [from, to] = step.a < step.b ? [step.a, step.b] : [step.b, step.a]
   store.deleteRange(bytesOf(from), bytesOf(to))
   deleteRangeIn(model, from, to)

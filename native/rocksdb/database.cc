@@ -97,7 +97,7 @@ uint64_t Database::MultiGet(const Arena& keys, const LookupTarget& target) {
 // In key order: keys that lie in one block, or under one piece of a filter or an index, are then asked for together.
 void Database::Find(const Arena& keys, Answers* answers) {
   // Rows still being sorted cannot be found yet, and they may be what is asked for.
-  const SortedBatch* in_flight = WaitUntilSorted() == Phase::kIdle ? nullptr : in_flight_.get();
+  const SortedBatch* in_flight = WaitWhile({Phase::kSorting}) == Phase::kIdle ? nullptr : in_flight_.get();
   const bool layered = in_flight != nullptr || !overlay_.Empty();
   const rocksdb::ReadOptions options;
   std::array<rocksdb::Slice, kLookupRows> asked;
@@ -167,8 +167,11 @@ void Database::DeleteRange(const rocksdb::Slice& from, const rocksdb::Slice& to)
 }
 
 std::unique_ptr<rocksdb::Iterator> Database::NewIterator(const rocksdb::ReadOptions& options) {
-  FinishCheckpoint();
-  MergeOverlay();
+  // Once the batch is in RocksDB only writes that came after it are not; without any there is no need to wait for the image.
+  if (WaitWhile({Phase::kSorting, Phase::kSorted}) != Phase::kApplied || !overlay_.Empty()) {
+    FinishCheckpoint();
+    MergeOverlay();
+  }
   return std::unique_ptr<rocksdb::Iterator>(db_->NewIterator(options));
 }
 
@@ -228,9 +231,9 @@ void Database::SetPhase(Phase phase) {
 }
 
 // kIdle is answered at once.
-Database::Phase Database::WaitUntilSorted() {
+Database::Phase Database::WaitWhile(std::initializer_list<Phase> phases) {
   std::unique_lock<std::mutex> lock(mutex_);
-  changed_.wait(lock, [this] { return phase_ != Phase::kSorting; });
+  changed_.wait(lock, [&] { return std::find(phases.begin(), phases.end(), phase_) == phases.end(); });
   return phase_;
 }
 

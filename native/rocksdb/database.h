@@ -15,6 +15,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -51,7 +52,7 @@ class Database {
   uint64_t MultiGet(const Arena& keys, const LookupTarget& target);
   void Write(const Batch& batch);
   void DeleteRange(const rocksdb::Slice& from, const rocksdb::Slice& to);
-  // A consistent view; waits for a running checkpoint so that the view is a plain RocksDB one.
+  // A consistent view; waits for the writes of a running checkpoint, so that the view is a plain RocksDB one.
   std::unique_ptr<rocksdb::Iterator> NewIterator(const rocksdb::ReadOptions& options);
 
   // Throws kArgument if one is running. The batch's memory is borrowed until FinishCheckpoint.
@@ -82,7 +83,7 @@ class Database {
   size_t WriteBatchBytes() const;
   Phase phase();
   void SetPhase(Phase phase);
-  Phase WaitUntilSorted();
+  Phase WaitWhile(std::initializer_list<Phase> phases);
   void MergeOverlay();
   void WriteRows(const Batch& batch, const std::vector<uint32_t>* order);
   rocksdb::Status WriteWithResume(rocksdb::WriteBatch* batch);
