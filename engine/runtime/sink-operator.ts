@@ -8,10 +8,12 @@ import type { Operator, OperatorContext, Output } from '../contract/operator.ts'
 import type { SinkWriter } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
 import { BATCH_ROWS_MAX, sliceBatch } from '../core/batch.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import { BatchBuilder, type RowReader, rowReader } from '../core/rows.ts'
 import type { Schema } from '../core/schema.ts'
 import { WATERMARK_MAX } from '../core/time.ts'
+import { kindOf } from './source-promises.ts'
 
 export class SinkOperator implements Operator {
   /** Rows the writer took. */
@@ -40,10 +42,21 @@ export class SinkOperator implements Operator {
   }
 
   process(batch: Batch, from: number, _output: Output): number {
-    const taken = this.read === null ? this.writer.write(batch, from) : this.writeConverted(batch, from)
+    const taken = this.read === null ? this.write(batch, from) : this.writeConverted(batch, from)
     this.recordsOut += taken - from
     this.isWaiting = taken < batch.length
     return taken
+  }
+
+  /** Throws `SINK_INVALID` unless the writer answers with a row of the batch, or its end. */
+  private write(batch: Batch, from: number): number {
+    const taken: unknown = this.writer.write(batch, from)
+    if (Number.isInteger(taken) && (taken as number) >= from && (taken as number) <= batch.length)
+      return taken as number
+    const what = typeof taken === 'number' ? `${taken} of ${batch.length} rows from ${from} on` : kindOf(taken)
+    throw new MillraceError('SINK_INVALID', `The sink's writer does not keep its promises: write gave ${what}.`, {
+      hint: 'Return at once, with the index of the first row that was not taken: batch.length when all were.',
+    })
   }
 
   private writeConverted(batch: Batch, from: number): number {
@@ -56,7 +69,7 @@ export class SinkOperator implements Operator {
       this.convertedStart = from
     }
     const start = this.convertedStart
-    const taken = start + this.writer.write(sliceBatch(this.converted, 0, this.converted.length), from - start)
+    const taken = start + this.write(sliceBatch(this.converted, 0, this.converted.length), from - start)
     if (taken === start + this.converted.length) this.convertedFrom = null
     return taken
   }

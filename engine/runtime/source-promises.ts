@@ -46,7 +46,8 @@ function checkPosition(source: string, id: string, position: unknown): void {
   checkJson(position, `The position of split ${JSON.stringify(id)} of ${JSON.stringify(source)}`)
 }
 
-function kindOf(value: unknown): string {
+/** What to call a value that should not be there. */
+export function kindOf(value: unknown): string {
   if (typeof value === 'string') return JSON.stringify(value)
   return value instanceof Promise ? 'a promise' : value === null ? 'null' : typeof value
 }
