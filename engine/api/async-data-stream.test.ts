@@ -31,6 +31,8 @@ describe('async streams', { timeout: 30_000 }, () => {
     const stream = environment()
       .fromCollection(numbers(3_000))
       .map((n) => n * 2)
+      // Two would each have an order of their own.
+      .setParallelism(1)
     const looked = AsyncDataStream.orderedWait(
       stream,
       async (n) => {
