@@ -111,6 +111,19 @@ describe('files', () => {
     await check(() => filesSource({ path, schema: ROW, format: 'csv' }), { rows: all })
   })
 
+  test('text, cut into ranges, compressed and watched, with lines that are no UTF-8', async () => {
+    const lines = ['\ufeffone', '', 'é', 'x'.repeat(50), '', 'last']
+    const text = Buffer.from(lines.map((line, i) => (i % 2 === 0 ? `${line}\n` : `${line}\r\n`)).join(''))
+    const bad = Buffer.from([0x61, 0xff, 0x0a])
+    const path = await folder('text', { 'a.txt': Buffer.concat([text, bad, text, bad]), 'b.txt.gz': gzipSync(text) })
+    // Only at the beginning of a file it is a mark.
+    const first = ['one', ...lines.slice(1)]
+    const rows = [...first, ...lines, ...first].map((line) => ({ line }))
+    for (const options of [{ splitBytes: 7 }, {}, { monitorContinuously: 50 }]) {
+      await check(() => filesSource({ path, format: 'text', ...options }), { rows, deadLetters: 2 })
+    }
+  })
+
   test('compressed', async () => {
     const [a, , c] = parts.map((rows) => Buffer.from(`${linesOf(rows).join('\n')}\n`))
     const path = await folder('compressed', { 'a.jsonl.gz': gzipSync(a!), 'c.jsonl.zst': zstdCompressSync(c!) })

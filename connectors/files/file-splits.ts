@@ -1,7 +1,7 @@
 /**
  * Finds the files of a files source and cuts them into splits. Called on the coordinator's thread.
  *
- * A JSON lines file is cut into ranges of about `splitBytes` that begin right after a newline, so that
+ * A file of JSON lines or text is cut into ranges of about `splitBytes` that begin right after a newline, so that
  * each record lies in one range. A single split are: a file that is one JSON array; CSV, whose quoted cells may
  * hold newlines; and compressed files, which cannot be entered in the middle.
  */
@@ -16,7 +16,7 @@ import { splitParquet } from './parquet-reader.ts'
 /** Position of a split. `offset` is where to read on; records of [offset, end) are still to come. */
 export interface FilePosition {
   readonly path: string
-  readonly form: 'lines' | 'array' | 'csv' | 'parquet'
+  readonly form: 'lines' | 'array' | 'csv' | 'text' | 'parquet'
   /** In bytes of the content; in rows for Parquet. */
   readonly offset: number
   /** Null while the end of a compressed file is not known. */
@@ -34,7 +34,7 @@ export interface SplitOptions {
   readonly csv: CsvDialect & { readonly header?: boolean }
 }
 
-export type FileFormat = 'json' | 'csv' | 'parquet'
+export type FileFormat = 'json' | 'csv' | 'text' | 'parquet'
 
 const PROBE_BYTES = 64 * 1_024
 
@@ -105,11 +105,15 @@ function notFound(path: string, cause: unknown): MillraceError {
 export async function splitFile(path: string, options: SplitOptions): Promise<SplitState[]> {
   if (options.format === 'parquet') return splitParquet(path)
   const compression = options.compression ?? compressionOf(path)
-  if (options.format === 'json' && compression === 'none') return splitLines(path, options.splitBytes)
+  const { format } = options
+  if ((format === 'json' || format === 'text') && compression === 'none') {
+    return splitLines(path, format, options.splitBytes)
+  }
   const probe = await headOf(path, compression)
   if (probe.length === 0) return []
   const end = compression === 'none' ? (await stat(path)).size : null
-  if (options.format === 'json') {
+  if (format === 'text') return [split({ path, form: 'text', offset: markBytes(probe), end, compression })]
+  if (format === 'json') {
     return [split({ path, form: isArray(probe) ? 'array' : 'lines', offset: 0, end, compression })]
   }
   if (options.csv.header === false) return [split({ path, form: 'csv', offset: 0, end, compression })]
@@ -142,15 +146,17 @@ async function headOf(path: string, compression: Compression): Promise<Buffer> {
   }
 }
 
-async function splitLines(path: string, splitBytes: number): Promise<SplitState[]> {
+async function splitLines(path: string, format: 'json' | 'text', splitBytes: number): Promise<SplitState[]> {
   const handle = await open(path, 'r')
   try {
     const size = (await handle.stat()).size
     const probe = Buffer.alloc(Math.min(size, PROBE_BYTES))
     await handle.read(probe, 0, probe.length, 0)
-    if (isArray(probe)) return [split({ path, form: 'array', offset: 0, end: size })]
+    if (format === 'json' && isArray(probe)) return [split({ path, form: 'array', offset: 0, end: size })]
+    const form = format === 'json' ? 'lines' : 'text'
     const splits: SplitState[] = []
-    let from = 0
+    // The decoder of JSON takes a mark itself.
+    let from = form === 'text' ? markBytes(probe) : 0
     while (from < size) {
       let to = from + splitBytes
       if (to >= size) to = size
@@ -164,7 +170,7 @@ async function splitLines(path: string, splitBytes: number): Promise<SplitState[
           if (newline >= 0 || bytesRead === 0) break
         }
       }
-      splits.push(split({ path, form: 'lines', offset: from, end: to }))
+      splits.push(split({ path, form, offset: from, end: to }))
       from = to
     }
     return splits
@@ -177,8 +183,13 @@ function split(position: FilePosition): SplitState {
   return { id: `${position.path}@${position.offset}`, position: { ...position } }
 }
 
+/** Of the byte order mark at the beginning of the content. */
+export function markBytes(probe: Uint8Array): number {
+  return probe[0] === 0xef && probe[1] === 0xbb && probe[2] === 0xbf ? 3 : 0
+}
+
 function isArray(probe: Uint8Array): boolean {
-  let i = probe[0] === 0xef && probe[1] === 0xbb && probe[2] === 0xbf ? 3 : 0
+  let i = markBytes(probe)
   while (i < probe.length && (probe[i] === 0x20 || (probe[i]! >= 0x09 && probe[i]! <= 0x0d))) i++
   return probe[i] === 0x5b
 }

@@ -5,7 +5,7 @@ import { describe, test } from 'node:test'
 import { schema, t } from '../../engine/core/schema.ts'
 import { sinkChecks } from '../sink-conformance.ts'
 import { readRows } from '../testing-context.ts'
-import { type FilesSinkOptions, filesSink, filesSource, MARKER_FILE } from './index.ts'
+import { type FilesSinkOptions, filesSink, filesSource, MARKER_FILE, type TextLine } from './index.ts'
 
 const ROW = schema({ id: t.int32(), text: t.string() })
 type Row = { readonly id: number; readonly text: string }
@@ -34,6 +34,10 @@ const FORMS: Readonly<Record<string, Form>> = {
     options: { openBucketsMax: 2, bucketAssigner: ({ id }) => BUCKETS[Math.floor(Math.sqrt(id)) % 3]! },
     checks: /2048|the cut|cancelled|crash|replaced|cut off|hangs|random/,
   },
+  'text, gzip': {
+    options: { format: 'text', encoder: (row) => JSON.stringify(row), compression: 'gzip' },
+    checks: /2048|the cut/,
+  },
   'CSV, gzip': { options: { format: 'csv', compression: 'gzip' }, checks: /batches|the cut/ },
   Parquet: { options: { format: 'parquet' }, checks: /batches|the cut/ },
 }
@@ -47,6 +51,10 @@ for (const [name, { options, checks: wanted }] of Object.entries(FORMS)) {
       async visible() {
         const files = await finishedFiles(join(directory, 'out'))
         if (files.length === 0) return []
+        if (options.format === 'text') {
+          const { rows } = await readRows(filesSource({ path: files, format: 'text' }))
+          return (rows as TextLine[]).map(({ line }) => JSON.parse(line) as Row)
+        }
         const source = filesSource({ path: files, format: options.format ?? 'json', schema: ROW })
         return (await readRows(source)).rows as Row[]
       },

@@ -1,9 +1,9 @@
 /**
- * Exactly-once sink of files: JSON lines, CSV or Parquet, compressed or not, in one folder or in buckets.
+ * Exactly-once sink of files: JSON lines, CSV, text or Parquet, compressed or not, in one folder or in buckets.
  *
  * Each writer writes files in `<path>/.pending` and cuts them at every barrier (files-writer.ts). A committable names the
  * files with their sizes and checksums. The committer (files-committer.ts) renames the files of an epoch to
- * `<bucket>/<prefix>-<epoch>-<subtask>.jsonl` (or .csv, .parquet) and then replaces the marker file `.millrace-marker`, which
+ * `<bucket>/<prefix>-<epoch>-<subtask>.jsonl` (or .csv, .txt, .parquet) and then replaces the marker file `.millrace-marker`, which
  * holds the epoch. A reader that must not see half of an epoch reads only files with an epoch up to the marker's.
  */
 import type { Sink } from '../../engine/contract/sink.ts'
@@ -20,11 +20,17 @@ import type { EncoderOptions } from './part-encoder.ts'
 export interface FilesSinkOptions<T> {
   /** Directory of the finished files; made when absent. One sink a directory. */
   readonly path: string
-  /** JSON lines by default. CSV and Parquet need a schema. */
+  /** JSON lines by default. CSV and Parquet need a schema. Text is one line a row: see `encoder`. */
   readonly format?: FileFormat
   readonly csv?: EncoderOptions['csv']
   /**
-   * Of JSON lines and CSV; each buffer of about a MiB is compressed by itself, which gzip and zstd read as one
+   * Of text: the line of an element, without its end. Not needed where elements have one column of strings, or are strings,
+   * numbers, bigints or booleans. A text that holds a line feed or ends with a carriage return would come back as another
+   * one: it is not written, and the job fails with `ROW_NOT_SERIALIZABLE`, as for an element without a text.
+   */
+  readonly encoder?: (element: T) => string
+  /**
+   * Of JSON lines, CSV and text; each buffer of about a MiB is compressed by itself, which gzip and zstd read as one
    * stream. Parquet pages are compressed with Snappy already.
    */
   readonly compression?: Extract<Compression, 'none' | 'gzip' | 'zstd'>
@@ -69,6 +75,11 @@ function writerOptions<T>(options: FilesSinkOptions<T>): WriterOptions {
   if (format === 'parquet' && compression !== 'none') {
     throw new MillraceError('OPTION_INVALID', 'Parquet files are compressed inside; leave compression out.')
   }
+  if (options.encoder !== undefined && format !== 'text') {
+    throw new MillraceError('OPTION_INVALID', `An encoder makes lines of text; the format is ${format}.`, {
+      hint: "Set format to 'text', or leave the encoder out.",
+    })
+  }
   if (!(rollBytes >= 1)) throw new MillraceError('OPTION_INVALID', 'rollBytes must be at least 1.')
   if (!(Number.isSafeInteger(openBucketsMax) && openBucketsMax >= 1)) {
     throw new MillraceError('OPTION_INVALID', 'openBucketsMax must be a whole number of at least 1.')
@@ -78,7 +89,8 @@ function writerOptions<T>(options: FilesSinkOptions<T>): WriterOptions {
     throw new MillraceError('OPTION_INVALID', 'inactivityInterval must be more than 0 ms and at most 24 days.')
   }
   const bucketAssigner = (options.bucketAssigner ?? null) as BucketAssigner<unknown> | null
-  return { path, format, csv, compression, rollBytes, bucketAssigner, openBucketsMax, inactiveMs }
+  const encoder = (options.encoder ?? null) as ((element: unknown) => string) | null
+  return { path, format, csv, encoder, compression, rollBytes, bucketAssigner, openBucketsMax, inactiveMs }
 }
 
 /** Node's timers count no further. */

@@ -1,5 +1,5 @@
 /**
- * Bounded source of files: JSON lines, one top-level JSON array a file, or CSV, compressed or not; Parquet.
+ * Bounded source of files: JSON lines, one top-level JSON array a file, CSV or plain text, compressed or not; Parquet.
  *
  * A split is a range of a file (file-splits.ts), its position the next byte to read. A split's id is the
  * path and the range's start, so `splitBytes` and the files must stay the same while a job is restored.
@@ -12,13 +12,14 @@ import { stat } from 'node:fs/promises'
 import type { Source, SourcePoll, SourceReader, SourceReaderContext, SplitState } from '../../engine/contract/source.ts'
 import { CsvDecoder, type CsvDialect, csvBytes } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
-import { createJsonDecoder, JSON_RECORD_BYTES_MAX, type JsonDecoder } from '../../engine/core/json/json-decoder.ts'
+import { createJsonDecoder, JSON_RECORD_BYTES_MAX } from '../../engine/core/json/json-decoder.ts'
 import type { Schema } from '../../engine/core/schema.ts'
+import { checkLineSchema, LineDecoder, TEXT_LINE, type TextLine } from '../../engine/core/text/line-decoder.ts'
 import { type Duration, toMs } from '../../engine/core/time.ts'
 import { type Compression, openBytes } from './byte-stream.ts'
 import { type FileFormat, type FilePosition, findFiles, type SplitOptions, splitFile } from './file-splits.ts'
 import { ParquetReader } from './parquet-reader.ts'
-import { type RejectRecord, SplitReader } from './split-reader.ts'
+import { type RecordDecoder, type RejectRecord, SplitReader } from './split-reader.ts'
 
 export interface FilesSourceOptions<T> {
   /**
@@ -27,7 +28,10 @@ export interface FilesSourceOptions<T> {
    */
   readonly path: string | readonly string[]
   readonly schema: Schema<T>
-  /** `json`, the default: JSON lines, or one JSON array of records; told apart by the file's first character. */
+  /**
+   * `json`, the default: JSON lines, or one JSON array of records; told apart by the file's first character. `text`: each line,
+   * an empty one too, is a row; it ends with LF or CRLF, and must be UTF-8. Its schema has one column, of strings.
+   */
   readonly format?: FileFormat
   /** Of CSV. Fields are found by the names in the header, or by position when there is none. */
   readonly csv?: CsvDialect & {
@@ -36,7 +40,7 @@ export interface FilesSourceOptions<T> {
   }
   /** By the file's extension unless given: .gz, .zst, .br, .deflate. A compressed file is read by one subtask. */
   readonly compression?: Compression
-  /** Longer JSON lines files are cut into ranges of about this many bytes. */
+  /** Longer files of JSON lines or text are cut into ranges of about this many bytes. */
   readonly splitBytes?: number
   /**
    * Never ends, and looks for new files this often. A file must appear whole (move it in, or write it under a
@@ -48,10 +52,30 @@ export interface FilesSourceOptions<T> {
   readonly recordBytesMax?: number
 }
 
+/** Of files of text whose lines come as `{ line }`. */
+export interface TextFilesSourceOptions extends Omit<FilesSourceOptions<TextLine>, 'format' | 'schema' | 'csv'> {
+  readonly format: 'text'
+  readonly schema?: never
+}
+
 const SPLIT_BYTES = 64 * 1_024 * 1_024
 
-/** A bounded source of the records in files. Throws `FILE_NOT_FOUND` when the job starts. */
-export function filesSource<T>(options: FilesSourceOptions<T>): Source<T> {
+/**
+ * A bounded source of the records in files. Files of text need no schema: a line is a row `{ line: string }`. Throws
+ * `OPTION_INVALID` and `SCHEMA_INVALID`, and `FILE_NOT_FOUND` when the job starts.
+ */
+export function filesSource(options: TextFilesSourceOptions): Source<TextLine>
+export function filesSource<T>(options: FilesSourceOptions<T>): Source<T>
+export function filesSource(options: TextFilesSourceOptions | FilesSourceOptions<unknown>): Source<unknown> {
+  const schema = options.schema ?? (options.format === 'text' ? TEXT_LINE : null)
+  if (schema !== null) return sourceOf({ ...options, schema })
+  throw new MillraceError('SCHEMA_REQUIRED', 'filesSource needs the schema of the records.', {
+    hint: 'Give it one, as in schema({ id: t.int32(), name: t.string() }); only lines of text come without.',
+  })
+}
+
+function sourceOf<T>(options: FilesSourceOptions<T>): Source<T> {
+  if (options.format === 'text') checkLineSchema(options.schema)
   const splitBytes = options.splitBytes ?? SPLIT_BYTES
   if (!(splitBytes >= 1)) throw new MillraceError('OPTION_INVALID', 'splitBytes must be at least 1.')
   csvBytes(options.csv ?? {})
@@ -104,7 +128,7 @@ function folderWatch(paths: readonly string[], options: SplitOptions): () => Pro
 class FilesReader<T> implements SourceReader {
   private readonly context: SourceReaderContext
   private readonly options: FilesSourceOptions<T>
-  private readonly decoders = new Map<string, JsonDecoder | CsvDecoder>()
+  private readonly decoders = new Map<string, RecordDecoder>()
   private readonly recordBytesMax: number
   private readonly positions = new Map<string, FilePosition>()
   private waiting: SplitState[] = []
@@ -198,19 +222,28 @@ class FilesReader<T> implements SourceReader {
   }
 
   /** Files with the same columns share a decoder. */
-  private decoderOf(position: FilePosition): JsonDecoder | CsvDecoder {
-    const key = JSON.stringify([position.form === 'csv', position.header ?? null])
+  private decoderOf(position: FilePosition): RecordDecoder {
+    const kind = position.form === 'csv' || position.form === 'text' ? position.form : 'json'
+    const key = JSON.stringify([kind, position.header ?? null])
     let decoder = this.decoders.get(key)
     if (decoder === undefined) {
-      const { schema, csv = {} } = this.options
-      const options = { id: this.context.worker.uniqueId('files'), recordBytesMax: this.recordBytesMax }
-      decoder =
-        position.form === 'csv'
-          ? new CsvDecoder(schema, { ...options, ...csv, fieldOfColumn: fieldsOfColumns(schema, position) })
-          : createJsonDecoder(schema, options)
+      decoder = this.createDecoder(kind, position)
       this.decoders.set(key, decoder)
     }
     return decoder
+  }
+
+  private createDecoder(kind: 'json' | 'csv' | 'text', position: FilePosition): RecordDecoder {
+    const { schema, csv = {} } = this.options
+    const options = { id: this.context.worker.uniqueId('files'), recordBytesMax: this.recordBytesMax }
+    switch (kind) {
+      case 'json':
+        return createJsonDecoder(schema, options)
+      case 'csv':
+        return new CsvDecoder(schema, { ...options, ...csv, fieldOfColumn: fieldsOfColumns(schema, position) })
+      case 'text':
+        return new LineDecoder(schema, this.recordBytesMax)
+    }
   }
 }
 

@@ -31,6 +31,8 @@ export interface WriterOptions {
   readonly path: string
   readonly format: FileFormat
   readonly csv: EncoderOptions['csv']
+  /** Of text; null where the rows are the lines. */
+  readonly encoder: ((element: unknown) => string) | null
   readonly compression: Extract<Compression, 'none' | 'gzip' | 'zstd'>
   /** Infinity for parts of any size. */
   readonly rollBytes: number
@@ -76,7 +78,7 @@ const ROWS_BETWEEN_CHECKS = 64
 const SPARE_BUFFERS_MAX = 2
 
 const COMPRESSORS = { gzip: promisify(gzip), zstd: promisify(zstdCompress) }
-const EXTENSIONS = { json: 'jsonl', csv: 'csv', parquet: 'parquet' } as const
+const EXTENSIONS = { json: 'jsonl', csv: 'csv', text: 'txt', parquet: 'parquet' } as const
 const COMPRESSION_EXTENSIONS = { none: '', gzip: '.gz', zstd: '.zst' } as const
 
 /** The file being written. */
@@ -130,11 +132,18 @@ export class FilesWriter implements SinkWriter {
 
   async open(): Promise<void> {
     const { schema, worker } = this.context
-    const { format, csv, bucketAssigner } = this.options
+    const { format, csv, encoder, bucketAssigner } = this.options
     const id = worker.uniqueId('files-sink')
-    this.createEncoder = await partEncoders({ format, csv, schema, id })
+    const textOf = encoder === null ? null : this.textReader(encoder)
+    this.createEncoder = await partEncoders({ format, csv, textOf, schema, id })
     if (bucketAssigner !== null) this.bucketOf = this.bucketReader(bucketAssigner)
     await mkdir(this.pending, { recursive: true })
+  }
+
+  private textReader(encoder: (element: unknown) => string): (batch: Batch, i: number) => string {
+    const { worker, schema } = this.context
+    const read: RowReader = rowReader(schema, worker.interner, worker.uniqueId('files-sink encoder'))
+    return (batch, i) => encoder(read(batch, i))
   }
 
   private bucketReader(assigner: BucketAssigner<unknown>): (batch: Batch, i: number) => string {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { mkdir, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import { gzipSync } from 'node:zlib'
 import fc from 'fast-check'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
@@ -105,6 +106,24 @@ describe('files source', () => {
       const rest = await readRows(source, { splits: first.positions })
       assert.deepEqual(rest.rows, [{ id: 2, text: 'b' }])
       assert.equal(rest.letters.length, 1)
+    }))
+
+  test('a compressed file that ends inside a record that is too long', () =>
+    withDirectory(async (directory) => {
+      const path = join(directory, 'a.gz')
+      const row = '{"id":1,"text":"a"}'
+      const rest = `{"id":2,"text":"${'z'.repeat(40)}`
+      for (const [text, reasons] of [
+        [`${row}\n${rest}`, [/has 56 bytes, more than the 30/]],
+        [`[${row},${rest}`, [/has 56 bytes, more than the 30/, /before the array is closed/]],
+      ] as const) {
+        await writeFile(path, gzipSync(text))
+        const read = await readRows(filesSource({ path, schema: ROW, recordBytesMax: 30 }))
+        assert.deepEqual(read.rows, [{ id: 1, text: 'a' }])
+        assert.deepEqual(Buffer.from(read.letters[0]!.bytes).toString(), rest)
+        assert.equal(read.letters.length, reasons.length)
+        for (const [i, reason] of reasons.entries()) assert.match(read.letters[i]!.reason, reason)
+      }
     }))
 
   test('malformed arrays: what is wrong is dead-lettered, the rest is read', () =>

@@ -1,5 +1,5 @@
 /**
- * How batches become the bytes of a part file: JSON lines, CSV or Parquet, straight from columns. Called by files-writer.ts.
+ * How batches become the bytes of a part file: JSON lines, CSV, text or Parquet, straight from columns. Called by files-writer.ts.
  *
  * An encoder serves one part, from its first row to `finish`; after that the bytes are a complete file.
  */
@@ -11,7 +11,8 @@ import { createJsonRowWriter } from '../../engine/core/json/json-writer.ts'
 import { optionalPackage } from '../../engine/core/optional-package.ts'
 import type { Schema } from '../../engine/core/schema.ts'
 import type { ByteArena } from '../../engine/core/strings.ts'
-import type { FileFormat } from './file-splits.ts'
+import { lineWriter, type TextOf, type WriteLines } from '../../engine/core/text/line-writer.ts'
+import { type FileFormat, markBytes } from './file-splits.ts'
 import { ParquetEncoder } from './parquet-writer.ts'
 
 export interface PartEncoder {
@@ -28,12 +29,14 @@ export interface PartEncoder {
 export interface EncoderOptions {
   readonly format: FileFormat
   readonly csv: CsvDialect & { readonly header?: boolean }
+  /** Of text; null where the rows are the lines. */
+  readonly textOf?: TextOf | null
   readonly schema: Schema
   /** Unique in the process. */
   readonly id: string
 }
 
-/** A factory of encoders, one a part. Throws `SCHEMA_REQUIRED`, `OPTION_INVALID` and `PACKAGE_MISSING`. */
+/** A factory of encoders, one a part. Throws `SCHEMA_REQUIRED`, `SCHEMA_INVALID`, `OPTION_INVALID` and `PACKAGE_MISSING`. */
 export async function partEncoders(options: EncoderOptions): Promise<() => PartEncoder> {
   const { format, schema, csv, id } = options
   if (format === 'json') {
@@ -45,6 +48,7 @@ export async function partEncoders(options: EncoderOptions): Promise<() => PartE
       finish() {},
     })
   }
+  if (format === 'text') return textEncoders(lineWriter(schema, options.textOf ?? null))
   if (schema.isOpaque) {
     throw new MillraceError('SCHEMA_REQUIRED', `A ${format} file needs rows with declared columns.`, {
       hint: 'Give filesSink a schema, or the step before it, as in map(fn, { schema }).',
@@ -69,4 +73,29 @@ function csvEncoders(writer: CsvWriter, hasHeader: boolean): () => PartEncoder {
       finish() {},
     }
   }
+}
+
+function textEncoders(writeLines: WriteLines): () => PartEncoder {
+  return () => {
+    let isFirst = true
+    return {
+      heldBytes: 0,
+      write(batch, from, to, into) {
+        const at = into.length
+        writeLines(batch, from, to, into)
+        if (isFirst) keepMark(into, at)
+        isFirst = false
+      },
+      flush() {},
+      finish() {},
+    }
+  }
+}
+
+/** A reader takes a mark at the beginning of a file for the encoding's: a line that begins with one gets a second. */
+function keepMark(into: ByteArena, at: number): void {
+  const bytes = markBytes(into.bytes.subarray(at, into.length))
+  into.reserve(bytes)
+  into.bytes.copyWithin(at + bytes, at, into.length)
+  into.length += bytes
 }

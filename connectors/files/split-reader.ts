@@ -15,6 +15,8 @@ import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
 import type { CsvDecoder } from '../../engine/core/csv/csv-decoder.ts'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
 import { JsonDecoder } from '../../engine/core/json/json-decoder.ts'
+import { recordTooLong } from '../../engine/core/record-limit.ts'
+import type { LineDecoder } from '../../engine/core/text/line-decoder.ts'
 import { ArrayScanner, trimEnd, trimStart } from './array-scanner.ts'
 import type { ByteStream } from './byte-stream.ts'
 import type { FilePosition } from './file-splits.ts'
@@ -23,6 +25,8 @@ const CHUNK_BYTES = 256 * 1_024
 const HEADROOM_BYTES = 64 * 1_024
 const PADDING_BYTES = 16
 export const DEAD_LETTER_BYTES_MAX = 1_024 * 1_024
+
+export type RecordDecoder = JsonDecoder | CsvDecoder | LineDecoder
 
 export type RejectRecord = (reason: string, offset: number, bytes: Uint8Array) => void
 
@@ -40,7 +44,7 @@ export class SplitReader {
   offset: number
   private readonly position: FilePosition
   private readonly stream: ByteStream
-  private readonly decoder: JsonDecoder | CsvDecoder
+  private readonly decoder: RecordDecoder
   /** Where the records end; Infinity until the end of a compressed file is met. */
   private end: number
   private readonly recordBytesMax: number
@@ -70,7 +74,7 @@ export class SplitReader {
   constructor(
     position: FilePosition,
     stream: ByteStream,
-    decoder: JsonDecoder | CsvDecoder,
+    decoder: RecordDecoder,
     recordBytesMax: number,
     reject: RejectRecord,
     changed: () => void,
@@ -212,6 +216,11 @@ export class SplitReader {
         return null
       }
     }
+    // A compressed file has ended inside a record that is too long: that it would was not known when its bytes were there.
+    if (this.oversize !== null && this.atEnd) {
+      this.rejectOversize()
+      this.moveTo(this.filled)
+    }
     return null
   }
 
@@ -285,6 +294,7 @@ export class SplitReader {
   }
 
   private rejectUnclosed(): void {
+    if (this.oversize !== null) this.rejectOversize()
     const rest = this.window.subarray(this.at, this.filled)
     this.rejectBytes('The file ends before the array is closed.', this.base + this.at, rest, rest.length)
     this.at = this.filled
@@ -319,7 +329,7 @@ export class SplitReader {
   }
 
   private rejectOversize(): void {
-    const reason = `The record has ${this.oversizeBytes} bytes, more than the ${this.recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
+    const reason = recordTooLong(this.oversizeBytes, this.recordBytesMax)
     this.rejectBytes(reason, this.offset, this.oversize!, this.oversizeBytes)
     this.oversize = null
   }

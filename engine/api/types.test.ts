@@ -3,9 +3,10 @@
  * in `tsc`, and at run time only checks that the programs can be declared.
  */
 import { test } from 'node:test'
-import { dateTimeBuckets, filesSink } from '../../connectors/files/index.ts'
+import { dateTimeBuckets, filesSink, filesSource } from '../../connectors/files/index.ts'
 import { printSink } from '../../connectors/print/index.ts'
 import type { Sink } from '../contract/sink.ts'
+import type { Source } from '../contract/source.ts'
 import {
   AsyncDataStream,
   type AsyncFunction,
@@ -477,6 +478,20 @@ test('a files sink in place knows the rows that its buckets are chosen by', () =
   stream.sinkTo(filesSink({ path: 'unused', bucketAssigner: dateTimeBuckets() }))
   // @ts-expect-error there is no such field
   stream.sinkTo(filesSink({ path: 'unused', bucketAssigner: (flight) => flight.country }))
+})
+
+test('lines of text come as rows of their own type, and an encoder knows what it makes lines of', () => {
+  const lines = filesSource({ path: 'unused', format: 'text' })
+  check<Equal<typeof lines, Source<{ readonly line: string }>>>()
+  const named = filesSource({ path: 'unused', format: 'text', schema: schema({ message: t.string() }) })
+  check<Equal<typeof named, Source<{ message: string }>>>()
+  const stream = flights()
+  stream.sinkTo(filesSink({ path: 'unused', format: 'text', encoder: (flight) => flight.origin }))
+  // @ts-expect-error a line is a string
+  stream.sinkTo(filesSink({ path: 'unused', format: 'text', encoder: (flight) => flight }))
+  // @ts-expect-error only text has a schema of its own
+  const records = () => filesSource({ path: 'unused', format: 'csv' })
+  void records
 })
 
 test('interval joins infer their results, and want keys of one type', () => {

@@ -17,6 +17,7 @@ import { BATCH_ROWS_MAX, type Batch } from '../batch.ts'
 import { type ColumnMemory, DecoderColumns } from '../decoder-columns.ts'
 import { MillraceError } from '../errors.ts'
 import { parseTimestamp } from '../json/timestamp.ts'
+import { recordTooLong } from '../record-limit.ts'
 import type { Field, Schema } from '../schema.ts'
 import { asBuffer } from '../strings.ts'
 import { type FastCsvRecord, generateCsvRecord } from './generate-csv.ts'
@@ -176,9 +177,7 @@ export class CsvDecoder {
   /** Writes the record whose cells were found to row `row`; null, or the reason why it cannot be used. */
   private checkedRecord(buffer: Buffer, start: number, end: number, row: number): string | null {
     const { fieldOfColumn, recordBytesMax } = this.options
-    if (end - start > recordBytesMax) {
-      return `The record has ${end - start} bytes, more than the ${recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
-    }
+    if (end - start > recordBytesMax) return recordTooLong(end - start, recordBytesMax)
     if (this.cells.length !== fieldOfColumn.length) {
       return `The record has ${this.cells.length} cells, not ${fieldOfColumn.length}.`
     }

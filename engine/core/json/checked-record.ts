@@ -8,6 +8,7 @@
 
 import type { ColumnMemory, DecoderColumns } from '../decoder-columns.ts'
 import { messageOf } from '../errors.ts'
+import { recordTooLong } from '../record-limit.ts'
 import type { Field } from '../schema.ts'
 import { asBuffer } from '../strings.ts'
 import { utf8Length } from './scan.ts'
@@ -40,7 +41,7 @@ export function checkedDecode(columns: DecoderColumns, limits: RecordLimits): Ch
     int64Names.size === 0 ? (text: string) => ({ value: JSON.parse(text) as unknown, longs: [] }) : parseLong
   return (bytes, start, end, row) => {
     if (end - start > limits.recordBytesMax) {
-      return `The record has ${end - start} bytes, more than the ${limits.recordBytesMax} allowed (raise recordBytesMax of the source to take it).`
+      return recordTooLong(end - start, limits.recordBytesMax)
     }
     let text: string
     try {
