@@ -5,6 +5,7 @@
 import assert from 'node:assert/strict'
 import { stat } from 'node:fs/promises'
 import { describe, test } from 'node:test'
+import { setTimeout as wait } from 'node:timers/promises'
 import { collectSink } from '../../connectors/collect/collect-sink.ts'
 import { withDirectory } from '../runtime/job.testkit.ts'
 import {
@@ -23,7 +24,7 @@ import {
 } from './index.ts'
 
 const environment = () => StreamExecutionEnvironment.createEnvironment().setParallelism(2)
-const pause = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms))
+const pause = (ms: number): Promise<void> => wait(ms)
 const numbers = (count: number) => Array.from({ length: count }, (_, n) => n)
 
 describe('async streams', { timeout: 30_000 }, () => {
@@ -161,8 +162,9 @@ describe('async streams', { timeout: 30_000 }, () => {
         env.getCheckpointConfig().setCheckpointStorage(directory)
         AsyncDataStream.orderedWait(
           env.fromCollection(numbers(10)).uid('numbers'),
-          async (n) => {
-            await pause(latencyMs)
+          async (n, { signal }) => {
+            // Given up with its request, or it would keep this process for as long.
+            await wait(latencyMs, undefined, { signal }).catch(() => {})
             return [n]
           },
           0,
