@@ -88,7 +88,7 @@ function timeText(ms: number | null): string {
 export function progressLine(status: JobStatus, eventsPerSecond: number): string {
   const last = status.checkpoints.findLast((checkpoint) => checkpoint.status === 'completed')
   const checkpoint =
-    last === undefined ? '-' : `${last.epoch} in ${last.durationMs ?? 0} ms, ${bytes(last.stateBytes ?? 0)}`
+    last === undefined ? '-' : `${last.id} in ${last.durationMs ?? 0} ms, ${bytes(last.stateBytes ?? 0)}`
   return [
     `${number.format(recordsRead(status))} events`,
     `${number.format(Math.round(eventsPerSecond))} events/s`,

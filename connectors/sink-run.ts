@@ -248,7 +248,7 @@ export class SinkRun<T> {
   async seal(rowsDuring = 0): Promise<void> {
     if (this.sealed !== null) this.cancel()
     const { position } = this
-    const states = this.writers.map(({ writer }) => writer.snapshotState?.() ?? null)
+    const states = this.writers.map(({ writer }) => writer.snapshotState?.({ checkpointId: position }) ?? null)
     const sealing = this.writers.map(({ writer }) => writer.prepareCommit())
     const written = rowsDuring > 0 ? this.write(0, rowsDuring) : Promise.resolve()
     const committables = (await Promise.all(sealing)).filter((committable) => committable !== null)

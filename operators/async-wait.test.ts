@@ -209,7 +209,7 @@ describe('async requests', () => {
               rig.advance(next - 1)
             } else if (step.do === 'time') await rig.moveTo(clock.nowMs + step.count)
             else {
-              const snapshot = JSON.parse(JSON.stringify(rig.operator.snapshot!())) as JsonValue
+              const snapshot = JSON.parse(JSON.stringify(rig.operator.snapshot!({ checkpointId: 1 }))) as JsonValue
               log.push(...rig.log)
               rig.operator.close?.()
               underWay = 0
@@ -284,7 +284,7 @@ describe('async requests', () => {
     const rig = new AsyncRig(fn, { capacity: 2 }, { clock })
     rig.push([1, 2, 3, 4, 5])
     assert.deepEqual([called, rig.operator.isFull], [[1, 2], true])
-    const { requests } = rig.operator.snapshot!() as { requests: unknown[] }
+    const { requests } = rig.operator.snapshot!({ checkpointId: 1 }) as { requests: unknown[] }
     assert.equal(requests.length, 5, 'those that wait are in the snapshot too')
     await rig.moveTo(10)
     assert.deepEqual(
@@ -312,7 +312,7 @@ describe('async requests', () => {
     )
     old[0].push([1, 2, 3])
     old[1].push([4, 5])
-    const restored = old.map(({ operator }) => operator.snapshot!())
+    const restored = old.map(({ operator }) => operator.snapshot!({ checkpointId: 1 }))
     for (const parallelism of [1, 2, 3]) {
       const rigs = Array.from(
         { length: parallelism },

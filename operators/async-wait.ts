@@ -13,7 +13,13 @@
  * - A time-out is decided on a turn after the one of its timer: results that arrived while a long turn kept the
  *   event loop busy are taken first.
  */
-import type { AsyncFunction, AsyncRequest, AsyncResults, AsyncRetryStrategy } from '../engine/contract/functions.ts'
+import type {
+  AsyncFunction,
+  AsyncRequest,
+  AsyncResults,
+  AsyncRetryStrategy,
+  CheckpointListener,
+} from '../engine/contract/functions.ts'
 import type { ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { AsyncOperator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch } from '../engine/core/batch.ts'
@@ -21,6 +27,7 @@ import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { OrderedQueue, type RequestQueue, UnorderedQueue } from './async-queue.ts'
+import { checkpointListenerOf } from './checkpoint-listener.ts'
 import { RowCollector } from './collector.ts'
 import { isPromise, RowSource, userFunctionError } from './user-function.ts'
 
@@ -104,6 +111,7 @@ class AsyncWaitOperator implements AsyncOperator {
   private isClosed = false
   private context!: OperatorContext
   private rows!: RowSource
+  checkpointListener!: CheckpointListener
 
   constructor(fn: AsyncFunction<unknown, unknown>, options: AsyncWaitOptions) {
     this.fn = fn
@@ -123,6 +131,7 @@ class AsyncWaitOperator implements AsyncOperator {
   open(context: OperatorContext): void {
     this.context = context
     this.rows = new RowSource(context)
+    this.checkpointListener = checkpointListenerOf(this.fn, context.name)
     this.restore(context)
     const opened = (): void => {
       this.isOpen = true

@@ -279,12 +279,12 @@ describe('broadcast functions', () => {
       changes.map(() => 0),
       1,
     )
-    const sizes = rig.subtasks.map(({ operator }) => JSON.stringify(operator.snapshot!()).length)
+    const sizes = rig.subtasks.map(({ operator }) => JSON.stringify(operator.snapshot!({ checkpointId: 1 })).length)
     assert.ok(sizes[0]! > 500_000 && sizes[1]! < 1_000 && sizes[2]! < 1_000, String(sizes))
     const [first] = rig.subtasks
     assert.equal(
-      (first!.operator.snapshot!() as { broadcast: object }).broadcast['rules' as never],
-      (first!.operator.snapshot!() as { broadcast: object }).broadcast['rules' as never],
+      (first!.operator.snapshot!({ checkpointId: 1 }) as { broadcast: object }).broadcast['rules' as never],
+      (first!.operator.snapshot!({ checkpointId: 1 }) as { broadcast: object }).broadcast['rules' as never],
       'encoded again only when it changed',
     )
     rig.push([{ put: 'rule 1', factor: 5 }], [0], 1)

@@ -4,6 +4,7 @@
  * Rows of both inputs become elements of one stream that know which input they come from, and a window keeps them all. So every assigner, trigger and evictor that windows have works for joins, and rows travel in
  * the columns of their own schema until they are here.
  */
+import type { FunctionSnapshotContext } from '../engine/contract/functions.ts'
 import type { CoGroupFunction, TaggedUnion } from '../engine/contract/joint-functions.ts'
 import type { EarlierLayout, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
@@ -152,8 +153,12 @@ class TaggedInputs implements Operator {
     return this.operator.onProcessingTime?.(nowMs, output) ?? true
   }
 
-  snapshot(): JsonValue {
-    return this.operator.snapshot?.() ?? null
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    return this.operator.snapshot?.(context) ?? null
+  }
+
+  get checkpointListener(): Operator['checkpointListener'] {
+    return this.operator.checkpointListener
   }
 
   close(): void | Promise<void> {

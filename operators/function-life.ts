@@ -4,9 +4,15 @@
  * Used by operators that call functions with a life. Invariants: states are declared before `open` returns;
  * `initializeState` comes before `open`; what the function throws carries the operator's name.
  */
-import type { KeyedStateStore, RichFunction } from '../engine/contract/functions.ts'
+import type {
+  CheckpointListener,
+  FunctionSnapshotContext,
+  KeyedStateStore,
+  RichFunction,
+} from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
+import { checkpointListenerOf } from './checkpoint-listener.ts'
 import type { CurrentKey } from './current-key.ts'
 import { OperatorState } from './operator-state.ts'
 import { keyedStates, runtimeContextOver } from './runtime-context.ts'
@@ -15,6 +21,7 @@ import { type CodecFactory, UserStates } from './user-state.ts'
 
 export class FunctionLife {
   readonly states: UserStates
+  readonly listener: CheckpointListener
   private readonly fn: RichFunction
   private readonly context: OperatorContext
   private readonly keyedStates: KeyedStateStore
@@ -23,6 +30,7 @@ export class FunctionLife {
   constructor(fn: RichFunction, context: OperatorContext, current: CurrentKey, codecOf: CodecFactory) {
     this.fn = fn
     this.context = context
+    this.listener = checkpointListenerOf(fn, context.name)
     this.states = new UserStates(context, current, codecOf)
     this.keyedStates = keyedStates(this.states)
     this.operatorState = new OperatorState(context, codecOf, this.keyedStates)
@@ -51,8 +59,8 @@ export class FunctionLife {
   }
 
   /** `lists` of the operator's snapshot. */
-  snapshot(): JsonValue {
-    this.guard(() => this.fn.snapshotState?.())
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    this.guard(() => this.fn.snapshotState?.(context))
     return this.operatorState.snapshot()
   }
 

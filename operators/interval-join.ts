@@ -10,7 +10,7 @@
  * - One row may meet any number of others: a call stops in the midst of them when the output is blocked or its
  *   share of work is done, and goes on there.
  */
-import type { OutputTag } from '../engine/contract/functions.ts'
+import type { CheckpointListener, FunctionSnapshotContext, OutputTag } from '../engine/contract/functions.ts'
 import type { ProcessJoinContext, ProcessJoinFunction } from '../engine/contract/joint-functions.ts'
 import type { ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
@@ -267,8 +267,13 @@ class IntervalJoinOperator implements Operator {
     return true
   }
 
-  snapshot(): JsonValue {
-    return { ...watermarksToJson(this.watermark, this.floors), bucketMs: this.bucketMs, lists: this.life.snapshot() }
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    const lists = this.life.snapshot(context)
+    return { ...watermarksToJson(this.watermark, this.floors), bucketMs: this.bucketMs, lists }
+  }
+
+  get checkpointListener(): CheckpointListener {
+    return this.life.listener
   }
 
   close(): Promise<void> {

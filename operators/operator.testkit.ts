@@ -322,7 +322,8 @@ export class OperatorRig {
 
   /** Takes a cut and starts afresh from it at another parallelism. */
   restore(parallelism: number): void {
-    const snapshots = this.subtasks.map(({ operator }) => structuredClone(operator.snapshot?.() ?? null))
+    const cut = { checkpointId: this.stores }
+    const snapshots = this.subtasks.map(({ operator }) => structuredClone(operator.snapshot?.(cut) ?? null))
     this.checkpoint()
     const old = this.subtasks
     for (const { operator } of old) operator.close?.()

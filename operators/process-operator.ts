@@ -7,7 +7,15 @@
  * - Timers fire in order of time. What an event-time timer emits carries its time; what a processing-time timer
  *   emits has no event time.
  */
-import type { OnTimerContext, OutputTag, RichFunction, TimeDomain, TimerService } from '../engine/contract/functions.ts'
+import type {
+  CheckpointListener,
+  FunctionSnapshotContext,
+  OnTimerContext,
+  OutputTag,
+  RichFunction,
+  TimeDomain,
+  TimerService,
+} from '../engine/contract/functions.ts'
 import type { BatchInput, Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import type { Batch } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
@@ -240,12 +248,16 @@ export class ProcessOperator implements Operator {
     this.life.guard(() => this.logic.onTimer?.(timer.timeMs, this.userContext, this.collect))
   }
 
-  snapshot(): JsonValue {
+  snapshot(context: FunctionSnapshotContext): JsonValue {
     return {
       ...watermarksToJson(this.watermark, this.floors),
-      lists: this.life.snapshot(),
+      lists: this.life.snapshot(context),
       ...this.logic.extension?.snapshot(),
     }
+  }
+
+  get checkpointListener(): CheckpointListener {
+    return this.life.listener
   }
 
   close(): Promise<void> {

@@ -6,7 +6,12 @@
  * without a schema is the very object that state holds, so it is copied where a reduce function may
  * change it: the first of a key, and whenever the function returned the object it was given.
  */
-import type { ReduceFunction, ReduceObject } from '../engine/contract/functions.ts'
+import type {
+  CheckpointListener,
+  FunctionSnapshotContext,
+  ReduceFunction,
+  ReduceObject,
+} from '../engine/contract/functions.ts'
 import type { SegmentScan, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import { assert } from '../engine/core/assert.ts'
@@ -137,8 +142,12 @@ class ReduceOperator implements Operator {
     return batch.length
   }
 
-  snapshot(): JsonValue {
-    return this.life === null ? null : { lists: this.life.snapshot() }
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    return this.life === null ? null : { lists: this.life.snapshot(context) }
+  }
+
+  get checkpointListener(): CheckpointListener | undefined {
+    return this.life?.listener
   }
 
   private copyOf(value: unknown): unknown {

@@ -5,6 +5,8 @@
  * time.
  */
 import type {
+  CheckpointListener,
+  FunctionSnapshotContext,
   KeyedStateStore,
   OutputTag,
   ProcessWindowFunction,
@@ -15,6 +17,7 @@ import type { KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
+import { checkpointListenerOf } from './checkpoint-listener.ts'
 import { RowCollector, SideCollectors } from './collector.ts'
 import type { CurrentKey } from './current-key.ts'
 import { LazyStates } from './lazy-states.ts'
@@ -47,6 +50,7 @@ export interface FunctionSurroundings {
 export class WindowFunctionRunner {
   /** Set when a call put out a batch: the output may be blocked. */
   emitted = false
+  readonly listener: CheckpointListener
   private readonly fn: AnyFunction | null
   private readonly around: FunctionSurroundings
   private readonly collector: RowCollector
@@ -69,6 +73,7 @@ export class WindowFunctionRunner {
     this.collector = new RowCollector(options.outputSchema ?? OPAQUE_SCHEMA)
     const { context, current, key } = around
     const { codecOf } = options
+    this.listener = checkpointListenerOf(this.fn, context.name)
     this.windowStates = new WindowStates({ prefix: 'window.', record: () => current.record, codecOf, context })
     this.userStates = new UserStates(context, key, codecOf)
     this.globalStates = new LazyStates(this.userStates)
@@ -116,8 +121,8 @@ export class WindowFunctionRunner {
     this.operatorState.endDeclarations()
   }
 
-  snapshot(): JsonValue {
-    this.refusePromise(this.fn?.snapshotState?.())
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    this.refusePromise(this.fn?.snapshotState?.(context))
     return this.operatorState.snapshot()
   }
 

@@ -19,7 +19,7 @@
  * - Rows see the new watermark once `advanceWatermark` was called with it; the engine sends none until all its
  *   timers fired.
  */
-import type { TimeDomain } from '../engine/contract/functions.ts'
+import type { CheckpointListener, FunctionSnapshotContext, TimeDomain } from '../engine/contract/functions.ts'
 import type { StateSegment, StateTable, ValueCodec } from '../engine/contract/keyed-state.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
 import {
@@ -460,9 +460,13 @@ class TriggeredWindowOperator implements Operator {
     windows.splice(windows.indexOf(record), 1)
   }
 
-  snapshot(): JsonValue {
-    const lists = this.guard(() => this.fn.snapshot())
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    const lists = this.guard(() => this.fn.snapshot(context))
     return { ...watermarksToJson(this.watermark, this.floors), signature: this.signature, lists }
+  }
+
+  get checkpointListener(): CheckpointListener {
+    return this.fn.listener
   }
 
   close(): Promise<void> {

@@ -6,11 +6,18 @@
  * error, also those that returned a promise. Operator state is what `snapshotState` left in it at the barrier, when
  * such calls may still be under way: what they carry need not be in it.
  */
+import { checkpointListenerOf } from '../../operators/checkpoint-listener.ts'
 import { OperatorState } from '../../operators/operator-state.ts'
 import { runtimeContextOver } from '../../operators/runtime-context.ts'
 import { isPromise } from '../../operators/user-function.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
-import type { CheckpointedFunction, KeyedStateStore, RuntimeContext } from '../contract/functions.ts'
+import type {
+  CheckpointedFunction,
+  CheckpointListener,
+  FunctionSnapshotContext,
+  KeyedStateStore,
+  RuntimeContext,
+} from '../contract/functions.ts'
 import type { Sink, SinkContext, SinkWriter, SinkWriterContext } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
@@ -23,7 +30,7 @@ import { hasLife, richFunctionFactory } from './process-functions.ts'
 export type SinkFunction<T> = ((value: T, context: SinkContext) => void | Promise<void>) | SinkObject<T>
 
 /** A sink function with a life, and operator state if it wants; RichSinkFunction is its class. */
-export interface SinkObject<T> extends Partial<CheckpointedFunction> {
+export interface SinkObject<T> extends Partial<CheckpointedFunction>, Partial<CheckpointListener> {
   /** Takes an element. At most 1,000 promises of a subtask are waited for at a time. */
   invoke(value: T, context: SinkContext): void | Promise<void>
   /** Once after the last element, before the last checkpoint: write what was held back. */
@@ -43,6 +50,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
   private readonly fn: SinkFunction<T>
   private readonly context: SinkWriterContext
   private readonly read: RowReader
+  private readonly listener: Required<CheckpointListener>
   private readonly outstanding = new Set<Promise<void>>()
   /** Of a function that keeps some. */
   private state: OperatorState | null = null
@@ -52,6 +60,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
   constructor(fn: SinkFunction<T>, context: SinkWriterContext) {
     this.fn = fn
     this.context = context
+    this.listener = checkpointListenerOf(typeof fn === 'function' ? null : fn, context.name)
     this.read = rowReader(context.schema, context.worker.interner, context.worker.uniqueId('function sink'))
   }
 
@@ -91,17 +100,25 @@ class FunctionSinkWriter<T> implements SinkWriter {
     if (isPromise(result)) this.track(Promise.resolve(result))
   }
 
-  snapshotState(): JsonValue {
+  snapshotState(context: FunctionSnapshotContext): JsonValue {
     const { fn, state } = this
-    if (state === null || typeof fn === 'function') return null
+    if (typeof fn === 'function') return null
     // Typed as void, which a function that waits may still be given for.
-    const returned: unknown = fn.snapshotState?.()
+    const returned: unknown = fn.snapshotState?.(context)
     if (isPromise(returned)) {
       throw new MillraceError('ASYNC_FUNCTION', `snapshotState of sink "${this.context.name}" returned a promise.`, {
         hint: 'Put what is to be kept into the state at once: the checkpoint is cut at this call.',
       })
     }
-    return { lists: state.snapshot() }
+    return state === null ? null : { lists: state.snapshot() }
+  }
+
+  notifyCheckpointComplete(checkpointId: number): void {
+    this.listener.notifyCheckpointComplete(checkpointId)
+  }
+
+  notifyCheckpointAborted(checkpointId: number): void {
+    this.listener.notifyCheckpointAborted(checkpointId)
   }
 
   private track(call: Promise<void>): void {

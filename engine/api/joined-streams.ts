@@ -177,7 +177,9 @@ function processOf(
     open: (context) => life.open?.(context),
     close: () => life.close?.(),
     initializeState: (context) => life.initializeState?.(context),
-    snapshotState: () => life.snapshotState?.(),
+    snapshotState: (context) => life.snapshotState?.(context),
+    notifyCheckpointComplete: (checkpointId) => life.notifyCheckpointComplete?.(checkpointId),
+    notifyCheckpointAborted: (checkpointId) => life.notifyCheckpointAborted?.(checkpointId),
   }))
 }
 

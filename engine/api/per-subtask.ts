@@ -4,8 +4,8 @@
  * Whose instance a subtask calls:
  * - A function, and an object without a life (an AggregateFunction, a plain object with `map`): every subtask of a thread
  *   calls the same one, so it must keep nothing between calls.
- * - An object with a life (`open`, `close`, operator state; every process function): each subtask gets a copy of it, as
- *   it was when the job started.
+ * - An object with a life (`open`, `close`, operator state, `notifyCheckpointComplete`; every process function): each
+ *   subtask gets a copy of it, as it was when the job started.
  * - What `perSubtask` is given: each subtask calls it, and gets what it makes. `process` takes such a function as it is.
  */
 import { MillraceError } from '../core/errors.ts'

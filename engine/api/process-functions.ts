@@ -51,10 +51,12 @@ export function objectFactory<F extends Copied>(fn: F, step: string, method: key
   return richFunctionFactory(fn)
 }
 
-/** Whether a function object is opened, closed, or keeps state of its subtask. */
+/** Whether a function object is opened, closed, keeps state of its subtask, or is told how checkpoints end. */
 export function hasLife(fn: object): boolean {
   const { open, close, initializeState, setRuntimeContext } = fn as RichFunction
-  return [open, close, initializeState, setRuntimeContext].some((method) => method !== undefined)
+  const { notifyCheckpointComplete, notifyCheckpointAborted } = fn as RichFunction
+  const life = [open, close, initializeState, setRuntimeContext, notifyCheckpointComplete, notifyCheckpointAborted]
+  return life.some((method) => method !== undefined)
 }
 
 /** Throws `RICH_FUNCTION_NOT_ALLOWED` for a function that windows would have to open; as in Flink. */

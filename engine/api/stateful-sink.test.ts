@@ -178,5 +178,5 @@ test('snapshotState must put everything into the state at once', async () => {
   const sink = functionSink(new Later({ written: [], restored: [], failAt: Number.NaN }))
   const writer = sink.createWriter(new MemoryOutboxes().writerContext(OPAQUE_SCHEMA))
   await writer.open()
-  assert.throws(() => writer.snapshotState!(), { code: 'ASYNC_FUNCTION' })
+  assert.throws(() => writer.snapshotState!({ checkpointId: 1 }), { code: 'ASYNC_FUNCTION' })
 })

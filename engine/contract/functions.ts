@@ -284,16 +284,39 @@ export interface FunctionInitializationContext {
   readonly keyedStateStore: KeyedStateStore
 }
 
+/** Of the checkpoint that is being cut. */
+export interface FunctionSnapshotContext {
+  /**
+   * Greater than that of every earlier one, restarts included; some are left out. It is the `id` that
+   * `/api/jobs/ID/checkpoints` and the events of a job show, not the epoch of the sinks or the manifest's number.
+   */
+  readonly checkpointId: number
+}
+
 /** A function that keeps state of its subtask. Small: all of it is in every checkpoint. */
 export interface CheckpointedFunction {
   /** Comes before `open`: declare state here, and read what was restored. */
   initializeState(context: FunctionInitializationContext): void
   /** Comes at each checkpoint's cut: put what is to be kept into the state. */
-  snapshotState(): void
+  snapshotState(context: FunctionSnapshotContext): void
+}
+
+/**
+ * A function that learns how checkpoints end: to make visible elsewhere what was done before a cut, for example. Calls
+ * come between elements, with no key current, in order of the ids; what they throw fails the job, as anything that a
+ * function throws does. Not every checkpoint brings a call. None comes when the subtask fails first, though the job may
+ * go on from that very checkpoint, nor when it is not known whether the checkpoint will be found. So a call speaks for all
+ * earlier checkpoints too, and what must not be missed is in the function's state.
+ */
+export interface CheckpointListener {
+  /** The job can go on from this checkpoint: `checkpointId` is that of `snapshotState`. */
+  notifyCheckpointComplete(checkpointId: number): void
+  /** The checkpoint was given up, perhaps before its cut reached this subtask. What was done since the last one is not lost. */
+  notifyCheckpointAborted?(checkpointId: number): void
 }
 
 /** What functions with a life have: `open` once before the first element, `close` once at the end, which waits for its promise. */
-export interface RichFunction extends Partial<CheckpointedFunction> {
+export interface RichFunction extends Partial<CheckpointedFunction>, Partial<CheckpointListener> {
   /** @internal Comes before `open`, for the abstract classes of the API. */
   setRuntimeContext?(context: RuntimeContext): void
   open?(context: RuntimeContext): void
@@ -357,7 +380,7 @@ export type AsyncFunctionContext = Pick<RuntimeContext, 'taskName' | 'indexOfThi
  * Asks another system about each element. Requests that are under way at a checkpoint are made again when the
  * job is restored from it, so they must bear repeating. The element must not be changed.
  */
-export interface AsyncFunction<In, Out> {
+export interface AsyncFunction<In, Out> extends Partial<CheckpointListener> {
   /** Before the first call; calls wait for its promise. */
   open?(context: AsyncFunctionContext): void | Promise<void>
   /** Resolves to the element's results. A rejection fails the job, unless a retry strategy takes it. */

@@ -23,6 +23,7 @@ import type { AccumulatorRegistry } from '../core/accumulators.ts'
 import type { Batch } from '../core/batch.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { MetricRegistry } from '../core/user-metrics.ts'
+import type { CheckpointListener, FunctionSnapshotContext } from './functions.ts'
 import type { KeyedState } from './keyed-state.ts'
 import type { WorkerContext } from './worker-context.ts'
 
@@ -107,7 +108,9 @@ export interface Operator {
   /** Every row of an input has come. */
   endInput?(input: number): void
   /** State that is not keyed; small. Keyed state is captured by the engine itself. */
-  snapshot?(): JsonValue
+  snapshot?(context: FunctionSnapshotContext): JsonValue
+  /** The user's function, which is told how checkpoints end, between calls; looked at after `open`. */
+  readonly checkpointListener?: Partial<CheckpointListener> | undefined
   close?(): void | Promise<void>
 }
 

@@ -20,6 +20,7 @@ import type { Io } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { Schema } from '../core/schema.ts'
 import type { MetricGroup } from '../core/user-metrics.ts'
+import type { CheckpointListener, FunctionSnapshotContext } from './functions.ts'
 import type { WorkerContext } from './worker-context.ts'
 
 export type SinkGuarantee = 'exactly-once' | 'at-least-once'
@@ -99,14 +100,15 @@ export interface SinkWriterContext {
   post(message: unknown): void
 }
 
-export interface SinkWriter {
+/** As a listener it learns that a checkpoint is complete when its committables are in a manifest, applied or not. */
+export interface SinkWriter extends Partial<CheckpointListener> {
   open(): Promise<void>
   /** Takes rows [from, batch.length); returns the first row not taken. Fewer means blocked until `wake`. */
   write(batch: Batch, from: number): number
   /** Every row has come: write what was held back. `prepareCommit` follows; so may a restart, which calls it again. */
   endInput?(): void
   /** State at the cut, right before `prepareCommit` makes it; small. The next attempt's writers get it in `restored`. */
-  snapshotState?(): JsonValue
+  snapshotState?(context: FunctionSnapshotContext): JsonValue
   /**
    * Cuts the output here: what was written before belongs to this committable, what comes later to the
    * next. The cut is made before the call returns; the promise resolves once it is durable and every

@@ -14,6 +14,7 @@
  * - A call does a bounded share of work, and stops where the output is blocked.
  */
 import type { KeyedBackend } from '../../state/keyed-backend.ts'
+import type { FunctionSnapshotContext } from '../contract/functions.ts'
 import type { BatchInput, Operator, OperatorContext, Output } from '../contract/operator.ts'
 import { assert } from '../core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, sliceBatch } from '../core/batch.ts'
@@ -169,12 +170,16 @@ class OrderedInputs implements Operator {
   }
 
   /** Batch jobs are cut at their end only. */
-  snapshot(): JsonValue {
+  snapshot(context: FunctionSnapshotContext): JsonValue {
     assert(
       this.sorters.every((sorter) => sorter?.isEmpty !== false) && this.reading?.isDone !== false,
       'all rows were given out',
     )
-    return this.operator.snapshot?.() ?? null
+    return this.operator.snapshot?.(context) ?? null
+  }
+
+  get checkpointListener(): Operator['checkpointListener'] {
+    return this.operator.checkpointListener
   }
 
   close(): void | Promise<void> {

@@ -92,6 +92,8 @@ interface Run {
   /** Null until the run is deployed. */
   discovery: SplitDiscovery | null
   over: boolean
+  /** Its last checkpoint is committed. */
+  finishing: boolean
   /** Writing a manifest or collecting garbage: what the next run must not meet half-way. */
   onDisk: Promise<unknown>
   /** Settles when nothing of the run is left; null while it runs. */
@@ -246,6 +248,7 @@ export class JobMaster implements RunningJob {
       collecting: false,
       discovery: null,
       over: false,
+      finishing: false,
       onDisk: Promise.resolve(),
       gone: null,
     }
@@ -290,11 +293,14 @@ export class JobMaster implements RunningJob {
 
   private spawn(number: number, worker: number): WorkerHandle {
     const current = (): boolean => this.run !== null && this.run.number === number && !this.run.over
+    const isFinishing = (): boolean => this.run?.number === number && this.run.finishing
     return this.environment.spawn(
       worker,
       (message) => {
         if (message.type === 'closeFailed') this.closeFailed(message.failure)
         else if (current()) this.receive(this.run!, message)
+        // A function that hears of the last checkpoint while its subtask is about to close.
+        else if (message.type === 'failed' && isFinishing()) this.closeFailed(message.failure)
       },
       (failure) => {
         if (current()) this.failRun(failure)
@@ -578,6 +584,7 @@ export class JobMaster implements RunningJob {
 
   /** The final checkpoint is committed. */
   private async finishRun(run: Run): Promise<void> {
+    run.finishing = true
     await run.commits.drained()
     // For good: it tells a later version of the job, which may lack a sink, that its output was applied.
     const { disk } = this.environment.io

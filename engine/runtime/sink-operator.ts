@@ -4,6 +4,7 @@
  * A writer that takes fewer rows than offered is full; the link keeps the rest and offers it again when
  * the writer wakes the worker. The last watermark, +Infinity, comes after every row: it ends the writer's input.
  */
+import type { FunctionSnapshotContext } from '../contract/functions.ts'
 import type { Operator, OperatorContext, Output } from '../contract/operator.ts'
 import type { SinkWriter } from '../contract/sink.ts'
 import type { Batch } from '../core/batch.ts'
@@ -81,7 +82,11 @@ export class SinkOperator implements Operator {
     return true
   }
 
-  snapshot(): JsonValue {
-    return this.writer.snapshotState?.() ?? null
+  snapshot(context: FunctionSnapshotContext): JsonValue {
+    return this.writer.snapshotState?.(context) ?? null
+  }
+
+  get checkpointListener(): SinkWriter {
+    return this.writer
   }
 }

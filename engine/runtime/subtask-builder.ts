@@ -7,6 +7,7 @@ import type { WriteBatchBuilder } from '../../state/keyed-layout.ts'
 import { DEAD_LETTER_SINK, type DeadLetterWriter, deadLetterWriter } from '../checkpoint/dead-letters.ts'
 import { createOutbox } from '../checkpoint/outbox.ts'
 import type { OutboxMeter } from '../checkpoint/outbox-meter.ts'
+import type { CheckpointListener } from '../contract/functions.ts'
 import type { GraphEdge, OperatorNode, SinkNode, SourceNode } from '../contract/job-graph.ts'
 import type { Operator, OperatorContext, OperatorCounters } from '../contract/operator.ts'
 import type { SinkWriterContext } from '../contract/sink.ts'
@@ -114,7 +115,7 @@ export class HostedSubtask {
     sealing: Promise<SinkCommittable | null>[],
   ): Omit<SubtaskCapture, 'syncMs'> {
     const operators: OperatorCapture[] = this.operators.map(({ uid, operator, keyed }) => {
-      const state: JsonValue = operator.snapshot?.() ?? null
+      const state: JsonValue = operator.snapshot?.({ checkpointId: attempt }) ?? null
       if (keyed === null || builder === null) return { uid, state, tables: [] }
       keyed.beginCut(builder)
       // Small state is done at once; the rest follows in pieces (worker-checkpoint.ts).
@@ -131,6 +132,12 @@ export class HostedSubtask {
     }
     const splits = this.subtask.source?.capture(attempt) ?? null
     return { vertex: this.vertex.id, subtask: this.index, alignmentMs, operators, splits }
+  }
+
+  /** Tells its source and the functions of users how a checkpoint ended. */
+  notify(how: keyof CheckpointListener, attempt: number): void {
+    if (how === 'notifyCheckpointComplete') this.subtask.source?.completed(attempt)
+    for (const { operator } of this.operators) operator.checkpointListener?.[how]?.(attempt)
   }
 
   /** Runs the subtask from `beforeMs` until about `untilMs` and accounts for its time; returns whether it progressed. */

@@ -11,6 +11,7 @@
  * - After a failure nothing runs any more; the coordinator decides what follows.
  */
 import { OutboxMeter } from '../checkpoint/outbox-meter.ts'
+import type { CheckpointListener } from '../contract/functions.ts'
 import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
@@ -101,6 +102,7 @@ export class WorkerRuntime {
       case 'abort':
         for (const hosted of this.subtasks) hosted.subtask.abort(message.attempt)
         this.checkpoints?.abort(message.attempt).catch((error) => this.fail(error, 'checkpoint'))
+        this.notify('notifyCheckpointAborted', message.attempt)
         this.wake()
         return
       case 'splits':
@@ -109,7 +111,7 @@ export class WorkerRuntime {
         return
       case 'completed':
         this.checkpoints?.completed(message.attempt)
-        for (const hosted of this.subtasks) hosted.subtask.source?.completed(message.attempt)
+        this.notify('notifyCheckpointComplete', message.attempt)
         return
       case 'alignment':
         for (const { group, watermark } of message.limits) {
@@ -119,6 +121,18 @@ export class WorkerRuntime {
         return
       case 'close':
         this.close().catch(() => {})
+    }
+  }
+
+  /** Comes between turns: no call of an operator is under way. */
+  private notify(how: keyof CheckpointListener, attempt: number): void {
+    for (const hosted of this.subtasks) {
+      if (this.phase !== 'running') return
+      try {
+        hosted.notify(how, attempt)
+      } catch (error) {
+        this.fail(error, hosted.label)
+      }
     }
   }
 
