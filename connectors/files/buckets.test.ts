@@ -3,6 +3,7 @@ import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
+import type { Clock, Timers } from '../../engine/core/io.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { schema, t } from '../../engine/core/schema.ts'
@@ -21,11 +22,40 @@ type Row = { readonly id: number; readonly country: string }
 const rowsOf = (...countries: string[]): Row[] => countries.map((country, id) => ({ id, country }))
 const HOUR_MS = 3_600_000
 
+/** Time that a test moves. */
+class HandTime implements Clock, Timers {
+  private nowAtMs = 1_000
+  private readonly due = new Map<() => void, number>()
+
+  nowMs(): number {
+    return this.nowAtMs
+  }
+
+  monotonicMs(): number {
+    return this.nowAtMs
+  }
+
+  schedule(delayMs: number, task: () => void): () => void {
+    this.due.set(task, this.nowAtMs + delayMs)
+    return () => void this.due.delete(task)
+  }
+
+  pass(ms: number): void {
+    for (const until = this.nowAtMs + ms; this.nowAtMs < until; ) {
+      this.nowAtMs++
+      for (const [task, atMs] of this.due) if (atMs <= this.nowAtMs && this.due.delete(task)) task()
+    }
+  }
+}
+
 /** A writer of one subtask, and a way to commit what it wrote. */
-async function opened(directory: string, options: Omit<FilesSinkOptions<Row>, 'path'>) {
+async function opened(directory: string, options: Omit<FilesSinkOptions<Row>, 'path'>, time: HandTime | null = null) {
   const path = join(directory, 'out')
   const sink = filesSink<Row>({ path, ...options })
-  const context: TestWriterContext = await testWriterContext(directory, ROW)
+  const real: TestWriterContext = await testWriterContext(directory, ROW)
+  const { worker } = real
+  const context: TestWriterContext =
+    time === null ? real : { ...real, worker: { ...worker, io: { ...worker.io, clock: time, timers: time } } }
   const writer = sink.createWriter(context)
   await writer.open()
   const committer = sink.createCommitter!(testCommitterContext(directory))
@@ -118,6 +148,52 @@ describe('buckets by a function', () => {
       await sink.close()
     }))
 
+  test('parts are finished at their age, and when they were left alone, to the millisecond', () =>
+    withDirectory(async (directory) => {
+      const time = new HandTime()
+      const intervals = { rolloverInterval: seconds(1), inactivityInterval: 300 }
+      const sink = await opened(directory, { ...intervals, bucketAssigner: ({ country }) => country }, time)
+      const steps: [wait: number, ...buckets: string[]][] = [
+        ...Array.from({ length: 4 }, (): [number, string] => [249, 'busy']),
+        // 996 ms after its first row, then 1,000: the next row begins another part, 299 ms after which one more row comes.
+        [4, 'busy'],
+        [299, 'busy'],
+        // Left alone for 300 ms, when 'late' has been there for 100 of them.
+        [200, 'late'],
+        [100, 'busy', 'late'],
+        [299],
+      ]
+      sink.write(rowsOf('busy'))
+      for (const [wait, ...buckets] of steps) {
+        time.pass(wait)
+        if (buckets.length > 0) sink.write(rowsOf(...buckets))
+      }
+      const names = await sink.commit()
+      const files = await Promise.all(names.map((name) => readFile(join(sink.path, name), 'utf8')))
+      assert.deepEqual(
+        files.map((content, k) => `${names[k]!.split('/')[0]} ${content.split('\n').length - 1}`).sort(),
+        ['busy 1', 'busy 2', 'busy 5', 'late 2'],
+      )
+      await sink.close()
+    }))
+
+  test('without buckets a part is finished at its age only', () =>
+    withDirectory(async (directory) => {
+      for (const [rolloverInterval, files] of [
+        [100_000, 3],
+        [null, 1],
+      ] as const) {
+        const time = new HandTime()
+        const sink = await opened(join(directory, String(files)), { rolloverInterval, inactivityInterval: 5 }, time)
+        for (let row = 0; row < 5; row++) {
+          sink.write(rowsOf('a'))
+          time.pass(50_000)
+        }
+        assert.equal((await sink.commit()).length, files)
+        await sink.close()
+      }
+    }))
+
   test('more than the disk can finish neither pile up nor get lost', () =>
     withDirectory(async (directory) => {
       const sink = await opened(directory, { openBucketsMax: 4, bucketAssigner: ({ id }) => `b${id}` })
@@ -156,7 +232,12 @@ describe('buckets by a function', () => {
         )
         await sink.close()
       }
-      for (const options of [{ openBucketsMax: 0 }, { inactivityInterval: 0 }, { inactivityInterval: seconds(1e9) }]) {
+      for (const options of [
+        { openBucketsMax: 0 },
+        { inactivityInterval: 0 },
+        { inactivityInterval: seconds(1e9) },
+        { rolloverInterval: 0 },
+      ]) {
         assert.throws(() => filesSink({ path: directory, ...options }), { code: 'OPTION_INVALID' })
       }
     }))

@@ -37,6 +37,11 @@ export interface FilesSinkOptions<T> {
   /** A part that has reached this many bytes is finished before the checkpoint; null, the default, is never. */
   readonly rollBytes?: number | null
   /**
+   * A part is finished this long after its first row at the latest, before the checkpoint; null, the default, is never. A
+   * checkpoint finishes every part, and only then are they to be seen: give it where checkpoints are rarer than files should be.
+   */
+  readonly rolloverInterval?: Duration | number | null
+  /**
    * Which folder below `path` each element goes to: a function of it, or `dateTimeBuckets()`; without one all go to `path`.
    * May be asked several times for one element. The job fails with `BUCKET_INVALID` for what is no path below.
    */
@@ -84,14 +89,24 @@ function writerOptions<T>(options: FilesSinkOptions<T>): WriterOptions {
   if (!(Number.isSafeInteger(openBucketsMax) && openBucketsMax >= 1)) {
     throw new MillraceError('OPTION_INVALID', 'openBucketsMax must be a whole number of at least 1.')
   }
-  const inactiveMs = toMs(inactivityInterval)
-  if (!(inactiveMs > 0 && inactiveMs <= TIMER_MS_MAX)) {
-    throw new MillraceError('OPTION_INVALID', 'inactivityInterval must be more than 0 ms and at most 24 days.')
-  }
+  const inactiveMs = intervalMs('inactivityInterval', inactivityInterval)
+  const rolloverMs = intervalMs('rolloverInterval', options.rolloverInterval ?? null)
   const bucketAssigner = (options.bucketAssigner ?? null) as BucketAssigner<unknown> | null
   const encoder = (options.encoder ?? null) as ((element: unknown) => string) | null
-  return { path, format, csv, encoder, compression, rollBytes, bucketAssigner, openBucketsMax, inactiveMs }
+  return {
+    ...{ path, format, csv, encoder, compression, rollBytes, rolloverMs, bucketAssigner, openBucketsMax },
+    // The one part of a sink without buckets waits for its checkpoint.
+    inactiveMs: bucketAssigner === null ? Number.POSITIVE_INFINITY : inactiveMs,
+  }
 }
 
 /** Node's timers count no further. */
 const TIMER_MS_MAX = 2 ** 31 - 1
+
+/** Infinity for null. */
+function intervalMs(name: string, interval: Duration | number | null): number {
+  if (interval === null) return Number.POSITIVE_INFINITY
+  const ms = toMs(interval)
+  if (ms > 0 && ms <= TIMER_MS_MAX) return ms
+  throw new MillraceError('OPTION_INVALID', `${name} must be more than 0 ms and at most 24 days.`)
+}

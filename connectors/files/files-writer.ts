@@ -1,14 +1,15 @@
 /**
  * The files sink's writer: rows into part files of their buckets, in `.pending`, cut at every barrier. Made by files-sink.ts.
  *
- * A bucket is open from its first row until its part is finished: at the barrier, when it has its size, when nothing came
- * for a while, or when there are too many and it is the one that was written to longest ago. Each has a buffer of bytes;
+ * A bucket is open from its first row until its part is finished: at the barrier, when it has its size or its age, when
+ * nothing came for a while, or when there are too many and it is the one that was written to longest ago. Each has a buffer of bytes;
  * full ones go to the disk one after the other, and parts are made durable beside that.
  *
  * Invariants:
  * - Open buckets, bytes in buffers, rows that encoders keep, bytes on their way to the disk and parts that are being
  *   finished are all bounded: beyond that the writer is blocked, or writes the largest out.
  * - Parts of one bucket hold its rows in the order in which they came.
+ * - While a bucket is open whose part time will finish, a timer is set, and for no later than the first such part is due.
  */
 import { randomUUID } from 'node:crypto'
 import { type FileHandle, mkdir, open } from 'node:fs/promises'
@@ -39,6 +40,9 @@ export interface WriterOptions {
   /** Null for one bucket, the sink's own folder. */
   readonly bucketAssigner: BucketAssigner<unknown> | null
   readonly openBucketsMax: number
+  /** A part is finished this long after its first row at the latest; Infinity for any age. */
+  readonly rolloverMs: number
+  /** A part is finished when nothing was written to it for this long; Infinity for any time. */
   readonly inactiveMs: number
 }
 
@@ -99,6 +103,7 @@ interface Bucket {
   part: Part | null
   /** Counts up over all buckets. */
   lastUse: number
+  readonly openedMs: number
   lastWrittenMs: number
 }
 
@@ -171,7 +176,7 @@ export class FilesWriter implements SinkWriter {
         this.blocked = true
         return i
       }
-      const bucket = this.buckets.get(id) ?? this.openBucket(id)
+      const bucket = this.buckets.get(id) ?? this.openBucket(id, nowMs)
       bucket.lastUse = ++this.uses
       bucket.lastWrittenMs = nowMs
       const most = Math.min(batch.length, i + step)
@@ -219,7 +224,7 @@ export class FilesWriter implements SinkWriter {
     return this.bytesInFlight > IN_FLIGHT_BYTES_MAX || this.finishing.size > FINISHING_PARTS_MAX
   }
 
-  private openBucket(id: unknown): Bucket {
+  private openBucket(id: unknown, nowMs: number): Bucket {
     checkBucketId(id)
     if (this.buckets.size >= this.options.openBucketsMax) {
       const [first, ...others] = this.buckets.values()
@@ -231,10 +236,11 @@ export class FilesWriter implements SinkWriter {
       buffer: this.newBuffer(),
       part: null,
       lastUse: 0,
-      lastWrittenMs: 0,
+      openedMs: nowMs,
+      lastWrittenMs: nowMs,
     }
     this.buckets.set(id, bucket)
-    if (this.options.bucketAssigner !== null) this.cancelTimer ??= this.watchForInactive()
+    this.cancelTimer ??= this.timerFor(this.dueMs(bucket), nowMs)
     return bucket
   }
 
@@ -243,20 +249,34 @@ export class FilesWriter implements SinkWriter {
     return this.spareBuffers.pop() ?? new ByteArena(bytes)
   }
 
-  /** Finishes buckets that nothing was written to for long, so that they do not wait for a rare checkpoint. */
-  private watchForInactive(): () => void {
-    const { worker, fail } = this.context
-    const { inactiveMs } = this.options
-    return worker.io.timers.schedule(inactiveMs, () => {
+  /** When the bucket's part is old enough, or was left alone for long enough. */
+  private dueMs({ openedMs, lastWrittenMs }: Bucket): number {
+    const { rolloverMs, inactiveMs } = this.options
+    return Math.min(openedMs + rolloverMs, lastWrittenMs + inactiveMs)
+  }
+
+  private timerFor(dueMs: number, nowMs: number): (() => void) | null {
+    if (dueMs === Number.POSITIVE_INFINITY) return null
+    return this.context.worker.io.timers.schedule(Math.max(1, Math.ceil(dueMs - nowMs)), () => {
       this.cancelTimer = null
       try {
-        const beforeMs = worker.io.clock.monotonicMs() - inactiveMs
-        for (const bucket of this.buckets.values()) if (bucket.lastWrittenMs <= beforeMs) this.finishPart(bucket)
-        if (this.buckets.size > 0) this.cancelTimer = this.watchForInactive()
+        this.finishDue()
       } catch (error) {
-        fail(error)
+        this.context.fail(error)
       }
     })
+  }
+
+  /** Finishes the parts that are due, so that they do not wait for a rare checkpoint. */
+  private finishDue(): void {
+    const nowMs = this.context.worker.io.clock.monotonicMs()
+    let nextMs = Number.POSITIVE_INFINITY
+    for (const bucket of this.buckets.values()) {
+      const dueMs = this.dueMs(bucket)
+      if (dueMs <= nowMs) this.finishPart(bucket)
+      else nextMs = Math.min(nextMs, dueMs)
+    }
+    this.cancelTimer = this.timerFor(nextMs, nowMs)
   }
 
   /** What is full after a write goes on to where there is room for it. */

@@ -42,7 +42,7 @@ describe('text source', () => {
             assert.deepEqual([...first.letters, ...rest.letters], [])
           },
         ),
-        { numRuns: 60 },
+        { numRuns: 40 },
       )
     }))
 
@@ -188,7 +188,7 @@ describe('text sink', () => {
           await writeFile(path, await written(join(parent, String(run)), LINE, rowsOf(lines)))
           assert.deepEqual((await readRows(filesSource({ path, format: 'text' }))).rows, rowsOf(lines))
         }),
-        { numRuns: 15 },
+        { numRuns: 10 },
       )
     }))
 
