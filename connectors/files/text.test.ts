@@ -5,7 +5,6 @@ import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
 import fc from 'fast-check'
-import type { Batch } from '../../engine/core/batch.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, type Schema, schema, t } from '../../engine/core/schema.ts'
@@ -68,20 +67,6 @@ describe('text source', () => {
           assert.deepEqual(read.rows, rowsOf(lines), JSON.stringify(text))
         }
       }
-    }))
-
-  test('values are views of what was read', () =>
-    withDirectory(async (directory) => {
-      const path = join(directory, 'a.txt')
-      await writeFile(path, 'one\ntwo\r\nthree')
-      const batches: Batch[] = []
-      await readRows(filesSource({ path, format: 'text' }), { onBatch: (batch) => batches.push(batch) })
-      const column = batches[0]!.columns[0]!
-      assert.ok(column.kind === 'string' && column.bytes.length > 1_000, 'the window itself')
-      assert.deepEqual(
-        Array.from(column.starts, (start, i) => column.ends[i]! - start),
-        [3, 3, 5],
-      )
     }))
 
   test('lines across chunks; what is too long or no UTF-8 is a dead letter, with its position', () =>
