@@ -103,9 +103,10 @@ export async function checkProgram(graph: JobGraph, options: JobOptions): Promis
   }
   const { path, manifest, directory: home, corrupt } = await loadManifest(directory ?? '', options.restore)
   const { lines, problems: mismatches } = compareWithManifest(graph, manifest, options)
+  const job = { id: 'check', name: options.name, parameters: options.config }
   const problems = [
     ...mismatches,
-    ...(await stateProblems(graph, manifest, nodeIo)),
+    ...(await stateProblems(graph, manifest, job, nodeIo)),
     ...(options.acceptDuplicates
       ? []
       : await sinkProblems(graph, manifest, { from: home, directory: directory ?? home }, nodeIo)),

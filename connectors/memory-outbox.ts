@@ -95,6 +95,7 @@ export class MemoryOutboxes {
       metrics: new MetricRegistry(() => Date.now()),
       accumulators: new AccumulatorRegistry(),
       worker: {
+        job: { id: 'test', name: 'test', parameters: {} },
         workerIndex: 0,
         io,
         interner: new StringInterner(),

@@ -29,6 +29,7 @@ import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 import { OrderedQueue, type RequestQueue, UnorderedQueue } from './async-queue.ts'
 import { checkpointListenerOf } from './checkpoint-listener.ts'
 import { RowCollector } from './collector.ts'
+import { jobFacts } from './runtime-context.ts'
 import { isPromise, RowSource, userFunctionError } from './user-function.ts'
 
 /** Rows emitted a turn. */
@@ -140,7 +141,12 @@ class AsyncWaitOperator implements AsyncOperator {
     const failed = (error: unknown): void => this.fail(error)
     const { name: taskName, subtask: indexOfThisSubtask, parallelism: numberOfParallelSubtasks } = context
     try {
-      const opening = this.fn.open?.({ taskName, indexOfThisSubtask, numberOfParallelSubtasks })
+      const opening = this.fn.open?.({
+        taskName,
+        indexOfThisSubtask,
+        numberOfParallelSubtasks,
+        ...jobFacts(context.worker),
+      })
       if (isPromise(opening)) (opening as PromiseLike<void>).then(opened, failed)
       else opened()
     } catch (error) {

@@ -83,6 +83,7 @@ export class CollectingOutput implements Output {
 export function testWorker(nowMs: () => number = () => 1_000): WorkerContext {
   let ids = 0
   return {
+    job: { id: 'test', name: 'test', parameters: {} },
     workerIndex: 0,
     io: null as unknown as Io,
     interner: new StringInterner(),

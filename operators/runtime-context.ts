@@ -5,6 +5,7 @@
  */
 import type { KeyedStateStore, RuntimeContext } from '../engine/contract/functions.ts'
 import type { OperatorContext } from '../engine/contract/operator.ts'
+import type { WorkerContext } from '../engine/contract/worker-context.ts'
 import {
   type Accumulator,
   DoubleCounter,
@@ -27,8 +28,16 @@ export function keyedStates(states: UserStates): KeyedStateStore {
   }
 }
 
+/** What functions learn of their job. */
+export function jobFacts({ job }: WorkerContext): Pick<RuntimeContext, 'jobInfo' | 'globalJobParameters'> {
+  return { jobInfo: { jobId: job.id, jobName: job.name }, globalJobParameters: job.parameters }
+}
+
 /** The part of an operator's context that it takes. */
-export type RuntimePlace = Pick<OperatorContext, 'name' | 'subtask' | 'parallelism' | 'attempt' | 'accumulators'> & {
+export type RuntimePlace = Pick<
+  OperatorContext,
+  'name' | 'subtask' | 'parallelism' | 'attempt' | 'accumulators' | 'worker'
+> & {
   readonly metrics: MetricGroup
 }
 
@@ -49,6 +58,7 @@ export function runtimeContextOver(context: RuntimePlace, states: KeyedStateStor
     indexOfThisSubtask: context.subtask,
     numberOfParallelSubtasks: context.parallelism,
     attemptNumber: context.attempt,
+    ...jobFacts(context.worker),
     metricGroup: metrics,
     addAccumulator: (name, accumulator) => accumulators.add(name, accumulator),
     getAccumulator: (name) => accumulators.get(name),

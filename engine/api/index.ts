@@ -19,6 +19,7 @@ export type {
   FlatMapObject,
   FunctionInitializationContext,
   FunctionSnapshotContext,
+  JobInfo,
   KeyedProcessFunction,
   KeyedStateStore,
   KeySelector,

@@ -6,6 +6,7 @@ import { describe, test } from 'node:test'
 import { batchOfRows } from '../core/rows.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import {
+  AsyncDataStream,
   type FunctionInitializationContext,
   hours,
   type KeyedProcessFunction,
@@ -17,6 +18,7 @@ import {
   outputTag,
   type ProcessContext,
   type ProcessFunction,
+  perSubtask,
   RestartStrategies,
   RichFilterFunction,
   RichMapFunction,
@@ -337,6 +339,28 @@ describe('rich functions in jobs', () => {
       new Map([0, 1, 2, 3, 4, 5].map((second) => [second, 100])),
     )
     assert.throws(() => result.getAccumulatorResult('nope'), { code: 'ACCUMULATOR_UNKNOWN', hint: /visits/ })
+  })
+
+  test('functions of every kind know their job and its parameters, sinks and async functions too', async () => {
+    const env = StreamExecutionEnvironment.createEnvironment({ city: 'Zürich' })
+      .setParallelism(1)
+      .setStateBackend('memory')
+    const told: Pick<RuntimeContext, 'jobInfo' | 'globalJobParameters'>[] = []
+    const open = (context: (typeof told)[number]): void => void told.push(context)
+    const numbers = env.fromElements(1).map(perSubtask(() => ({ open, map: (n: number) => n })))
+    AsyncDataStream.orderedWait(
+      numbers,
+      perSubtask(() => ({ open, asyncInvoke: async (n: number) => [n] })),
+      0,
+    ).addSink(perSubtask(() => ({ open, invoke() {} })))
+    const job = await env.executeAsync('known')
+    const { id, name } = job.status()
+    await job.done
+    assert.deepEqual(
+      told.map(({ jobInfo, globalJobParameters }) => [jobInfo, globalJobParameters['city'], globalJobParameters['no']]),
+      Array(3).fill([{ jobId: id, jobName: 'known' }, 'Zürich', undefined]),
+    )
+    assert.equal(name, 'known')
   })
 
   test('an object that subtasks would share is refused where it is given', () => {

@@ -246,6 +246,13 @@ export interface OnTimerContext<K> extends ProcessContext<K> {
   readonly timeDomain: TimeDomain
 }
 
+/** Which job a function is part of. */
+export interface JobInfo {
+  /** As the status and the REST answers name it: another one when the program is started again, the same over restarts. */
+  readonly jobId: string
+  readonly jobName: string
+}
+
 /**
  * Where a function runs, and what it may ask for. Keyed state is declared in `open`, and used where a key is
  * current; throws `STATE_NOT_KEYED` without keys.
@@ -256,6 +263,9 @@ export interface RuntimeContext extends KeyedStateStore {
   readonly numberOfParallelSubtasks: number
   /** How often the job was started before, 0 at first. */
   readonly attemptNumber: number
+  readonly jobInfo: JobInfo
+  /** What `env.config` holds: the `--set KEY=VALUE` pairs, or what `createEnvironment` was given. */
+  readonly globalJobParameters: Readonly<Record<string, string | undefined>>
   /** Shown under `/metrics` as `millrace_user_NAME`, one sample a subtask. */
   readonly metricGroup: MetricGroup
   /** Merged over all subtasks of the job, in its result. Throws `ACCUMULATOR_EXISTS`. */
@@ -373,8 +383,11 @@ export interface AsyncRequest {
   readonly signal: AbortSignal
 }
 
-/** Which subtask a function serves. */
-export type AsyncFunctionContext = Pick<RuntimeContext, 'taskName' | 'indexOfThisSubtask' | 'numberOfParallelSubtasks'>
+/** Which subtask of which job a function serves. */
+export type AsyncFunctionContext = Pick<
+  RuntimeContext,
+  'taskName' | 'indexOfThisSubtask' | 'numberOfParallelSubtasks' | 'jobInfo' | 'globalJobParameters'
+>
 
 /**
  * Asks another system about each element. Requests that are under way at a checkpoint are made again when the

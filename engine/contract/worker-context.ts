@@ -4,7 +4,17 @@
 import type { Io } from '../core/io.ts'
 import type { StringInterner } from '../core/strings.ts'
 
+/** The job that a worker runs its share of. */
+export interface JobContext {
+  /** As the status and the REST answers name it: another one when the program is started again, the same over restarts. */
+  readonly id: string
+  readonly name: string
+  /** What `env.config` holds. */
+  readonly parameters: Readonly<Record<string, string>>
+}
+
 export interface WorkerContext {
+  readonly job: JobContext
   /** 0 <= index < workers. */
   readonly workerIndex: number
   readonly io: Io

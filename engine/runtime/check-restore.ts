@@ -17,6 +17,7 @@ import type { JobGraph, OperatorNode } from '../contract/job-graph.ts'
 import type { KeyedState } from '../contract/keyed-state.ts'
 import type { KeyedStore } from '../contract/keyed-store.ts'
 import type { OperatorContext } from '../contract/operator.ts'
+import type { JobContext } from '../contract/worker-context.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
@@ -26,14 +27,14 @@ import { MetricRegistry } from '../core/user-metrics.ts'
 import { peekSinks } from './sink-recovery.ts'
 
 /** One sentence for each state that could not be restored into the job's operators. */
-export async function stateProblems(graph: JobGraph, manifest: Manifest, io: Io): Promise<string[]> {
+export async function stateProblems(graph: JobGraph, manifest: Manifest, job: JobContext, io: Io): Promise<string[]> {
   const folder = await mkdtemp(join(tmpdir(), 'millrace-check-'))
   const store = memoryStoreFactory().create(join(folder, 'store'))
   try {
     return graph.nodes.flatMap((node) => {
       const saved = manifest.operators.find((operator) => operator.uid === node.uid)
       if (node.role !== 'operator' || saved === undefined || !node.isKeyed || !saved.isKeyed) return []
-      return problemsOfOperator(node, saved, manifest.keyGroups, store, io).map(
+      return problemsOfOperator(node, saved, manifest.keyGroups, store, { job, io }).map(
         (problem) => `"${node.name}" (uid ${node.uid}): ${problem}`,
       )
     })
@@ -48,7 +49,7 @@ function problemsOfOperator(
   saved: ManifestOperator,
   keyGroups: number,
   store: KeyedStore,
-  io: Io,
+  { job, io }: { readonly job: JobContext; readonly io: Io },
 ): string[] {
   const problems: string[] = []
   const counters = { lateDropped: 0, filtered: 0, coldReads: 0 }
@@ -78,6 +79,7 @@ function problemsOfOperator(
     subtask: 0,
     parallelism: 1,
     worker: {
+      job,
       workerIndex: 0,
       io,
       interner: new StringInterner(),

@@ -4,7 +4,7 @@
 import type { Manifest } from '../checkpoint/manifest.ts'
 import { assignSplits, type RestorePlan } from '../checkpoint/recovery.ts'
 import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
-import type { WorkerContext } from '../contract/worker-context.ts'
+import type { JobContext, WorkerContext } from '../contract/worker-context.ts'
 import type { Io } from '../core/io.ts'
 import { StringInterner } from '../core/strings.ts'
 import type { JobOptions } from './launcher-types.ts'
@@ -19,6 +19,7 @@ export interface DeploymentPlan {
   readonly io: Io
   readonly graph: JobGraph
   readonly options: JobOptions
+  readonly job: JobContext
   readonly plan: ExecutionPlan
   readonly parallelism: number
   readonly workers: number
@@ -40,7 +41,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
   const rings = from.createRings(ringCount(planChannels(plan)), workers)
   const graph = describeGraph(from.graph)
   return Array.from({ length: workers }, (_, workerIndex) => ({
-    jobName: options.name,
+    job: from.job,
     generation: manifest.generation,
     run: from.run,
     workerIndex,
@@ -70,7 +71,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
 
 async function allSplits(from: DeploymentPlan): Promise<Record<string, AssignedSplit[][]>> {
   const splits: Record<string, AssignedSplit[][]> = {}
-  const worker = enumeratorContext(from.io)
+  const worker = enumeratorContext(from.io, from.job)
   for (const vertex of from.plan.vertices) {
     const node = vertex.nodes[0]!
     if (node.role !== 'source') continue
@@ -82,7 +83,7 @@ async function allSplits(from: DeploymentPlan): Promise<Record<string, AssignedS
 
 /** What watches the sources that ask for it, beginning with the splits of `deployment`. */
 export function splitDiscovery(io: Io, plan: ExecutionPlan, deployment: Deployment): SplitDiscovery {
-  const discovery = new SplitDiscovery(enumeratorContext(io))
+  const discovery = new SplitDiscovery(enumeratorContext(io, deployment.job))
   for (const { nodes, parallelism } of plan.vertices) {
     const node = nodes[0]!
     if (node.role === 'source') discovery.watch(node, parallelism, deployment.splits[node.uid]!, io.clock.monotonicMs())
@@ -91,10 +92,11 @@ export function splitDiscovery(io: Io, plan: ExecutionPlan, deployment: Deployme
 }
 
 /** For split enumerators, which run on the coordinator's thread and in no worker. */
-function enumeratorContext(io: Io): WorkerContext {
+function enumeratorContext(io: Io, job: JobContext): WorkerContext {
   let ids = 0
   let interner: StringInterner | null = null
   return {
+    job,
     workerIndex: -1,
     io,
     get interner() {

@@ -314,6 +314,7 @@ export class JobMaster implements RunningJob {
       io,
       graph: this.graph,
       options: this.options,
+      job: { id: this.id, name: this.options.name, parameters: this.options.config },
       plan: run.plan,
       parallelism: run.parallelism,
       workers: this.workerCount,

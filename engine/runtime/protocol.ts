@@ -4,6 +4,7 @@
 import type { CheckpointingMode } from '../checkpoint/checkpoint-policy.ts'
 import type { ManifestStore, ManifestTable } from '../checkpoint/manifest.ts'
 import type { SplitState } from '../contract/source.ts'
+import type { JobContext } from '../contract/worker-context.ts'
 import type { JsonValue } from '../core/json-value.ts'
 import type { RuntimeMode, StateBackendName } from './launcher-types.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
@@ -13,7 +14,7 @@ import type { AlignmentLimit, AlignmentReport } from './watermark-alignment.ts'
 
 /** What a worker needs to build and restore its share of a job. */
 export interface Deployment {
-  readonly jobName: string
+  readonly job: JobContext
   readonly generation: number
   /** Number of this deployment within the process; keeps file names of attempts apart. */
   readonly run: number

@@ -72,6 +72,7 @@ export class WorkerRuntime {
     this.environment = environment
     this.alignmentMs = alignmentIntervalMs(environment.graph)
     this.context = {
+      job: { id: '', name: '', parameters: {} },
       workerIndex: 0,
       io: environment.io,
       interner: environment.interner ?? new StringInterner(),
@@ -143,6 +144,7 @@ export class WorkerRuntime {
 
   private async deploy(deployment: Deployment): Promise<void> {
     this.phase = 'deploying'
+    this.context.job = deployment.job
     this.context.workerIndex = deployment.workerIndex
     this.turnNowMs = this.environment.io.clock.nowMs()
     const { graph, io, send } = this.environment

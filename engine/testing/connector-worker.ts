@@ -20,6 +20,7 @@ export function connectorWorker(): WorkerContext {
   let ids = 0
   const run = randomUUID()
   return {
+    job: { id: 'test', name: 'test', parameters: {} },
     workerIndex: 0,
     io: connectorIo(),
     interner: new StringInterner(),
