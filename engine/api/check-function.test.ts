@@ -104,6 +104,17 @@ describe('what cannot be called', () => {
     assert.match(refusal(sessions, sum), /`merge`/)
   })
 
+  test('a function that makes process functions is not a function of windows', async () => {
+    const windows = keyed(numbers()).window(GlobalWindows.create()).trigger(CountTrigger.of(1))
+    const made = windows.process((() => ({ process() {} })) as never).executeAndCollect()
+    await assert.rejects(made, { code: 'FUNCTION_INVALID', message: /each time that a window fired/ })
+    const counted = keyed(numbers()).window(GlobalWindows.create()).trigger(CountTrigger.of(1))
+    assert.deepEqual(
+      await counted.process((...[, elements, collect]) => collect([...elements].length)).executeAndCollect(),
+      [1],
+    )
+  })
+
   test('a plain function in place of a process function fails with the way to write it', async () => {
     const plain = ((n: number, _context: unknown, collect: (n: number) => void) => collect?.(n)) as Unchecked
     await assert.rejects(numbers().process(plain).executeAndCollect(), (error) => {

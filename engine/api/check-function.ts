@@ -30,6 +30,23 @@ export function checkedFactory<F>(step: string, method: string, create: () => F)
   }
 }
 
+/**
+ * A function that is called for each window, and not for each subtask. It throws `FUNCTION_INVALID` when it makes an object
+ * with `method`: other steps take functions that make them.
+ */
+export function noFactory<F>(step: string, method: string, fn: F): F {
+  if (typeof fn !== 'function' || fn.length > 0) return fn
+  const checked = (...given: unknown[]): unknown => {
+    const returned: unknown = fn(...given)
+    if (!has(returned, method)) return returned
+    throw invalid(
+      `The function given to ${step} made an object with the method \`${method}\`, each time that a window fired.`,
+      `Say that it makes one for each subtask: ${step}(perSubtask(() => ({ ${method}(...) { ... } }))).`,
+    )
+  }
+  return checked as F
+}
+
 /** Throws `FUNCTION_INVALID` unless `made` is an instance of a class with `method`. */
 export function checkInstance(step: string, made: unknown, method: string): void {
   if (has(made, method)) return

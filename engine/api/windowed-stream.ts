@@ -22,7 +22,7 @@ import type { Key } from '../core/keys.ts'
 import { fieldIndex, OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 import { type Duration, toMs } from '../core/time.ts'
 import { type AggregateRecord, type AggregateRow, isAggregateRecord } from './aggregates.ts'
-import { checkFunction, checkInstance } from './check-function.ts'
+import { checkFunction, checkInstance, noFactory } from './check-function.ts'
 import type { KeyedStream, SchemaOption, SingleOutputStreamOperator } from './data-stream.ts'
 import { CountEvictor } from './evictors.ts'
 import { perSubtask, perSubtaskOf } from './per-subtask.ts'
@@ -99,7 +99,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
       return this.operator('Window(Aggregate)', OPAQUE_SCHEMA as Schema<never>, {
         kind: 'aggregate',
         fn: aggregates as AggregateFunction<unknown, unknown, unknown>,
-        process: process as AnyProcess | null,
+        process: ofWindow('aggregate', process),
       })
     }
     const { schema, keyKind } = this.input
@@ -139,7 +139,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
     return this.operator('Window(Reduce)', process === null ? this.input.schema : (OPAQUE_SCHEMA as Schema<unknown>), {
       kind: 'reduce',
       fn: fn as ReduceFunction<unknown>,
-      process: process as AnyProcess | null,
+      process: ofWindow('reduce', process),
     })
   }
 
@@ -149,7 +149,7 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
   process<R>(fn: WindowProcess<T, R, K>, options?: SchemaOption<R>): SingleOutputStreamOperator<R> {
     checkFunction('process', fn, 'process')
     const output = options?.schema ?? (OPAQUE_SCHEMA as Schema<R>)
-    return this.operator('Window(Process)', output, { kind: 'process', process: fn as AnyProcess })
+    return this.operator('Window(Process)', output, { kind: 'process', process: ofWindow('process', fn) })
   }
 
   /** As `process`, for a function of key, window and elements. */
@@ -236,6 +236,11 @@ export class WindowedStream<T, K extends Key, KeyPart = KeyOfWindow<K>> {
 }
 
 type AnyProcess = WindowProcess<unknown, unknown, unknown>
+
+function ofWindow<F extends object | null>(step: string, process: F): AnyProcess | Extract<F, null> {
+  const given = process as AnyProcess | Extract<F, null>
+  return given === null || perSubtaskOf(given) !== null ? given : noFactory(step, 'process', given)
+}
 
 /** Windows over all elements of a stream: one subtask does the work. Contexts have the key null, and rows of aggregates none. */
 export class AllWindowedStream<T> extends WindowedStream<T, null, unknown> {
