@@ -175,7 +175,14 @@ export async function startMainJob(args: readonly string[]): Promise<void> {
   })
   try {
     const placement = threadsPlacement(run, moduleUrl, availableParallelism())
-    await runProgram({ name: definition.name, graph, settings, flags: run, placement, notice: null })
+    await runProgram({
+      name: definition.name,
+      graph,
+      settings,
+      flags: run,
+      placement,
+      notice: feeding.catch(() => null),
+    })
   } finally {
     stopFeeding.abort()
     await feeding
@@ -184,12 +191,16 @@ export async function startMainJob(args: readonly string[]): Promise<void> {
   }
 }
 
+/** Feeds until the signal; resolves to what to tell whoever waits for more, if there is no more. */
 async function feed(
   options: StartOptions,
   log: Awaited<ReturnType<typeof openLog>>,
   signal: AbortSignal,
-): Promise<void> {
+): Promise<string | null> {
   // A sealed topic is complete: an earlier start with --exit fed it to the end.
-  if ((await readSealedEnds(join(options.directory, 'log'), TOPIC)) !== null) return
-  await feedEvents(log, { eventAt: eventsOf(options), rate: options.rate, sealAtEnd: options.exit, signal })
+  if ((await readSealedEnds(join(options.directory, 'log'), TOPIC)) !== null) return null
+  const feeding = { eventAt: eventsOf(options), rate: options.rate, sealAtEnd: options.exit, signal }
+  const { events, complete } = await feedEvents(log, feeding)
+  if (!complete || options.exit) return null
+  return `all ${events} flights are read: --fresh begins again, --traffic 1000 simulates campaign events`
 }

@@ -25,8 +25,8 @@ export interface ProgramRun {
   readonly settings: JobSettings
   readonly flags: RunFlags
   readonly placement: Placement
-  /** A line to print first, or null. */
-  readonly notice: string | null
+  /** A line to print first, or once it is known; null for none. */
+  readonly notice: string | null | Promise<string | null>
   /** Told of each event, besides what is printed. */
   readonly onEvent?: ((event: JobEvent) => void) | undefined
   /** The job is deployed. */
@@ -35,6 +35,11 @@ export interface ProgramRun {
 
 const EXIT_SIGINT = 130
 const EXIT_SIGTERM = 143
+
+function tell(output: RunOutput, notice: ProgramRun['notice']): void {
+  if (typeof notice === 'string') output.note(notice)
+  else notice?.then((line) => line !== null && output.note(line))
+}
 
 /**
  * Runs the job to its end; rejects with the cause when it fails. Where the flags ask for help or a check,
@@ -46,7 +51,7 @@ export async function runProgram(run: ProgramRun): Promise<JobExecutionResult> {
     return exitProcess(0)
   }
   const output = run.flags.json ? jsonOutput(process) : humanOutput(process)
-  if (run.notice !== null) output.note(run.notice)
+  tell(output, run.notice)
   const options = toJobOptions(run.name, run.settings, run.flags, run.placement, (event) => {
     output.onEvent(event)
     run.onEvent?.(event)
