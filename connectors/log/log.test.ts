@@ -1,6 +1,6 @@
 /** Embedded log: durability and repair at every byte, following, retention, and the exactly-once sink. */
 import assert from 'node:assert/strict'
-import { appendFile, copyFile, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
+import { appendFile, copyFile, cp, mkdir, open, readdir, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
 import type { SplitState } from '../../engine/contract/source.ts'
@@ -277,22 +277,23 @@ describe('log sink', () => {
       const committer = committerOf(directory)
       await committer.open()
       await committer.commit(1, [first])
+      const files = ['0', '1'].map((name) => join(directory, 'events', name, '00000000000000000000.log'))
+      const committed = await Promise.all(files.map((file) => readFile(file)))
       const gone = { ...(second as object), file: 'outbox/none.seg', crc32: 1 }
       await assert.rejects(committer.commit(2, [second, gone]))
-      // The records of epoch 2 lie behind the damage, and have to be cut off before the next try.
+      // The records of epoch 2 lie behind the damage, now or soon, and have to be cut off before the next try.
       const lost = { code: 'OUTPUT_LOST', message: /events has lost committed records\. Restore the log/ }
-      const damaged: [string, Buffer][] = []
-      for (const partition of ['0', '1']) {
-        const file = join(directory, 'events', partition, '00000000000000000000.log')
-        const bytes = await readFile(file)
+      for (const [i, bytes] of committed.entries()) {
         if (bytes.length === 0) continue
-        bytes[bytes.length >> 1]! ^= 1
-        await writeFile(file, bytes)
-        damaged.push([file, bytes])
+        const at = bytes.length >> 1
+        bytes[at]! ^= 1
+        const file = await open(files[i]!, 'r+')
+        await file.write(bytes, at, 1, at)
+        await file.close()
       }
       await assert.rejects(committer.commit(2, [second]), lost)
-      for (const [file, bytes] of damaged) {
-        assert.deepEqual((await readFile(file)).subarray(0, bytes.length), bytes)
+      for (const [i, bytes] of committed.entries()) {
+        assert.deepEqual((await readFile(files[i]!)).subarray(0, bytes.length), bytes)
       }
       await committer.close()
       await assert.rejects(committerOf(directory).open(), lost)
