@@ -12,7 +12,7 @@
  * Invariants:
  * - An entry of the cut that operators use before it is encoded is encoded first: the cut is the state as
  *   `beginCut` found it.
- * - From the cut until the store has the batch nothing of this subtask is written; what is written
+ * - From the cut until the store has the batch nothing of this subtask is written but the cut itself; what is written
  *   between then and the settlement is not in the image (keyed-store.ts).
  * - What a failed checkpoint captured is captured again by the next one.
  * - Only the key groups of `keyGroups` are read, written or deleted.
@@ -58,7 +58,10 @@ export interface KeyedBackendOptions {
   readonly memoryBudgetBytes: number
   /** Objects of users kept decoded between batches; by default as many as the memory budget has room for. */
   readonly decodedObjectsMax?: number
-  /** Bytes of changes kept for the next checkpoint before they are written early; 128 MiB by default. */
+  /**
+   * Bytes of changes kept for the next checkpoint before they are written early, of objects, or where memory is short;
+   * 128 MiB by default.
+   */
   readonly dirtyBytesMax?: number
   /** Stored entries of a key that clearing it reads, so that the store can delete them one by one; 256 by default. */
   readonly clearedEntriesMax?: number

@@ -6,31 +6,20 @@ import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib'
-import { DuckDBInstance } from '@duckdb/node-api'
 import fc from 'fast-check'
 import { type Schema, schema, t } from '../../engine/core/schema.ts'
 import { readRows, withDirectory } from '../testing-context.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 import { filesSource } from './index.ts'
 
 const DATA = join(dirname(createRequire(import.meta.url).resolve('vega-datasets')), '..', 'data')
-
-async function duckdb(sql: string): Promise<Record<string, unknown>[]> {
-  const instance = await DuckDBInstance.create(':memory:')
-  const connection = await instance.connect()
-  try {
-    return (await connection.runAndReadAll(sql)).getRowObjectsJS()
-  } finally {
-    connection.closeSync()
-    instance.closeSync()
-  }
-}
 
 /** Reads a real file with both, the columns given as DuckDB types. */
 async function compare(file: string, columns: Record<string, string>, rowSchema: Schema): Promise<number> {
   const path = join(DATA, file)
   const types = Object.entries(columns).map(([name, type]) => `'${name}': '${type}'`)
   const names = Object.keys(columns).map((name) => `"${name}"`)
-  const expected = await duckdb(
+  const expected = await queryDuckDb(
     `SELECT ${names} FROM read_csv('${path}', header = true, columns = {${types}}, auto_detect = false, quote = '"')`,
   )
   const { rows, letters } = await readRows(filesSource({ path, format: 'csv', schema: rowSchema }))
@@ -64,7 +53,7 @@ describe('real CSV files read as DuckDB reads them', () => {
   test('employment, of integers and negative numbers', async () => {
     const rowSchema = schema({ month: t.string(), nonfarm: t.int64(), nonfarm_change: t.float64() })
     const path = join(DATA, 'us-employment.csv')
-    const expected = await duckdb(
+    const expected = await queryDuckDb(
       `SELECT CAST(month AS VARCHAR) AS month, CAST(nonfarm AS BIGINT) AS nonfarm, CAST(nonfarm_change AS DOUBLE) AS nonfarm_change FROM read_csv('${path}')`,
     )
     const { rows } = await readRows(filesSource({ path, format: 'csv', schema: rowSchema }))

@@ -4,11 +4,11 @@ import { mkdir, readdir, stat } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { describe, test } from 'node:test'
-import { DuckDBInstance } from '@duckdb/node-api'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { type RowOf, schema, t } from '../../engine/core/schema.ts'
 import { readRows, testCommitterContext, testWriterContext, withDirectory } from '../testing-context.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 import { type FilesSinkOptions, filesSink, filesSource } from './index.ts'
 
 const FLIGHTS = join(
@@ -17,17 +17,6 @@ const FLIGHTS = join(
   'data',
   'flights-3m.parquet',
 )
-
-async function duckdb(sql: string): Promise<Record<string, unknown>[]> {
-  const instance = await DuckDBInstance.create(':memory:')
-  const connection = await instance.connect()
-  try {
-    return (await connection.runAndReadAll(sql)).getRowObjectsJS()
-  } finally {
-    connection.closeSync()
-    instance.closeSync()
-  }
-}
 
 const ROW = {
   id: t.int32(),
@@ -93,12 +82,14 @@ describe('Parquet source', () => {
       const { offset, end } = position as { offset: number; end: number }
       return sum + end - offset
     }, 0)
-    const [{ count }] = (await duckdb(`SELECT count(*)::INTEGER AS count FROM '${FLIGHTS}'`)) as [{ count: number }]
+    const [{ count }] = (await queryDuckDb(`SELECT count(*)::INTEGER AS count FROM '${FLIGHTS}'`)) as [
+      { count: number },
+    ]
     assert.equal(rows, count)
     const first = splits[0]!
     const { end } = first.position as { end: number }
     const read = await readRows(source, { splits: [first] })
-    const [totals] = await duckdb(
+    const [totals] = await queryDuckDb(
       `SELECT count(*)::INTEGER AS n, sum(delay)::DOUBLE AS delay, sum(distance)::DOUBLE AS distance,
               count(DISTINCT origin)::INTEGER AS origins
        FROM (SELECT * FROM read_parquet('${FLIGHTS}', file_row_number = true) WHERE file_row_number < ${end})`,
@@ -120,7 +111,7 @@ describe('Parquet source', () => {
     test(`${codec}: several row groups, resumed anywhere, bad rows as dead letters`, () =>
       withDirectory(async (directory) => {
         const path = join(directory, 'a.parquet')
-        await duckdb(
+        await queryDuckDb(
           `COPY (SELECT CAST(i AS BIGINT) AS id, CASE WHEN i % 3 = 0 THEN NULL ELSE 'row ' || i END AS text,
                         to_timestamp(i) AS at, i * 1.5 AS amount
                  FROM range(5000) t(i)) TO '${path}' (FORMAT parquet, ROW_GROUP_SIZE 2048, CODEC '${codec}')`,
@@ -146,7 +137,7 @@ describe('Parquet source', () => {
   test('a missing column and a file that is none are errors with advice', () =>
     withDirectory(async (directory) => {
       const path = join(directory, 'a.parquet')
-      await duckdb(`COPY (SELECT 1 AS id) TO '${path}' (FORMAT parquet)`)
+      await queryDuckDb(`COPY (SELECT 1 AS id) TO '${path}' (FORMAT parquet)`)
       const other = filesSource({ path, format: 'parquet', schema: schema({ name: t.string() }) })
       await assert.rejects(readRows(other), { code: 'PARQUET_COLUMN_MISSING' })
       const text = filesSource({ path: import.meta.filename, format: 'parquet', schema: schema({ name: t.string() }) })
@@ -162,7 +153,7 @@ describe('files sink', () => {
     withDirectory(async (directory) => {
       const files = await written(directory, { format: 'csv' }, rows)
       const list = files.map((file) => `'${file}'`).join(', ')
-      const read = await duckdb(
+      const read = await queryDuckDb(
         `SELECT * FROM read_csv([${list}], header = true, columns = ${types}, auto_detect = false, quote = '"', allow_quoted_nulls = false) ORDER BY id`,
       )
       assert.deepEqual(
@@ -177,7 +168,7 @@ describe('files sink', () => {
     withDirectory(async (directory) => {
       const files = await written(directory, { format: 'parquet' }, rows)
       const list = files.map((file) => `'${file}'`).join(', ')
-      const read = await duckdb(
+      const read = await queryDuckDb(
         `SELECT id, text, amount, flag, big, epoch_ms("at") AS "at" FROM read_parquet([${list}]) ORDER BY id`,
       )
       assert.deepEqual(

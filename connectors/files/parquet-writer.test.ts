@@ -3,13 +3,13 @@ import assert from 'node:assert/strict'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { DuckDBInstance } from '@duckdb/node-api'
 import * as hyparquetWriter from 'hyparquet-writer'
 import { gatherBatch } from '../../engine/core/batch.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { type RowOf, schema, t } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
 import { readRows, withDirectory } from '../testing-context.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 import { filesSource } from './index.ts'
 import { ParquetEncoder } from './parquet-writer.ts'
 
@@ -41,17 +41,6 @@ function rowOf(id: number): Row {
   }
 }
 
-async function queryAll(sql: string): Promise<Record<string, unknown>[]> {
-  const instance = await DuckDBInstance.create(':memory:')
-  const connection = await instance.connect()
-  try {
-    return (await connection.runAndReadAll(sql)).getRowObjectsJS()
-  } finally {
-    connection.closeSync()
-    instance.closeSync()
-  }
-}
-
 /** A file of rows, in batches whose rows lie in another order than they are written. */
 function fileOf(rows: readonly Row[], flushAfter: number): Buffer {
   const encoder = new ParquetEncoder(schema(FIELDS), hyparquetWriter)
@@ -76,7 +65,7 @@ test('any pages of any columns', () =>
     await writeFile(path, fileOf(rows, 10_000))
     const { rows: back } = await readRows(filesSource({ path, format: 'parquet', schema: schema(FIELDS) }))
     assert.deepEqual(back, rows)
-    const [totals] = await queryAll(
+    const [totals] = await queryDuckDb(
       `SELECT count(*)::INTEGER AS n, count(DISTINCT "unique")::INTEGER AS texts, count(early)::INTEGER AS early,
               count(never)::INTEGER AS never, sum(flag::INTEGER)::INTEGER AS flags, min(big)::BIGINT AS least,
               (epoch_ms(max("at")))::BIGINT AS latest, count(*) FILTER (isnan(amount))::INTEGER AS nans,
@@ -95,7 +84,7 @@ test('any pages of any columns', () =>
       nans: countOf((row) => Number.isNaN(row.amount)),
       found: countOf((row) => row.country === 'é' && row.id > 12_000),
     })
-    const chunks = await queryAll(
+    const chunks = await queryDuckDb(
       `SELECT path_in_schema AS field, row_group_id::INTEGER AS "group", encodings, stats_null_count::INTEGER AS nulls,
               stats_min_value AS min, stats_max_value AS max FROM parquet_metadata('${path}')`,
     )
@@ -129,11 +118,11 @@ test('opaque values are JSON, and a file of no rows is one', () =>
     const path = join(directory, 'a.parquet')
     await writeFile(path, arena.view())
     assert.deepEqual(
-      (await queryAll(`SELECT extra::VARCHAR AS extra FROM read_parquet('${path}')`)).map(({ extra }) => extra),
+      (await queryDuckDb(`SELECT extra::VARCHAR AS extra FROM read_parquet('${path}')`)).map(({ extra }) => extra),
       ['{"a":[1,"é"]}', null, '"text"', null, '12', '{"n":"NaN"}'],
     )
     await writeFile(path, fileOf([], -1))
-    assert.deepEqual(await queryAll(`SELECT count(*)::INTEGER AS n FROM read_parquet('${path}')`), [{ n: 0 }])
+    assert.deepEqual(await queryDuckDb(`SELECT count(*)::INTEGER AS n FROM read_parquet('${path}')`), [{ n: 0 }])
   }))
 
 test('a time that is none is refused', () => {

@@ -6,7 +6,7 @@
  * hard links, new files are hashed and linked into shared/, sealed output is synced, and only then the ack goes out (I10).
  *
  * Invariants:
- * - Between its cut and the start of imaging a subtask's state writes nothing to the store.
+ * - Between its cut and the start of imaging a subtask's state writes nothing to the store; the cut's own changes go there.
  * - Output sealed by an attempt that never completed is acked again with the next attempt: no sealed
  *   record is dropped, none is listed by two manifests as new.
  * - A finished table file is hashed once, and keeps the hash that it was restored with, at any parallelism: a bit that
