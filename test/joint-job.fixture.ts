@@ -6,8 +6,8 @@
 import { existsSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { type CollectSink, collectSink } from '../connectors/collect/collect-sink.ts'
+import { dataGenSource } from '../connectors/datagen/index.ts'
 import {
-  type DataStream,
   type KeyedBroadcastContext,
   type KeyedBroadcastOnTimerContext,
   type KeyedBroadcastProcessFunction,
@@ -139,13 +139,14 @@ const timed = <T extends { readonly at: number }>() =>
 export function jointGraph(options: JointOptions): { graph: JobGraph; sink: CollectSink<string> } {
   const { count, ratePerSecond } = options
   const env = StreamExecutionEnvironment.createEnvironment()
-  const generated = <T>(generator: (index: number) => T, rows: number, splits: number): DataStream<T> =>
-    env.fromDataGenerator(generator, { count: rows, splits, ...(ratePerSecond === undefined ? {} : { ratePerSecond }) })
-  const orders = generated(orderOf, count, 2)
-    .map(new Failing(options), { schema: ORDERS })
-    .assignTimestampsAndWatermarks(timed<Order>())
-  const clicks = generated(clickOf, count, 3).assignTimestampsAndWatermarks(timed<Click>())
-  const rules = generated(ruleOf, RULES, 1)
+  const rate = ratePerSecond === undefined ? {} : { ratePerSecond }
+  // Splits advance at their own pace, and one may be far ahead when the job stops: only watermarks of each split know
+  // that the rows of the others are not late.
+  const timedSource = <T extends { readonly at: number }>(generator: (index: number) => T, splits: number) =>
+    env.fromSource(dataGenSource<T>({ generator, count, splits, ...rate }), timed<T>())
+  const orders = timedSource(orderOf, 2).map(new Failing(options), { schema: ORDERS })
+  const clicks = timedSource(clickOf, 3)
+  const rules = env.fromDataGenerator(ruleOf, { count: RULES, ...rate })
   const near = orders
     .keyBy('user')
     .intervalJoin(clicks.keyBy((click) => click.user))
