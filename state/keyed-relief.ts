@@ -99,7 +99,8 @@ export class KeyedRelief {
     if (this.memory.decoded > this.decodedMax) this.undecode(this.memory.decoded - this.decodedMax)
     if (phase !== 'encoding') {
       this.drainDeletions(phase)
-      if (this.dirtyBytes() > this.dirtyBytesMax) this.drainChanges(phase)
+      const dirtyBytes = this.dirtyBytes()
+      if (dirtyBytes > this.dirtyBytesMax) this.drainChanges(phase, dirtyBytes)
     }
     if (this.isPressed()) this.relieve(phase, inserted)
     this.decodedBefore = this.memory.decoded
@@ -205,8 +206,8 @@ export class KeyedRelief {
     return phase !== 'encoding' && !table.deletionsWait && !table.isDeleting(segment.namespace)
   }
 
-  private drainChanges(phase: CheckpointPhase): void {
-    let left = this.dirtyBytes() > this.dirtyBytesMax * 1.1 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
+  private drainChanges(phase: CheckpointPhase, dirtyBytes: number): void {
+    let left = dirtyBytes > this.dirtyBytesMax * 1.1 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
     for (const table of this.drained()) {
       const segments = [...table.segments.values()].filter((segment) => segment.dirtyCount > 0)
       segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn || b.dirtyCount - a.dirtyCount)
