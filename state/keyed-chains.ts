@@ -1,7 +1,7 @@
 /**
  * Which slots of a segment belong to one key, for tables of composite keys: doubly linked lists through slots.
  *
- * Driven by keyed-segment.ts as it inserts and frees. Keys with the same hash share a list, so whoever walks one
+ * Driven by keyed-slots.ts as it inserts and frees. Keys with the same hash share a list, so whoever walks one
  * compares bytes. Invariant: what is added comes to the front, so a walk that has begun never meets it.
  */
 const NONE = -1

@@ -1,7 +1,7 @@
 /**
  * The inner loops of a segment: its hash index and slot records, as functions over primitive arguments.
  *
- * Used by keyed-segment.ts only. The index is an open-addressing table with linear probing; its size is a power
+ * Used by keyed-slots.ts and keyed-segment.ts. The index is an open-addressing table with linear probing; its size is a power
  * of two, 2 ** (32 - shift). A slot's record in `meta` holds hash, key start, key end and flags.
  *
  * A place is one int, 0 when it is empty. Its low bits, as many as number the places, are slot + 1, which fits

@@ -8,7 +8,8 @@ import fc from 'fast-check'
 import type { KeyedStore } from '../engine/contract/keyed-store.ts'
 import type { KeyColumn } from '../engine/core/batch.ts'
 import { newSegmentMemory, type SegmentMemory } from './keyed-flags.ts'
-import { Segment, type SegmentShared } from './keyed-segment.ts'
+import { Segment } from './keyed-segment.ts'
+import type { SegmentShared } from './keyed-slots.ts'
 
 function columnOf(keys: readonly string[], hashOf: (key: string) => number): KeyColumn {
   const bytes = Buffer.from(keys.join(''))

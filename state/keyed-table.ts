@@ -12,7 +12,8 @@ import type { StateSegment, StateTable, StateTableSize, TableDeclaration } from 
 import { assert } from '../engine/core/assert.ts'
 import { eachOfFew } from './keyed-key-scan.ts'
 import { keyPrefix, prefixEnd, setKeyGroup, type WriteBatchBuilder } from './keyed-layout.ts'
-import { Segment, type SegmentShared } from './keyed-segment.ts'
+import { Segment } from './keyed-segment.ts'
+import type { SegmentShared } from './keyed-slots.ts'
 import { captureSome, measureSome, recapture, settleSome } from './keyed-sweeps.ts'
 
 /** From this many entries a key group on, ranges are deleted instead of keys. */

@@ -1,7 +1,7 @@
 /**
  * A queue of slot numbers in a ring that grows: which objects of a segment were decoded first.
  *
- * Used by keyed-segment.ts. Invariant: numbers leave in the order they came.
+ * Used by keyed-slots.ts. Invariant: numbers leave in the order they came.
  */
 export class SlotQueue {
   private ring = new Int32Array(16)
