@@ -4,9 +4,10 @@
  */
 import type { OperatorContext } from '../engine/contract/operator.ts'
 import type { Batch } from '../engine/core/batch.ts'
-import { MillraceError, messageOf } from '../engine/core/errors.ts'
+import { MillraceError } from '../engine/core/errors.ts'
 import { type RowReader, rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
+import { functionFailed } from '../engine/core/user-error.ts'
 
 /** Makes the row reader of whatever schema arrives; an operator's input has one schema. */
 export class RowSource {
@@ -28,32 +29,12 @@ export class RowSource {
   }
 }
 
-const ENGINE_ROOMS = ['operators/', 'engine/', 'state/'].map((room) => new URL(`../${room}`, import.meta.url).pathname)
-
-/** The first stack line outside the engine and Node itself, without its indentation. */
-function firstUserFrame(error: unknown): string | null {
-  if (!(error instanceof Error) || error.stack === undefined) return null
-  for (const line of error.stack.split('\n')) {
-    const frame = line.trim()
-    if (!frame.startsWith('at ') || frame.includes('node:') || frame.includes('<anonymous>')) continue
-    if (!frame.includes('.test.') && ENGINE_ROOMS.some((room) => frame.includes(room))) continue
-    return frame
-  }
-  return null
-}
-
 /**
  * What to throw when a user's function threw: `USER_FUNCTION_FAILED` with the operator, the message and
  * the user's own stack line. Errors that already say what to do pass unchanged.
  */
 export function userFunctionError(error: unknown, operatorName: string): MillraceError {
-  if (error instanceof MillraceError) return error
-  const frame = firstUserFrame(error)
-  return new MillraceError(
-    'USER_FUNCTION_FAILED',
-    `The function of operator ${JSON.stringify(operatorName)} failed: ${messageOf(error)}${frame === null ? '' : ` (${frame})`}.`,
-    { cause: error },
-  )
+  return functionFailed(`The function of operator ${JSON.stringify(operatorName)}`, error)
 }
 
 /**

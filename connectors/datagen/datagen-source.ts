@@ -14,6 +14,7 @@ import { createJsonDecoder, JSON_PADDING_BYTES, type JsonDecoder } from '../../e
 import { BatchBuilder } from '../../engine/core/rows.ts'
 import { type Field, OPAQUE_SCHEMA, type Schema } from '../../engine/core/schema.ts'
 import { ByteArena } from '../../engine/core/strings.ts'
+import { functionFailed } from '../../engine/core/user-error.ts'
 import { RateLimit } from './rate-limit.ts'
 
 interface GeneratedOptions {
@@ -192,8 +193,16 @@ class RowProducer implements Producer {
   }
 
   make(split: number, splits: number, next: number, max: number): { batch: Batch; records: number } {
-    for (let k = 0; k < max; k++) this.builder.append(this.generator(split + (next + k) * splits), Number.NaN)
+    for (let k = 0; k < max; k++) this.builder.append(this.rowOf(split + (next + k) * splits), Number.NaN)
     return { batch: this.builder.build(), records: max }
+  }
+
+  private rowOf(index: number): unknown {
+    try {
+      return this.generator(index)
+    } catch (thrown) {
+      throw functionFailed(`The generator of row ${index}`, thrown)
+    }
   }
 }
 

@@ -13,6 +13,7 @@ import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
 import { BatchBuilder } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../../engine/core/schema.ts'
+import { functionFailed } from '../../engine/core/user-error.ts'
 import { RecordQueue } from './record-queue.ts'
 
 const SPLIT = 'queue'
@@ -61,7 +62,7 @@ export function queueSource<T>(options: QueueOptions<T> = {}): QueueSource<T> {
 
 /**
  * A source of what an iterable gives: read only as fast as the job takes it, and closed (`return`) when the
- * job ends early. It is iterated once, from the first start of the job.
+ * job ends early. It is iterated once, from the first start of the job: `ITERABLE_CLOSED` in a later job.
  */
 export function fromAsyncIterable<T>(
   iterable: AsyncIterable<T> | Iterable<T>,
@@ -70,18 +71,63 @@ export function fromAsyncIterable<T>(
   const capacity = positive('capacity', options.capacity ?? BATCH_ROWS_MAX)
   const retainedMax = positive('retainedMax', options.retainedMax ?? Math.max(RETAINED_MAX, capacity))
   const queue = new RecordQueue<T>({ capacity, retainedMax })
-  let pumping = false
-  const start = (): void => {
-    if (pumping) return
-    pumping = true
-    pump(iterable, queue).catch((error: unknown) => queue.fail(error))
+  const pump = new Pump<T>(iterable, queue)
+  return {
+    ...sourceOf(queue, options.schema ?? (OPAQUE_SCHEMA as Schema<T>), () => pump.start()),
+    jobEnded: () => pump.stop(),
   }
-  return sourceOf(queue, options.schema ?? (OPAQUE_SCHEMA as Schema<T>), start)
 }
 
-async function pump<T>(iterable: AsyncIterable<T> | Iterable<T>, queue: RecordQueue<T>): Promise<void> {
-  for await (const record of iterable) await queue.put(record)
-  queue.end()
+/** Puts what an iterable gives into a queue. */
+class Pump<T> {
+  private readonly iterable: AsyncIterable<T> | Iterable<T>
+  private readonly queue: RecordQueue<T>
+  private iterator: AsyncIterator<T> | Iterator<T> | null = null
+  private state: 'new' | 'reading' | 'read' | 'stopped' = 'new'
+
+  constructor(iterable: AsyncIterable<T> | Iterable<T>, queue: RecordQueue<T>) {
+    this.iterable = iterable
+    this.queue = queue
+  }
+
+  /** Once, however often the job starts. */
+  start(): void {
+    if (this.state === 'stopped') {
+      throw new MillraceError('ITERABLE_CLOSED', 'The iterable was closed when the job that read it ended.', {
+        hint: 'Make a source for each job, of an iterable of its own.',
+      })
+    }
+    if (this.state !== 'new') return
+    this.state = 'reading'
+    this.read().catch((thrown: unknown) => {
+      this.state = 'read'
+      this.queue.fail(functionFailed('The iterable of a source', thrown))
+    })
+  }
+
+  private async read(): Promise<void> {
+    const { iterable } = this
+    const iterator = Symbol.asyncIterator in iterable ? iterable[Symbol.asyncIterator]() : iterable[Symbol.iterator]()
+    this.iterator = iterator
+    while (true) {
+      const { done, value } = await iterator.next()
+      // Whoever stopped it has asked the iterator to return.
+      if (this.state === 'stopped') return
+      if (done === true) break
+      // As `for await` does with the promises of an iterable that is synchronous itself.
+      await this.queue.put(await value)
+    }
+    this.state = 'read'
+    this.queue.end()
+  }
+
+  /** The job has ended: nobody will take what is still to come. */
+  stop(): void {
+    if (this.state !== 'reading') return
+    this.state = 'stopped'
+    // An iterator that fails to close has nobody left to tell.
+    Promise.resolve(this.iterator?.return?.()).catch(() => {})
+  }
 }
 
 function positive(name: string, value: number): number {

@@ -190,4 +190,44 @@ describe('a source of an async iterable', () => {
     const env = StreamExecutionEnvironment.createEnvironment()
     await assert.rejects(env.fromSource(fromAsyncIterable(broken())).executeAndCollect(), /upstream service is gone/)
   })
+
+  test('is closed when the job ends early, and read by no second one', async () => {
+    const closed = Promise.withResolvers<void>()
+    async function* numbers() {
+      try {
+        for (let i = 0; ; i++) yield i
+      } finally {
+        closed.resolve()
+      }
+    }
+    const source = fromAsyncIterable(numbers(), { capacity: 10 })
+    const read = () => StreamExecutionEnvironment.createEnvironment().fromSource(source).executeAndCollect(3)
+    assert.deepEqual(await read(), [0, 1, 2])
+    await closed.promise
+    await assert.rejects(read(), { code: 'ITERABLE_CLOSED' })
+  })
+
+  test('is closed when the job fails while nothing comes', async () => {
+    let returned = 0
+    const silent = {
+      [Symbol.asyncIterator]: () => ({
+        next: () => new Promise<IteratorResult<number>>(() => {}),
+        return: async () => ({ done: true as const, value: returned++ }),
+      }),
+    }
+    const env = StreamExecutionEnvironment.createEnvironment()
+    env.fromSource(fromAsyncIterable<number>(silent)).addSink(() => {})
+    env
+      .fromElements(1)
+      .map((): number => assert.fail('on purpose'))
+      .addSink(() => {})
+    await assert.rejects(env.execute(), /on purpose/)
+    assert.equal(returned, 1)
+  })
+
+  test('promises of a synchronous iterable are waited for', async () => {
+    const source = fromAsyncIterable([Promise.resolve(1), Promise.resolve(2)])
+    const env = StreamExecutionEnvironment.createEnvironment()
+    assert.deepEqual(await env.fromSource(source).executeAndCollect(), [1, 2])
+  })
 })

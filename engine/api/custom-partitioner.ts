@@ -8,6 +8,7 @@ import type { RowTargets } from '../core/graph.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
+import { callingUser } from '../core/user-error.ts'
 import { ownFunction } from './per-subtask.ts'
 
 function promiseForPartition(): MillraceError {
@@ -28,7 +29,7 @@ export function targetsFactory<T, K>(
     const own = ownFunction(partitioner)
     const partition = typeof own === 'function' ? own : (key: K, count: number) => own.partition(key, count)
     const read = rowReader(schema, new StringInterner(), 'partitioner')
-    return (batch, targets) => {
+    const targetsOf: RowTargets = (batch, targets) => {
       const rows: number[] = []
       for (let i = 0; i < batch.length; i++) {
         const target = partition(keyOf(read(batch, i) as T), targets)
@@ -37,5 +38,6 @@ export function targetsFactory<T, K>(
       }
       return rows
     }
+    return (batch, targets) => callingUser('A partitioner', () => targetsOf(batch, targets))
   }
 }

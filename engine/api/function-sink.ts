@@ -9,7 +9,7 @@
 import { checkpointListenerOf } from '../../operators/checkpoint-listener.ts'
 import { OperatorState } from '../../operators/operator-state.ts'
 import { runtimeContextOver } from '../../operators/runtime-context.ts'
-import { isPromise } from '../../operators/user-function.ts'
+import { isPromise, userFunctionError } from '../../operators/user-function.ts'
 import { stateCodec } from '../../state/schema-codec.ts'
 import type {
   CheckpointedFunction,
@@ -54,7 +54,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
   private readonly outstanding = new Set<Promise<void>>()
   /** Of a function that keeps some. */
   private state: OperatorState | null = null
-  private failure: { readonly cause: unknown } | null = null
+  private failure: MillraceError | null = null
   private isFull = false
 
   constructor(fn: SinkFunction<T>, context: SinkWriterContext) {
@@ -65,8 +65,17 @@ class FunctionSinkWriter<T> implements SinkWriter {
   }
 
   async open(): Promise<void> {
-    const { fn, context } = this
+    const { fn } = this
     if (typeof fn === 'function') return
+    try {
+      await this.openObject(fn)
+    } catch (thrown) {
+      throw this.failed(thrown)
+    }
+  }
+
+  private async openObject(fn: SinkObject<T>): Promise<void> {
+    const { context } = this
     if (fn.initializeState !== undefined) {
       this.state = new OperatorState(context, stateCodec, NO_STATES)
       await fn.initializeState(this.state)
@@ -77,7 +86,19 @@ class FunctionSinkWriter<T> implements SinkWriter {
     this.state?.endDeclarations()
   }
 
+  private failed(thrown: unknown): MillraceError {
+    return userFunctionError(thrown, this.context.name)
+  }
+
   write(batch: Batch, from: number): number {
+    try {
+      return this.invokeAll(batch, from)
+    } catch (thrown) {
+      throw this.failed(thrown)
+    }
+  }
+
+  private invokeAll(batch: Batch, from: number): number {
     const { fn } = this
     const currentWatermark = this.context.currentWatermark()
     const currentProcessingTime = this.context.worker.nowMs()
@@ -96,8 +117,14 @@ class FunctionSinkWriter<T> implements SinkWriter {
   }
 
   endInput(): void {
-    const result = typeof this.fn === 'function' ? undefined : this.fn.finish?.()
-    if (isPromise(result)) this.track(Promise.resolve(result))
+    const { fn } = this
+    if (typeof fn === 'function') return
+    try {
+      const result = fn.finish?.()
+      if (isPromise(result)) this.track(Promise.resolve(result))
+    } catch (thrown) {
+      throw this.failed(thrown)
+    }
   }
 
   snapshotState(context: FunctionSnapshotContext): JsonValue {
@@ -123,9 +150,9 @@ class FunctionSinkWriter<T> implements SinkWriter {
 
   private track(call: Promise<void>): void {
     const settled = call
-      .catch((cause: unknown) => {
-        this.failure ??= { cause }
-        this.context.fail(cause)
+      .catch((thrown: unknown) => {
+        this.failure ??= this.failed(thrown)
+        this.context.fail(this.failure)
       })
       .then(() => {
         this.outstanding.delete(settled)
@@ -138,7 +165,7 @@ class FunctionSinkWriter<T> implements SinkWriter {
 
   async prepareCommit(): Promise<JsonValue | null> {
     await Promise.all(this.outstanding)
-    if (this.failure !== null) throw this.failure.cause
+    if (this.failure !== null) throw this.failure
     return null
   }
 

@@ -9,6 +9,7 @@ import { fieldKeyExtractor, type Key, valueKeyExtractor } from '../core/keys.ts'
 import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
+import { callingUser } from '../core/user-error.ts'
 import { ownFunction } from './per-subtask.ts'
 
 /** Names of the fields of `T` whose values may be keys. */
@@ -34,7 +35,7 @@ function selectorKeys<T>(schema: Schema, selector: KeySelector<T, Key>): () => (
   return () => {
     const read = rowReader(schema, new StringInterner(), 'key selector')
     const select = ownFunction(selector)
-    return valueKeyExtractor((batch, i) => {
+    const extract = valueKeyExtractor((batch, i) => {
       const key: unknown = select(read(batch, i) as T)
       if (isPromise(key)) {
         throw new MillraceError('PROMISE_RETURNED', 'A key selector returned a promise.', {
@@ -43,5 +44,6 @@ function selectorKeys<T>(schema: Schema, selector: KeySelector<T, Key>): () => (
       }
       return key
     })
+    return (batch) => callingUser('A key selector', () => extract(batch))
   }
 }

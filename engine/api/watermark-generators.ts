@@ -11,6 +11,7 @@ import { type RowReader, rowReader } from '../core/rows.ts'
 import type { Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
 import { WATERMARK_MIN } from '../core/time.ts'
+import { callingUser } from '../core/user-error.ts'
 
 /**
  * Greatest event time so far, minus the bound, minus 1 ms: a record as old as the bound is still in
@@ -78,6 +79,8 @@ function promiseFromGenerator(): MillraceError {
   })
 }
 
+const GENERATOR = 'A watermark generator'
+
 /** Calls a user's generator for each row. */
 export class CustomGenerator implements EngineGenerator {
   isIdle = false
@@ -107,6 +110,11 @@ export class CustomGenerator implements EngineGenerator {
   }
 
   onRows(eventTimes: Float64Array, from: number, to: number, rows: Batch): number {
+    return callingUser(GENERATOR, () => this.rowsUntilChange(eventTimes, from, to, rows))
+  }
+
+  /** The row after the first that changes something, or `to`. */
+  private rowsUntilChange(eventTimes: Float64Array, from: number, to: number, rows: Batch): number {
     const { watermark } = this
     for (let i = from; i < to; i++) {
       this.isIdle = false
@@ -118,7 +126,7 @@ export class CustomGenerator implements EngineGenerator {
   }
 
   current(): number {
-    this.generator.onPeriodicEmit(this.output)
+    callingUser(GENERATOR, () => this.generator.onPeriodicEmit(this.output))
     return this.watermark
   }
 

@@ -13,6 +13,7 @@ import { rowReader } from '../core/rows.ts'
 import { fieldIndex, type Schema } from '../core/schema.ts'
 import { StringInterner } from '../core/strings.ts'
 import { type Duration, minutes, toMs } from '../core/time.ts'
+import { callingUser } from '../core/user-error.ts'
 import {
   BoundedOutOfOrdernessGenerator,
   CustomGenerator,
@@ -85,7 +86,10 @@ export class WatermarkStrategy<in T = unknown> {
   /** Watermarks of your own: `create` makes a generator for each split. */
   static forGenerator<T = unknown>(create: () => WatermarkGenerator<T>): WatermarkStrategy<T> {
     const createGenerator: CreateGenerator = (schema) =>
-      new CustomGenerator(create() as WatermarkGenerator<unknown>, schema)
+      new CustomGenerator(
+        callingUser('What makes watermark generators', () => create() as WatermarkGenerator<unknown>),
+        schema,
+      )
     return new WatermarkStrategy<T>(createGenerator, null, IDLE_AFTER_DEFAULT.ms)
   }
 
@@ -205,7 +209,7 @@ function promiseForTime(): MillraceError {
 function functionAssigner<T>(schema: Schema, assign: TimestampAssigner<T>): CreateAssigner {
   return () => {
     const read = rowReader(schema, new StringInterner(), 'timestamp assigner')
-    return (batch) => {
+    const timesOf = (batch: Batch): Float64Array => {
       const times = new Float64Array(batch.length)
       for (let i = 0; i < batch.length; i++) {
         const timeMs = assign(read(batch, i) as T, batch.eventTime[i]!)
@@ -214,5 +218,6 @@ function functionAssigner<T>(schema: Schema, assign: TimestampAssigner<T>): Crea
       }
       return times
     }
+    return (batch) => callingUser('A timestamp assigner', () => timesOf(batch))
   }
 }

@@ -97,4 +97,6 @@ export interface Source<T = unknown> {
    */
   splits(context: SplitEnumeratorContext): Promise<readonly SplitState[]>
   createReader(context: SourceReaderContext): SourceReader
+  /** Called on the coordinator's thread when the job has ended, in whatever way: let go of what the source holds. */
+  jobEnded?(): void
 }

@@ -31,13 +31,14 @@ import { checkpointParts, type JobCounts, StatusBoard } from './job-status.ts'
 import type { JobExecutionResult, JobOptions, RunningJob } from './launcher-types.ts'
 import { buildManifest } from './manifest-builder.ts'
 import { type ExecutionPlan, planJob, workerOf } from './planner.ts'
-import type { FromWorker, ToWorker, WorkerAck, WorkerFailure } from './protocol.ts'
+import type { FromWorker, ToWorker, WorkerAck } from './protocol.ts'
 import { decideRestart, NO_FAILURES } from './restart-policy.ts'
 import type { RingMemoryBuffers } from './ring-memory.ts'
 import { peekSinks, recoverSinks } from './sink-recovery.ts'
 import type { SplitDiscovery } from './split-discovery.ts'
 import type { JobState, JobStatus } from './status.ts'
 import { AlignmentBoard } from './watermark-alignment.ts'
+import { errorOf, failureAt, type WorkerFailure } from './worker-failure.ts'
 
 const TICK_MS = 25
 
@@ -635,8 +636,7 @@ export class JobMaster implements RunningJob {
     if (this.isOver || this.state === 'restarting') return
     this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
     this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
-    const cause = new MillraceError(failure.code ?? 'TASK_FAILED', `${failure.where}: ${failure.message}`)
-    if (failure.stack !== null) cause.stack = failure.stack
+    const cause = errorOf(failure)
     const { random } = this.environment.io
     const { delayMs, history } = decideRestart(this.options.restart, this.failures, this.monotonicMs(), random.next())
     this.failures = history
@@ -680,8 +680,20 @@ export class JobMaster implements RunningJob {
     const result = this.result(counts)
     this.options.onEvent({ type: 'finished', state, ...counts, checkpoints: this.board.completed })
     this.rejectSavepoints(new MillraceError('JOB_ENDED', 'The job ended before its savepoint was complete.'))
+    this.releaseSources()
     if (error === null) this.settle.resolve(result)
     else this.settle.reject(error)
+  }
+
+  private releaseSources(): void {
+    for (const node of this.graph.nodes) {
+      if (node.role !== 'source') continue
+      try {
+        node.source.jobEnded?.()
+      } catch (error) {
+        this.exception(node.name, error)
+      }
+    }
   }
 
   private result(counts: JobCounts): JobExecutionResult {
@@ -843,16 +855,7 @@ export class JobMaster implements RunningJob {
 
 const RETRY = { hint: 'Ask for it again once the job runs.', retryable: true } as const
 
-function failureOf(error: unknown): WorkerFailure {
-  const code = error instanceof MillraceError ? error.code : null
-  return {
-    where: 'coordinator',
-    code,
-    message: messageOf(error),
-    stack: error instanceof Error ? (error.stack ?? null) : null,
-    restartable: code === null || !FINAL_CODES.has(code),
-  }
-}
+const failureOf = (error: unknown): WorkerFailure => failureAt('coordinator', error, FINAL_CODES)
 
 /** With these a worker says that a file of its store, which came from the checkpoint or was made since, is damaged. */
 const STATE_DAMAGE: ReadonlySet<string> = new Set(['STORE_CORRUPT', 'SNAPSHOT_CORRUPT'])

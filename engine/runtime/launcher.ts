@@ -25,10 +25,11 @@ import { LocalChannelPool } from './channel-hub.ts'
 import { JobMaster, type MasterEnvironment, type WorkerHandle } from './job-master.ts'
 import type { JobOptions, RunningJob } from './launcher-types.ts'
 import { nodeIo } from './node-io.ts'
-import type { FromWorker, WorkerFailure } from './protocol.ts'
+import type { FromWorker } from './protocol.ts'
 import { createRingMemory } from './ring-memory.ts'
 import { keyedStoreFactory } from './store-factories.ts'
 import type { WorkerBootstrap } from './worker-attach.ts'
+import { receivedFailure, type WorkerFailure } from './worker-failure.ts'
 import { WorkerRuntime } from './worker-runtime.ts'
 
 export type { WorkerBootstrap } from './worker-attach.ts'
@@ -153,6 +154,12 @@ function threads(options: JobOptions): Placement {
   }
 }
 
+/** As on the calling thread. */
+function received(message: FromWorker): FromWorker {
+  if (message.type !== 'failed' && message.type !== 'closeFailed') return message
+  return { ...message, failure: receivedFailure(message.failure) }
+}
+
 function spawnThread(
   options: JobOptions,
   index: number,
@@ -180,7 +187,7 @@ function spawnThread(
   const closed = new Promise<void>((resolve) => {
     worker.on('message', (message: FromWorker) => {
       if (message.type === 'closed') resolve()
-      else onMessage(message)
+      else onMessage(received(message))
     })
     worker.on('exit', (code) => {
       resolve()

@@ -11,6 +11,7 @@ import type { RingMemoryBuffers } from './ring-memory.ts'
 import type { AssignedSplit, SplitCheckpoint } from './source-driver.ts'
 import type { SplitWatermark, SubtaskStatus } from './status.ts'
 import type { AlignmentLimit, AlignmentReport } from './watermark-alignment.ts'
+import type { WorkerFailure } from './worker-failure.ts'
 
 /** What a worker needs to build and restore its share of a job. */
 export interface Deployment {
@@ -88,15 +89,6 @@ export interface WorkerAck {
   readonly asyncMs: number
   /** Sealed output of this attempt and of earlier ones that never completed. */
   readonly committables: readonly SinkCommittable[]
-}
-
-export interface WorkerFailure {
-  readonly where: string
-  readonly code: string | null
-  readonly message: string
-  readonly stack: string | null
-  /** False when another try cannot help, as for a wrong job. */
-  readonly restartable: boolean
 }
 
 export type ToWorker =

@@ -5,8 +5,9 @@ import { isMainThread, parentPort, workerData } from 'node:worker_threads'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { RingHub } from './channel-hub.ts'
 import { nodeIo } from './node-io.ts'
-import type { ToWorker } from './protocol.ts'
+import type { FromWorker, ToWorker } from './protocol.ts'
 import { keyedStoreFactory } from './store-factories.ts'
+import { sentFailure } from './worker-failure.ts'
 import { WorkerRuntime } from './worker-runtime.ts'
 
 /** What a worker thread of Millrace was started with. */
@@ -24,6 +25,12 @@ export function workerBootstrap(): WorkerBootstrap | null {
   return data?.millrace ?? null
 }
 
+/** What was thrown may be anything. */
+function sendable(message: FromWorker): FromWorker {
+  if (message.type !== 'failed' && message.type !== 'closeFailed') return message
+  return { ...message, failure: sentFailure(message.failure) }
+}
+
 /** Runs this worker's subtasks until the coordinator closes it; never resolves. */
 export function attachWorker(graph: JobGraph): Promise<never> {
   const bootstrap = workerBootstrap()
@@ -34,7 +41,7 @@ export function attachWorker(graph: JobGraph): Promise<never> {
     graph,
     storeFactory: keyedStoreFactory,
     createHub: (deployment, wake) => new RingHub(deployment.rings, deployment.workerIndex, deployment.workers, wake),
-    send: (message) => port.postMessage(message),
+    send: (message) => port.postMessage(sendable(message)),
     defer: setImmediate,
   })
   port.on('message', (message: ToWorker) => runtime.receive(message))

@@ -6,8 +6,8 @@
  * worker that only waits in Atomics.waitAsync would exit with 0.
  */
 import { parentPort } from 'node:worker_threads'
-import { messageOf } from '../core/errors.ts'
 import { workerBootstrap } from './worker-attach.ts'
+import { failureAt, sentFailure } from './worker-failure.ts'
 
 interface BuildableJob {
   build(config: Readonly<Record<string, string>>): { readonly graph: Parameters<typeof attach>[0] }
@@ -30,12 +30,6 @@ try {
   parentPort.postMessage({
     type: 'failed',
     worker: bootstrap.workerIndex,
-    failure: {
-      where: `worker ${bootstrap.workerIndex}`,
-      code: null,
-      message: messageOf(error),
-      stack: error instanceof Error ? (error.stack ?? null) : null,
-      restartable: false,
-    },
+    failure: { ...sentFailure(failureAt(`worker ${bootstrap.workerIndex}`, error, new Set())), restartable: false },
   })
 }

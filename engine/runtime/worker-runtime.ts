@@ -14,13 +14,13 @@ import { OutboxMeter } from '../checkpoint/outbox-meter.ts'
 import type { CheckpointListener } from '../contract/functions.ts'
 import { describeGraph, type JobGraph } from '../contract/job-graph.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
-import { MillraceError, messageOf } from '../core/errors.ts'
+import { MillraceError } from '../core/errors.ts'
 import { StringInterner } from '../core/strings.ts'
 import type { ChannelHub } from './channel-hub.ts'
 import type { HostedSubtask } from './hosted-subtask.ts'
 import type { SpillSpace } from './overflow.ts'
 import { planChannels, planJob } from './planner.ts'
-import type { Deployment, FromWorker, SinkCommittable, ToWorker, WorkerFailure } from './protocol.ts'
+import type { Deployment, FromWorker, SinkCommittable, ToWorker } from './protocol.ts'
 import type { SourceDriver } from './source-driver.ts'
 import { openWorkerState, type StateEnvironment, type WorkerState } from './state-restore.ts'
 import type { SubtaskStatus } from './status.ts'
@@ -28,6 +28,7 @@ import { buildSubtasks } from './subtask-builder.ts'
 import { alignmentIntervalMs } from './watermark-alignment.ts'
 import { BatchEncoder } from './wire.ts'
 import { WorkerCheckpoints } from './worker-checkpoint.ts'
+import { failureAt } from './worker-failure.ts'
 
 const TURN_BUDGET_MS = 2
 /** Idleness, processing-time timers and watermark intervals are looked at this often. */
@@ -311,12 +312,16 @@ export class WorkerRuntime {
   private fail(error: unknown, where: string): void {
     if (this.phase === 'failed' || this.phase === 'closed') return
     this.phase = 'failed'
-    this.environment.send({ type: 'failed', worker: this.context.workerIndex, failure: failureAt(where, error) })
+    this.environment.send({
+      type: 'failed',
+      worker: this.context.workerIndex,
+      failure: failureAt(where, error, NOT_RESTARTABLE),
+    })
   }
 
   private async closeSubtask(hosted: HostedSubtask): Promise<void> {
     for (const error of await hosted.close()) {
-      const failure = failureAt(`close of ${hosted.label}`, error)
+      const failure = failureAt(`close of ${hosted.label}`, error, NOT_RESTARTABLE)
       this.environment.send({ type: 'closeFailed', worker: this.context.workerIndex, failure })
     }
   }
@@ -333,16 +338,6 @@ export class WorkerRuntime {
     await this.checkpoints?.abort(Number.MAX_SAFE_INTEGER).catch(() => {})
     this.state?.store?.close()
     this.environment.send({ type: 'closed', worker: this.context.workerIndex })
-  }
-}
-
-function failureAt(where: string, error: unknown): WorkerFailure {
-  return {
-    where,
-    code: error instanceof MillraceError ? error.code : null,
-    message: messageOf(error),
-    stack: error instanceof Error ? (error.stack ?? null) : null,
-    restartable: !(error instanceof MillraceError && NOT_RESTARTABLE.has(error.code)),
   }
 }
 
