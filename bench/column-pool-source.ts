@@ -76,6 +76,7 @@ class BatchMaker {
       ],
       eventTime: times,
       keys: null,
+      kinds: null,
     }
   }
 }

@@ -106,6 +106,7 @@ class PacedReader implements SourceReader {
       ],
       eventTime: this.due,
       keys: null,
+      kinds: null,
     }
   }
 

@@ -137,8 +137,8 @@ class TaggedInputs implements Operator {
       const row = read(batch, i)
       values[i] = input === 0 ? { isOne: true, one: row } : { isOne: false, two: row }
     }
-    const { length, eventTime, keys } = batch
-    return { schema: OPAQUE_SCHEMA, length, columns: [{ kind: 'opaque', values, nulls: null }], eventTime, keys }
+    const columns = [{ kind: 'opaque', values, nulls: null }] as const
+    return { ...batch, schema: OPAQUE_SCHEMA, columns }
   }
 
   advanceWatermark(watermark: number, output: Output): boolean {

@@ -6,6 +6,8 @@
  * call before they return.
  */
 import type { Output } from '../engine/contract/operator.ts'
+import { withKinds } from '../engine/core/batch.ts'
+import type { RowKinds } from '../engine/core/row-kinds.ts'
 import { BatchBuilder } from '../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 
@@ -13,6 +15,8 @@ import { OPAQUE_SCHEMA, type Schema } from '../engine/core/schema.ts'
 export class RowCollector {
   private readonly builder: BatchBuilder
   private readonly tag: string | null
+  /** Of the rows of the batch that leaves next, where they are changes: one for each, in one batch. */
+  kinds: RowKinds = null
 
   constructor(schema: Schema, tag: string | null = null) {
     this.builder = new BatchBuilder(schema)
@@ -32,7 +36,8 @@ export class RowCollector {
 
   flush(output: Output): void {
     if (this.builder.length === 0) return
-    const batch = this.builder.build()
+    const built = this.builder.build()
+    const batch = this.kinds === null ? built : withKinds(built, this.kinds)
     if (this.tag === null) output.emit(batch)
     else output.emitSide(this.tag, batch)
   }

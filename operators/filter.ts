@@ -1,7 +1,8 @@
 /**
  * Rows that a predicate keeps, as columns: no row is rebuilt.
  *
- * Removed rows are counted. A batch of which all rows stay passes as it is.
+ * Removed rows are counted. A batch of which all rows stay passes as it is. Of a changelog, the predicate must give what
+ * it gave before for the row that a change takes back; a row that a change moves in or out is inserted or deleted.
  */
 import type { FilterFunction } from '../engine/contract/functions.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'

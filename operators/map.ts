@@ -2,7 +2,8 @@
  * One result for each row.
  *
  * Rows keep their event time. The results of a batch fit one batch, so a batch is taken as a whole or, when
- * the output is blocked, not at all.
+ * the output is blocked, not at all. Results of a changelog have the kinds of their rows: then the function must give
+ * the same result for the same row, or what was sent could not be taken back.
  */
 import type { MapFunction } from '../engine/contract/functions.ts'
 import type { Operator, OperatorContext, Output } from '../engine/contract/operator.ts'
@@ -35,7 +36,8 @@ class MapOperator implements Operator {
   process(batch: Batch, from: number, output: Output): number {
     if (output.blocked) return from
     const read = this.rows.readerOf(batch)
-    const { eventTime } = batch
+    const { eventTime, kinds } = batch
+    this.collector.kinds = kinds === null ? null : kinds.slice(from)
     const fn = this.fn
     try {
       for (let i = from; i < batch.length; i++) {

@@ -329,7 +329,7 @@ class ResultBuilder {
       { kind: 'timestamp', values: this.ends, nulls: null },
       ...this.values.map((values, k): Column => ({ kind: 'float64', values, nulls: this.nulls[k] })),
     ]
-    output.emit({ schema: this.schema, length: count, columns, eventTime: this.eventTime, keys: null })
+    output.emit({ schema: this.schema, length: count, columns, eventTime: this.eventTime, keys: null, kinds: null })
   }
 
   private keyColumn(): Column[] {

@@ -189,6 +189,7 @@ function batchOf({ keyOf, timeOf }: Load, body: Buffer, first: number, count: nu
     ],
     eventTime: times,
     keys: null,
+    kinds: null,
   }
 }
 

@@ -19,6 +19,7 @@ import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { ChainingStrategy, Partitioning, RowTargets, WatermarkPlan } from '../core/graph.ts'
 import { murmur3 } from '../core/keys.ts'
+import type { ChangelogMode } from '../core/row-kinds.ts'
 import { OPAQUE_SCHEMA, type Schema } from '../core/schema.ts'
 
 /** How a transformation reads another: one future edge. */
@@ -43,6 +44,8 @@ export type TransformationBody =
       readonly create: () => Operator
       /** The columns that it reads, when it does not need all. Its inputs are by key. */
       readonly projection?: Projection
+      /** The changelogs that it takes; inserts only when left out. */
+      readonly consumes?: ChangelogMode
     }
   /** An operator that becomes part of its source when it directly follows one. */
   | { readonly role: 'watermarks'; readonly plan: WatermarkPlan; readonly create: () => Operator }
@@ -58,6 +61,8 @@ export interface Transformation {
   readonly outputSchema: Schema
   readonly inputs: readonly Upstream[]
   readonly body: TransformationBody
+  /** What its main output may hold. */
+  readonly changelogMode: ChangelogMode
   /** Schemas of side outputs whose rows are not opaque values, by tag. */
   readonly sideSchemas: Map<string, Schema>
 }
@@ -69,6 +74,8 @@ export interface TransformationSpec {
   readonly body: TransformationBody
   /** Never more subtasks than this; 0 (the default) means any. */
   readonly maxParallelism?: number
+  /** What its main output may hold; inserts only when left out. */
+  readonly changelogMode?: ChangelogMode
 }
 
 const UID_PATTERN = /^[A-Za-z0-9][A-Za-z0-9_.:-]{0,127}$/
@@ -107,7 +114,9 @@ export function checkMaxParallelism(maxParallelism: number): number {
 export class GraphBuilder {
   private readonly transformations: Transformation[] = []
 
+  /** Throws `CHANGELOG_UNSUPPORTED` for an input with changes that the operator does not take. */
   add(spec: TransformationSpec): Transformation {
+    for (const { from, sideTag } of spec.inputs) if (sideTag === null) checkConsumes(spec, from)
     const made: Transformation = {
       name: spec.name,
       uid: null,
@@ -118,6 +127,7 @@ export class GraphBuilder {
       outputSchema: spec.outputSchema,
       inputs: spec.inputs,
       body: spec.body,
+      changelogMode: spec.changelogMode ?? 'insert-only',
       sideSchemas: new Map(),
     }
     this.transformations.push(made)
@@ -220,6 +230,26 @@ export class GraphBuilder {
   }
 }
 
+/** Flink's planner refuses the same: who would drop what a change means must not be given one. */
+function checkConsumes({ name, body }: TransformationSpec, from: Transformation): void {
+  const produced = from.changelogMode
+  if (produced === 'insert-only') return
+  const consumes = consumedMode(body)
+  if (consumes === 'upsert' || consumes === produced) return
+  const what = consumes === 'insert-only' ? 'consume update and delete changes' : 'consume changes without -U'
+  throw new MillraceError('CHANGELOG_UNSUPPORTED', `"${name}" does not ${what}, which "${from.name}" produces.`, {
+    hint:
+      consumes === 'insert-only'
+        ? 'Turn the changelog into rows that say what they do, by toChangelogStream(), before this step.'
+        : 'Call normalize() before this step: it adds what was there before each change.',
+  })
+}
+
+function consumedMode(body: TransformationBody): ChangelogMode {
+  if (body.role === 'sink') return body.sink.changelogMode ?? 'insert-only'
+  return (body.role === 'operator' ? body.consumes : undefined) ?? 'insert-only'
+}
+
 /** The job's default parallelism is cut to an operator's maximum; one that was asked for is an error. */
 function checkWithinMaximum({ name, parallelism, maxParallelism }: Transformation): void {
   if (maxParallelism === 0 || parallelism <= maxParallelism) return
@@ -288,6 +318,7 @@ function toNode(made: Transformation, id: number, uid: string, plan: WatermarkPl
     outputSchema: made.outputSchema,
     chaining: made.chaining,
     ...(made.description === null ? {} : { description: made.description }),
+    ...(made.changelogMode === 'insert-only' ? {} : { changelogMode: made.changelogMode }),
   }
   const body = made.body
   switch (body.role) {

@@ -6,6 +6,7 @@
  */
 import type { Batch, KeyColumn, Projection } from '../core/batch.ts'
 import type { ChainingStrategy, Partitioning, RowTargets, WatermarkPlan } from '../core/graph.ts'
+import type { ChangelogMode } from '../core/row-kinds.ts'
 import { describeSchema, type Schema } from '../core/schema.ts'
 import type { Operator } from './operator.ts'
 import type { Sink } from './sink.ts'
@@ -26,6 +27,8 @@ interface NodeBase {
   readonly chaining: ChainingStrategy
   /** What it does, in the user's words; shown where the graph is. */
   readonly description?: string
+  /** What its main output may hold; inserts only when left out. */
+  readonly changelogMode?: ChangelogMode
 }
 
 export interface SourceNode extends NodeBase {
@@ -76,7 +79,7 @@ export interface JobGraph {
 export function describeGraph(graph: JobGraph): string[] {
   const nodes = graph.nodes.map(
     (n) =>
-      `operator ${n.id} "${n.name}" uid=${n.uid} role=${n.role} parallelism=${n.parallelism} schema=${describeSchema(n.outputSchema)}`,
+      `operator ${n.id} "${n.name}" uid=${n.uid} role=${n.role} parallelism=${n.parallelism} schema=${describeSchema(n.outputSchema)}${n.changelogMode === undefined ? '' : ` changelog=${n.changelogMode}`}`,
   )
   const edges = graph.edges.map(
     (e) => `edge ${e.from}->${e.to} ${e.partitioning} side=${e.sideTag ?? '-'} input=${e.input ?? 0}`,

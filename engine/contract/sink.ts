@@ -18,6 +18,7 @@ import type { Batch } from '../core/batch.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
 import type { JsonValue } from '../core/json-value.ts'
+import type { ChangelogMode } from '../core/row-kinds.ts'
 import type { Schema } from '../core/schema.ts'
 import type { MetricGroup } from '../core/user-metrics.ts'
 import type { CheckpointListener, FunctionSnapshotContext } from './functions.ts'
@@ -146,6 +147,13 @@ export interface Sink<T = unknown> {
   readonly guarantee: SinkGuarantee
   /** When set, rows of a stream without a schema are converted to it before `write`. */
   readonly schema?: Schema<T>
+  /**
+   * The changelogs that its writers take (`Batch.kinds`): `all` for those that need what was before a change, `upsert` for
+   * those that go by `primaryKey` and leave a -U aside. Inserts only when left out.
+   */
+  readonly changelogMode?: ChangelogMode
+  /** Fields that identify a row of what it writes to: changes of one key come from one subtask, in order. */
+  readonly primaryKey?: readonly string[]
   createWriter(context: SinkWriterContext): SinkWriter
   /** Present exactly when `guarantee` is exactly-once; runs on the coordinator's thread. */
   createCommitter?(context: SinkCommitterContext): SinkCommitter

@@ -5,8 +5,10 @@
  * results of one key after the other into batches of a useful size. Invariants:
  * - What `build` returns owns its memory, besides opaque values, which it shares with the sources.
  * - Sources are read at `build`, so they must not change until then.
+ * - Pairs of a changelog stay whole: whoever adds their two rows adds them one after the other, to one batch.
  */
 import { BATCH_ROWS_MAX, type Batch, type Column, type KeyColumn, type Nulls } from './batch.ts'
+import { kindAt, type RowKinds } from './row-kinds.ts'
 import { gatherStrings } from './strings.ts'
 
 type NumberArray = Float64Array | Int32Array | Uint8Array | BigInt64Array
@@ -60,12 +62,21 @@ export class BatchGatherer {
         new Float64Array(length),
       ),
       keys: keys === null ? null : this.keys(),
+      kinds: this.kinds(),
     }
     this.sources = []
     this.numbers.clear()
     this.last = null
     this.length = 0
     return built
+  }
+
+  private kinds(): RowKinds {
+    if (this.sources.every((source) => source.kinds === null)) return null
+    const { which, rows, length, sources } = this
+    const kinds = new Uint8Array(length)
+    for (let i = 0; i < length; i++) kinds[i] = kindAt(sources[which[i]!]!.kinds, rows[i]!)
+    return kinds
   }
 
   private keys(): KeyColumn {

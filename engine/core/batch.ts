@@ -7,7 +7,9 @@
  *   buffer that is reused after the chain call returns: whoever keeps bytes longer copies them.
  * - `eventTime[i]` is NaN while no timestamp is assigned.
  * - `keys` is set between a keyBy and the operator that consumes it, and only there.
+ * - `kinds` is null, and every row an insert, but in changelogs; row-kinds.ts has what holds there.
  */
+import { gatherKinds, type RowKinds } from './row-kinds.ts'
 import type { Schema } from './schema.ts'
 
 /** Rows per batch at most; throughput is flat between 256 and 4,096 rows. */
@@ -71,6 +73,8 @@ export interface Batch {
   /** Milliseconds since 1970 UTC a row. */
   readonly eventTime: Float64Array
   readonly keys: KeyColumn | null
+  /** Change kind of each row; null where all are inserts. */
+  readonly kinds: RowKinds
 }
 
 function gatherNulls(nulls: Nulls, rows: Int32Array, count: number): Nulls {
@@ -119,7 +123,7 @@ export function gatherColumn(column: Column, rows: Int32Array, count: number): C
   }
 }
 
-/** The batch made of rows `rows[0..count)`, in that order. Shares string bytes with `batch`. */
+/** The batch made of rows `rows[0..count)`, in that order. Shares string bytes with `batch`. Of a changelog `rows` is ascending. */
 export function gatherBatch(batch: Batch, rows: Int32Array, count: number): Batch {
   const keys = batch.keys
   return {
@@ -136,10 +140,17 @@ export function gatherBatch(batch: Batch, rows: Int32Array, count: number): Batc
             ends: gatherInto(keys.ends, rows, count, new Int32Array(count)),
             hashes: gatherInto(keys.hashes, rows, count, new Int32Array(count)),
           },
+    kinds: batch.kinds === null ? null : selectedKinds(batch.kinds, rows, count),
   }
 }
 
-/** Rows [from, to) without copying. */
+function selectedKinds(kinds: Uint8Array, rows: Int32Array, count: number): Uint8Array {
+  const selected = new Uint8Array(count)
+  gatherKinds(kinds, rows, count, selected)
+  return selected
+}
+
+/** Rows [from, to) without copying. Where a changelog may be cut says `cutBetweenPairs`. */
 export function sliceBatch(batch: Batch, from: number, to: number): Batch {
   if (from === 0 && to === batch.length) return batch
   const keys = batch.keys
@@ -157,6 +168,7 @@ export function sliceBatch(batch: Batch, from: number, to: number): Batch {
             ends: keys.ends.subarray(from, to),
             hashes: keys.hashes.subarray(from, to),
           },
+    kinds: batch.kinds === null ? null : batch.kinds.subarray(from, to),
   }
 }
 
@@ -199,15 +211,21 @@ export function projectBatch(batch: Batch, projection: Projection): Batch {
     columns: projection.indices.map((index) => batch.columns[index]!),
     eventTime: batch.eventTime,
     keys: batch.keys,
+    kinds: batch.kinds,
   }
 }
 
 /** Same rows with other event times. */
-export function withEventTime(batch: Batch, eventTime: Float64Array): Batch {
-  return { schema: batch.schema, length: batch.length, columns: batch.columns, eventTime, keys: batch.keys }
+export function withEventTime({ schema, length, columns, keys, kinds }: Batch, eventTime: Float64Array): Batch {
+  return { schema, length, columns, eventTime, keys, kinds }
 }
 
 /** Same rows with keys attached, or detached by null. */
-export function withKeys(batch: Batch, keys: KeyColumn | null): Batch {
-  return { schema: batch.schema, length: batch.length, columns: batch.columns, eventTime: batch.eventTime, keys }
+export function withKeys({ schema, length, columns, eventTime, kinds }: Batch, keys: KeyColumn | null): Batch {
+  return { schema, length, columns, eventTime, keys, kinds }
+}
+
+/** Same rows with change kinds, one a row. */
+export function withKinds({ schema, length, columns, eventTime, keys }: Batch, kinds: RowKinds): Batch {
+  return { schema, length, columns, eventTime, keys, kinds }
 }

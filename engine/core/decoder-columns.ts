@@ -97,6 +97,7 @@ export class DecoderColumns {
       columns: this.memory.map((column) => this.column(column, length, text, from, to - from)),
       eventTime: this.eventTime.subarray(0, length),
       keys: null,
+      kinds: null,
     }
   }
 

@@ -143,6 +143,7 @@ export class BatchBuilder {
       columns: this.columns.map((column) => column.build(length)),
       eventTime: this.eventTime.slice(0, length),
       keys: null,
+      kinds: null,
     }
     this.length = 0
     return batch

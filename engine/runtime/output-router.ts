@@ -9,6 +9,8 @@
  * Invariants:
  * - A channel sees messages in emission order: nothing overtakes its overflow.
  * - Control messages go to every channel of every edge.
+ * - A pair of rows of a changelog (row-kinds.ts) leaves in one message where both go to one channel; else each of them
+ *   is a change of its own there.
  */
 import { assert } from '../core/assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
@@ -16,6 +18,7 @@ import { MillraceError } from '../core/errors.ts'
 import type { Partitioning, RowTargets } from '../core/graph.ts'
 import type { KeyExtractor } from '../core/keys.ts'
 import { keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
+import { cutBetweenPairs, isPairAt } from '../core/row-kinds.ts'
 import type { ChannelWriter, ControlMessage } from './channel.ts'
 import { Overflow, type SpillSpace } from './overflow.ts'
 
@@ -41,11 +44,19 @@ class Port {
       this.sendPart(batch, rows, count)
       return
     }
-    for (let from = 0; from < count; from += part) {
-      const to = Math.min(from + part, count)
+    for (let from = 0, to = 0; from < count; from = to) {
+      to = Math.min(from + part, count)
+      if (batch.kinds !== null && to < count) to = this.wholePairs(batch.kinds, rows, from, to)
       if (rows === null) this.sendPart(sliceBatch(batch, from, to), null, to - from)
       else this.sendPart(batch, rows.subarray(from, to), to - from)
     }
+  }
+
+  /** The end of a part that would end at `to`, so that no pair of rows of a changelog is parted. */
+  private wholePairs(kinds: Uint8Array, rows: Int32Array | null, from: number, to: number): number {
+    if (rows === null) return cutBetweenPairs(kinds, from, to)
+    const isParted = rows[to] === rows[to - 1]! + 1 && isPairAt(kinds, rows[to - 1]!)
+    return !isParted ? to : to - 1 > from ? to - 1 : to + 1
   }
 
   /** Two parts may wait, so that the reader finds one when it comes for more. */
@@ -187,6 +198,10 @@ class EdgeOutput {
   /** A batch in as many equal runs as there are targets, which costs less than row by row; the odd rows in turn. */
   private sendInTurn(batch: Batch): void {
     const targets = this.ports.length
+    assert(
+      batch.kinds === null || targets === 1,
+      'changes of a row stay in order: no changelog is spread over subtasks',
+    )
     const share = Math.floor(batch.length / targets)
     const odd = batch.length % targets
     let from = 0

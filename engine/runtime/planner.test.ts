@@ -129,6 +129,21 @@ describe('chaining', () => {
     assert.equal(limited.edges[0]!.partitioning, 'rebalance')
   })
 
+  test('changes of one row never part: no changelog is spread over subtasks', () => {
+    const nodes = (to: number): GraphNode[] => [
+      { ...node(1, { parallelism: 3 }), changelogMode: 'all' },
+      node(2, { parallelism: to, isKeyed: true }),
+    ]
+    for (const partitioning of PARTITIONINGS) {
+      const isSpread = ['forward', 'rebalance', 'rescale', 'shuffle'].includes(partitioning)
+      const planned = () => plan(nodes(2), [edge(1, 2, partitioning)])
+      if (isSpread) assert.throws(planned, { code: 'CHANGELOG_UNORDERED', message: /"n1".*"n2"/ })
+      else assert.ok(planned())
+      assert.ok(plan(nodes(1), [edge(1, 2, partitioning)]), 'one subtask gets all in order')
+    }
+    assert.ok(plan(nodes(3), [edge(1, 2)]))
+  })
+
   test('refuses more subtasks than key groups for keyed operators only', () => {
     const wide = (isKeyed: boolean) => plan([node(1), node(2, { parallelism: 129, isKeyed })], [edge(1, 2)])
     assert.throws(() => wide(true), { code: 'PARALLELISM_TOO_HIGH' })

@@ -66,8 +66,10 @@ export function planJob(graph: JobGraph, options: PlanOptions): ExecutionPlan {
   const nodes = new Map(graph.nodes.map((node) => [node.id, node]))
   const partitioningOf = (edge: GraphEdge): Partitioning => {
     const [from, to] = [parallelism.get(edge.from)!, parallelism.get(edge.to)!]
-    if (edge.partitioning !== 'forward' || from === to) return edge.partitioning
-    if (edge.mustForward !== true) return 'rebalance'
+    const isResized = edge.partitioning === 'forward' && from !== to
+    const partitioning = isResized ? 'rebalance' : edge.partitioning
+    if (to > 1) checkOrdered(edge, partitioning, nodes)
+    if (!isResized || edge.mustForward !== true) return partitioning
     throw new MillraceError(
       'FORWARD_PARALLELISM',
       `"${nodes.get(edge.from)!.name}" has ${from} subtasks and "${nodes.get(edge.to)!.name}" ${to}: forward() needs as many.`,
@@ -120,6 +122,20 @@ export function planJob(graph: JobGraph, options: PlanOptions): ExecutionPlan {
     workers: options.workers,
   }
 }
+
+/** Throws `CHANGELOG_UNORDERED` for an edge that sends changes of one row to several subtasks. */
+function checkOrdered(edge: GraphEdge, partitioning: Partitioning, nodes: ReadonlyMap<number, GraphNode>): void {
+  const [from, to] = [nodes.get(edge.from)!, nodes.get(edge.to)!]
+  if (from.changelogMode === undefined || edge.sideTag !== null || !SPREADING.has(partitioning)) return
+  throw new MillraceError(
+    'CHANGELOG_UNORDERED',
+    `Changes from "${from.name}" would go to any of the subtasks of "${to.name}", so that they lose their order.`,
+    { hint: 'Give both the same parallelism, or one subtask to the second.' },
+  )
+}
+
+/** Partitionings by which rows with the same content do not always meet. */
+const SPREADING: ReadonlySet<Partitioning> = new Set(['rebalance', 'rescale', 'shuffle'])
 
 function parallelismOf(node: GraphNode, options: PlanOptions): number {
   const wanted = node.parallelism === 0 ? options.parallelism : node.parallelism

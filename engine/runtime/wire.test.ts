@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import { type Batch, type Column, gatherBatch, type KeyColumn, withKeys } from '../core/batch.ts'
+import { type Batch, type Column, gatherBatch, type KeyColumn, withKeys, withKinds } from '../core/batch.ts'
 import { valueKeyExtractor } from '../core/keys.ts'
 import { batchOfRows, rowReader } from '../core/rows.ts'
 import { type ColumnKind, type FieldType, OPAQUE_SCHEMA, type Schema, schema, t } from '../core/schema.ts'
@@ -46,16 +46,18 @@ const anyCase: fc.Arbitrary<Case> = fc
       .record({
         rows: fc.array(fc.tuple(...cells).map(toRow), { maxLength: 25 }),
         keyed: fc.boolean(),
+        kinds: fc.option(fc.array(fc.nat(3), { minLength: 25, maxLength: 25 })),
         selected: fc.boolean(),
         picks: fc.array(fc.nat(), { maxLength: 25 }),
       })
-      .map(({ rows, keyed, selected, picks }) => {
+      .map(({ rows, keyed, kinds, selected, picks }) => {
         const plain = batchOfRows(
           target,
           rows,
           rows.map((_, i) => (i % 3 === 0 ? Number.NaN : i)),
         )
-        const batch = keyed ? withKeys(plain, valueKeyExtractor((_, i) => `key ${i % 3}`)(plain)) : plain
+        const changes = kinds === null ? plain : withKinds(plain, Uint8Array.from(kinds.slice(0, rows.length)))
+        const batch = keyed ? withKeys(changes, valueKeyExtractor((_, i) => `key ${i % 3}`)(plain)) : changes
         const chosen = rows.length === 0 ? [] : picks.slice(0, rows.length).map((pick) => pick % rows.length)
         return { schema: target, batch, rows: selected ? Int32Array.from(chosen) : null }
       })
@@ -79,6 +81,7 @@ function contents(target: Schema, batch: Batch): unknown {
     rows: rowsOf(target, batch),
     times: [...batch.eventTime.subarray(0, batch.length)],
     keys: keysOf(batch.keys, batch.length),
+    kinds: batch.kinds === null ? null : [...batch.kinds],
   }
 }
 
@@ -146,7 +149,14 @@ describe('encode and decode', () => {
 
   test('carry batches without columns, rows or keys', () => {
     const none: Schema = { fields: [], isOpaque: false }
-    const batch: Batch = { schema: none, length: 2, columns: [], eventTime: Float64Array.of(1, 2), keys: null }
+    const batch: Batch = {
+      schema: none,
+      length: 2,
+      columns: [],
+      eventTime: Float64Array.of(1, 2),
+      keys: null,
+      kinds: null,
+    }
     const decoded = decodeBatch(none, new BatchEncoder().encode(batch, null, 2))
     assert.deepEqual([...decoded.eventTime], [1, 2])
     assert.equal(decodeBatch(none, new BatchEncoder().encode(batch, null, 0)).length, 0)
@@ -229,6 +239,7 @@ describe('copyBatch', () => {
       columns: [{ kind: 'boolean', values, nulls }],
       eventTime,
       keys: null,
+      kinds: null,
     }
     const whole = copyBatch(batch)
     const picked = copyBatch(batch, Int32Array.of(2, 1), 2)

@@ -3,7 +3,7 @@
  *
  * A message is one contiguous, 8-byte-aligned block that a reader turns back into a batch of views
  * without copying:
- *   u32 rows | u32 has keys | f64 event times | [i32 hashes, key offsets, key bytes] | columns...
+ *   u32 rows | u32 has keys (1), has kinds (2) | f64 event times | [i32 hashes, key offsets, key bytes] | [u8 kinds] | columns...
  *   column:  u32 has nulls | u32 unused | [u8 nulls] | values
  *   strings: i32 offsets (rows + 1) | u32 length | bytes.  opaque: u32 length | v8-serialised array.
  * Every part starts at a multiple of 8. Byte order is the machine's: messages never leave it.
@@ -12,8 +12,12 @@ import { deserialize, serialize } from 'node:v8'
 import { classThatLoses } from '../../state/value-codec.ts'
 import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
+import { gatherKinds } from '../core/row-kinds.ts'
 import type { ColumnKind, Schema } from '../core/schema.ts'
 import { gatherStrings } from '../core/strings.ts'
+
+const HAS_KEYS = 1
+const HAS_KINDS = 2
 
 const align8 = (n: number): number => (n + 7) & ~7
 
@@ -84,10 +88,11 @@ export class BatchEncoder {
     this.at = 0
     this.reserve(8)
     this.i32[0] = count
-    this.i32[1] = batch.keys === null ? 0 : 1
+    this.i32[1] = (batch.keys === null ? 0 : HAS_KEYS) | (batch.kinds === null ? 0 : HAS_KINDS)
     this.at = 8
     this.writeFloats(batch.eventTime, rows, count)
     if (batch.keys !== null) this.writeKeys(batch.keys, rows, count)
+    if (batch.kinds !== null) this.writeKinds(batch.kinds, rows, count)
     for (const column of batch.columns) this.writeColumn(column, rows, count)
   }
 
@@ -117,6 +122,13 @@ export class BatchEncoder {
   private writeKeys(keys: KeyColumn, rows: Int32Array | null, count: number): void {
     this.writeInts(keys.hashes, rows, count)
     this.writeStrings(keys.bytes, keys.starts, keys.ends, rows, count)
+  }
+
+  private writeKinds(kinds: Uint8Array, rows: Int32Array | null, count: number): void {
+    this.reserve(count)
+    if (rows === null) copyNumbers(kinds, null, count, this.u8, this.at)
+    else gatherKinds(kinds, rows, count, this.u8, this.at)
+    this.at = align8(this.at + count)
   }
 
   private writeStrings(
@@ -307,9 +319,11 @@ export function decodeBatch(schema: Schema, bytes: Uint8Array): Batch {
   const header = reader.ints(2)
   const count = header[0]!
   const eventTime = reader.floats(count)
-  const keys = header[1] === 1 ? { hashes: reader.ints(count), ...reader.strings(count) } : null
+  const has = header[1]!
+  const keys = (has & HAS_KEYS) !== 0 ? { hashes: reader.ints(count), ...reader.strings(count) } : null
+  const kinds = (has & HAS_KINDS) !== 0 ? reader.octets(count) : null
   const columns = schema.fields.map((field) => readColumn(reader, field.kind, count))
-  return { schema, length: count, columns, eventTime, keys }
+  return { schema, length: count, columns, eventTime, keys, kinds }
 }
 
 function copyStrings<C extends { bytes: Uint8Array; starts: Int32Array; ends: Int32Array }>(
@@ -357,6 +371,13 @@ function copyColumn(column: Column, rows: Int32Array | null, count: number): Col
   }
 }
 
+function copyKinds(kinds: Uint8Array, rows: Int32Array | null, count: number): Uint8Array {
+  if (rows === null) return pick(kinds, null, count)
+  const out = new Uint8Array(count)
+  gatherKinds(kinds, rows, count, out)
+  return out
+}
+
 /** Selected rows as a batch of its own memory, sharing nothing with `batch` but opaque values. */
 export function copyBatch(batch: Batch, rows: Int32Array | null = null, count: number = batch.length): Batch {
   const keys = batch.keys
@@ -366,5 +387,6 @@ export function copyBatch(batch: Batch, rows: Int32Array | null = null, count: n
     columns: batch.columns.map((column) => copyColumn(column, rows, count)),
     eventTime: pick(batch.eventTime, rows, count),
     keys: keys === null ? null : { ...copyStrings(keys, rows, count), hashes: pick(keys.hashes, rows, count) },
+    kinds: batch.kinds === null ? null : copyKinds(batch.kinds, rows, count),
   }
 }
