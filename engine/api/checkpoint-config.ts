@@ -87,6 +87,15 @@ export class CheckpointConfig {
     return this.with({ deleteOnCancellation: retention === ExternalizedCheckpointRetention.DELETE_ON_CANCELLATION })
   }
 
+  /**
+   * Bytes of output, in the checkpoint directory, that may wait for a checkpoint or for sinks to show it. When there is
+   * more, as while a sink's database is away, sources are not read until some is shown. 1 GiB unless told; a checkpoint
+   * is taken at a quarter of it, whatever the interval. Batch jobs show their output at the end, however large.
+   */
+  setMaxPendingOutputBytes(bytes: number): this {
+    return this.with({ pendingOutputBytesMax: wholeNumber('bytes of pending output', bytes, 1) })
+  }
+
   /** No periodic checkpoints; savepoints and the final checkpoint remain. */
   disableCheckpointing(): this {
     this.intervalMs = null

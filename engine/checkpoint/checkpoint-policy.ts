@@ -16,6 +16,11 @@ export interface CheckpointPolicy {
   readonly retained: number
   /** Cancelling the job removes its checkpoints; savepoints stay. */
   readonly deleteOnCancellation: boolean
+  /**
+   * Bytes of output that may wait for checkpoints and for sinks to show it; then sources wait. At a quarter of it a
+   * checkpoint is due, whatever the interval.
+   */
+  readonly pendingOutputBytesMax: number
 }
 
 /** A failed checkpoint (as on a full disk) leaves the job running; three are kept, in case the newest is damaged. */
@@ -25,4 +30,5 @@ export const CHECKPOINT_POLICY_DEFAULT: CheckpointPolicy = {
   tolerableFailures: Number.POSITIVE_INFINITY,
   retained: 3,
   deleteOnCancellation: false,
+  pendingOutputBytesMax: 1 << 30,
 }

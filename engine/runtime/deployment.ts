@@ -54,6 +54,7 @@ export async function planDeployments(from: DeploymentPlan): Promise<Deployment[
     checkpointDirectory: from.directory,
     checkpointingMode: options.checkpointPolicy.mode,
     runtimeMode: options.runtimeMode,
+    pendingOutputBytesMax: options.checkpointPolicy.pendingOutputBytesMax,
     liveDirectory: from.liveDirectory,
     graph,
     rings,

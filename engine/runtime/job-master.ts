@@ -18,8 +18,9 @@ import type { CommitQueue } from '../checkpoint/commits.ts'
 import { CheckpointCoordinator, type CheckpointKind, type Decision } from '../checkpoint/coordinator.ts'
 import { discardCheckpoints, GarbageCollector, sweepLeftovers } from '../checkpoint/gc.ts'
 import { layout } from '../checkpoint/layout.ts'
-import { type Manifest, manifestName } from '../checkpoint/manifest.ts'
+import { type Manifest, manifestName, type PendingCommit } from '../checkpoint/manifest.ts'
 import { createManifest, listManifests, readManifest } from '../checkpoint/manifest-store.ts'
+import { PendingOutput } from '../checkpoint/pending-output.ts'
 import { planRestore, type RestoreBase, type RestorePlan, takeOver } from '../checkpoint/recovery.ts'
 import { damagedState } from '../checkpoint/verify.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
@@ -85,6 +86,9 @@ interface Run {
   readonly commits: CommitQueue
   readonly alignment: AlignmentBoard
   readonly garbage: GarbageCollector
+  readonly output: PendingOutput
+  /** Sources wait, because too much output does. */
+  isHeld: boolean
   readonly ready: Set<number>
   readonly ended: Set<number>
   acks: Map<number, WorkerAck>
@@ -242,6 +246,8 @@ export class JobMaster implements RunningJob {
         clock: io.clock,
         retained: options.checkpointPolicy.retained,
       }),
+      output: new PendingOutput(options.checkpointPolicy.pendingOutputBytesMax),
+      isHeld: false,
       ready: new Set(),
       ended: new Set(),
       acks: new Map(),
@@ -369,8 +375,10 @@ export class JobMaster implements RunningJob {
       case 'failed':
         this.failRun(message.failure)
         return
-      case 'outboxFull':
-        if (this.goal === 'run' && this.options.runtimeMode !== 'batch') this.request(run, 'checkpoint')
+      case 'outbox':
+        run.output.report(message.worker, message.bytes)
+        this.holdSources(run)
+        if (message.bytes > 0) this.requestForOutput(run)
         return
       case 'sinkMessage': {
         const node = this.graph.nodes.find((candidate) => candidate.uid === message.sink)
@@ -398,7 +406,21 @@ export class JobMaster implements RunningJob {
     const run = this.run
     if (run === null || run.over || run.collecting || run.ready.size < run.workers.length) return
     this.act(run, run.coordinator.tick(this.monotonicMs()))
+    // While sources wait no worker asks any more, and the attempt that was to make room may have failed.
+    if (run.isHeld && run.output.isCheckpointDue && run.coordinator.current.phase === 'idle') this.requestForOutput(run)
     if (this.goal === 'run') this.discover(run)
+  }
+
+  /** In batch mode all output waits for the end. */
+  private requestForOutput(run: Run): void {
+    if (this.goal === 'run' && this.options.runtimeMode !== 'batch') this.request(run, 'checkpoint')
+  }
+
+  private holdSources(run: Run): void {
+    const isHeld = run.output.isFull && this.options.runtimeMode !== 'batch'
+    if (isHeld === run.isHeld) return
+    run.isHeld = isHeld
+    for (const worker of run.workers) worker.send({ type: 'hold', isHeld })
   }
 
   /** Hands newly found splits to the workers that host their readers. */
@@ -513,7 +535,7 @@ export class JobMaster implements RunningJob {
     run.coordinator.completed(attempt, commits.length > 0, this.monotonicMs())
     for (const worker of run.workers) worker.send({ type: 'completed', attempt })
     this.reportCompleted(run, manifest, io.clock.monotonicMs() - beganMs)
-    const applied = Promise.all(commits.map((commit) => run.commits.enqueue(commit)))
+    const applied = Promise.all(commits.map((commit) => this.commit(run, commit)))
     await applied
     if (run.over) return
     if (commits.length > 0) run.coordinator.committed()
@@ -523,6 +545,13 @@ export class JobMaster implements RunningJob {
     }
     if (kind === 'final') await this.finishRun(run)
     else await this.collect(run)
+  }
+
+  private async commit(run: Run, commit: PendingCommit): Promise<void> {
+    run.output.named(commit.committables)
+    await run.commits.enqueue(commit)
+    run.output.applied(commit.committables)
+    if (!run.over) this.holdSources(run)
   }
 
   /**

@@ -30,6 +30,7 @@ export interface Deployment {
   readonly checkpointDirectory: string
   readonly checkpointingMode: CheckpointingMode
   readonly runtimeMode: RuntimeMode
+  readonly pendingOutputBytesMax: number
   /** Local, and worthless after a crash. */
   readonly liveDirectory: string
   /** `describeGraph` of the coordinator's graph. */
@@ -107,6 +108,8 @@ export type ToWorker =
     }
   /** How far aligned sources may read. */
   | { readonly type: 'alignment'; readonly limits: readonly AlignmentLimit[] }
+  /** Whether sources are to wait, because too much output does. */
+  | { readonly type: 'hold'; readonly isHeld: boolean }
   | { readonly type: 'close' }
 
 export type FromWorker =
@@ -117,8 +120,8 @@ export type FromWorker =
   | { readonly type: 'ended'; readonly worker: number }
   | { readonly type: 'failed'; readonly worker: number; readonly failure: WorkerFailure }
   | { readonly type: 'alignment'; readonly worker: number; readonly reports: readonly AlignmentReport[] }
-  /** Enough output waits for a checkpoint. */
-  | { readonly type: 'outboxFull'; readonly worker: number }
+  /** The outboxes of a worker hold so much; more than 0 makes a checkpoint due. */
+  | { readonly type: 'outbox'; readonly worker: number; readonly bytes: number }
   | { readonly type: 'sinkMessage'; readonly sink: string; readonly message: unknown }
   | {
       readonly type: 'status'

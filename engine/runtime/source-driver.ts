@@ -78,6 +78,8 @@ export class SourceDriver {
   /** Aligned sources read no further than this; before the first limit, one batch. */
   private limit: number
   private pausedSplits: ReadonlySet<string> = new Set()
+  /** Too much output of the job waits for its sinks. */
+  private isOnHold = false
 
   constructor(node: SourceNode, context: SourceReaderContext) {
     this.node = node
@@ -234,6 +236,16 @@ export class SourceDriver {
     if (this.alignment?.group !== group) return
     this.limit = watermark
     this.pauseSplits()
+  }
+
+  /** Has the source wait until enough of the job's output is shown. */
+  hold(isHeld: boolean): void {
+    this.isOnHold = isHeld
+  }
+
+  /** It waits for the job's sinks. */
+  get isHeld(): boolean {
+    return this.isOnHold && !this.ended
   }
 
   /** True while it is not to be polled, because it is too far ahead of its group. */

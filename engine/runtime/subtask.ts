@@ -315,8 +315,9 @@ export class Subtask {
   private pollSource(source: SourceDriver): boolean {
     if (source.isMidBatch) return this.pollRows(source)
     if (this.sourceEnded || (this.lastAttempt !== 0 && this.settledAttempt >= this.lastAttempt)) return false
-    if (this.chain.isFull || source.isAhead) {
+    if (this.chain.isFull || source.isHeld || source.isAhead) {
       if (this.chain.isFull) this.rest = 'waiting'
+      else if (source.isHeld) this.rest = 'blocked'
       this.workingSinceMs = Number.NaN
       this.cannotListen()
       return false

@@ -114,12 +114,17 @@ export class WorkerRuntime {
         return
       case 'completed':
         this.checkpoints?.completed(message.attempt)
+        this.outboxMeter?.completed(message.attempt)
         this.notify('notifyCheckpointComplete', message.attempt)
         return
       case 'alignment':
         for (const { group, watermark } of message.limits) {
           for (const hosted of this.subtasks) hosted.subtask.source?.limitTo(group, watermark)
         }
+        this.wake()
+        return
+      case 'hold':
+        for (const hosted of this.subtasks) hosted.subtask.source?.hold(message.isHeld)
         this.wake()
         return
       case 'close':
@@ -157,8 +162,8 @@ export class WorkerRuntime {
     this.state = await openWorkerState(plan, deployment, liveDirectory, this.environment)
     io.failpoint?.('stores-opened')
     this.hub = this.environment.createHub(deployment, () => this.wake())
-    this.outboxMeter = new OutboxMeter(deployment.workers, () =>
-      send({ type: 'outboxFull', worker: deployment.workerIndex }),
+    this.outboxMeter = new OutboxMeter(deployment.workers, deployment.pendingOutputBytesMax, (bytes) =>
+      send({ type: 'outbox', worker: deployment.workerIndex, bytes }),
     )
     await buildSubtasks(this.subtasks, {
       plan,
@@ -211,7 +216,7 @@ export class WorkerRuntime {
     const { clock } = this.environment.io
     const before = clock.monotonicMs()
     const capture = hosted.capture(attempt, alignmentMs, this.state?.changes?.builder ?? null, sealing)
-    this.outboxMeter?.cut()
+    this.outboxMeter?.cut(attempt)
     const syncMs = clock.monotonicMs() - before
     this.checkpoints!.add(attempt, { ...capture, syncMs }, hosted.keyed, sealing)
   }

@@ -41,6 +41,8 @@ export interface SimShape {
   readonly intervalMs: number
   readonly timeoutMs: number
   readonly stateMemoryBytes: number
+  /** With more output than that waiting, sources do. */
+  readonly pendingOutputBytesMax: number
   readonly branches: readonly BranchName[]
   /** Operators are not chained. */
   readonly unchained: boolean
@@ -175,6 +177,7 @@ export function randomShape(random: SeededRandom): SimShape {
   const first = random.between(1, 4)
   const shape = {
     cutPieceBytes: null,
+    pendingOutputBytesMax: 0,
     splits: needsTwo ? [first, random.between(1, 3)] : [first],
     rowsPerSplit: random.between(5, needsTwo ? 30 : 60),
     keys: random.between(1, 9),
@@ -218,6 +221,7 @@ export function randomShape(random: SeededRandom): SimShape {
     timeoutMs: shape.isRemote ? shape.timeoutMs * REMOTE_TIMEOUTS : shape.timeoutMs,
     // Not drawn, so that recorded seeds keep their runs.
     cutPieceBytes: [null, 1, 100][shape.rowsPerSplit % 3]!,
+    pendingOutputBytesMax: [1 << 30, 4_000, 200][shape.livesMs % 3]!,
   }
 }
 

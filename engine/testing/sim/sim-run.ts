@@ -309,6 +309,7 @@ class Simulation {
       checkpointPolicy: {
         ...CHECKPOINT_POLICY_DEFAULT,
         mode: this.shape.isAtLeastOnce ? 'at-least-once' : 'exactly-once',
+        pendingOutputBytesMax: this.shape.pendingOutputBytesMax,
       },
       checkpointDirectory: this.directory,
       stateBackend: 'memory',
