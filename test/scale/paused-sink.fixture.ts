@@ -110,6 +110,7 @@ function batchOf(body: Buffer, first: number, count: number): Batch {
     ],
     eventTime: new Float64Array(count),
     keys: null,
+    kinds: null,
   }
 }
 
