@@ -3,7 +3,7 @@
  *
  * Used with reduce.ts. Flink's rules: sum, min and max give the first element with the field replaced; minBy and
  * maxBy give whole elements, of equal ones the first (or, if asked for, the last). A field that is null or
- * undefined does not count, unless all are.
+ * undefined does not count, unless all are. NaN is greater than every other number.
  */
 import type { ReduceFunction } from '../engine/contract/functions.ts'
 import { MillraceError } from '../engine/core/errors.ts'
@@ -54,10 +54,15 @@ function isMissing(value: unknown): value is null | undefined {
 function isBetter(value: unknown, before: unknown, isMin: boolean, first: boolean): boolean {
   if (isMissing(value)) return false
   if (isMissing(before)) return true
-  const isLess = (value as number) < (before as number)
-  const isMore = (value as number) > (before as number)
+  const isLess = comesBefore(value as number, before as number)
+  const isMore = comesBefore(before as number, value as number)
   if (!isLess && !isMore) return !first
   return isMin ? isLess : isMore
+}
+
+/** Whatever the order in which elements come, NaN must not hide the others. */
+function comesBefore(a: number, b: number): boolean {
+  return a < b || (Number.isNaN(b) && !Number.isNaN(a))
 }
 
 function added(a: unknown, b: unknown, field: string | number): unknown {

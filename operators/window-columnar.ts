@@ -73,7 +73,8 @@ interface StateColumn {
   readonly field: number
 }
 
-const INITIAL = { count: 0, sum: 0, min: Number.POSITIVE_INFINITY, max: Number.NEGATIVE_INFINITY } as const
+/** NaN is greater than every number, as in Flink: `min` begins with it, and `max` never leaves it. */
+const INITIAL = { count: 0, sum: 0, min: Number.NaN, max: Number.NEGATIVE_INFINITY } as const
 
 /** A result column: state[value], over state[divisor] when that is not -1; NULL when state[guard] is 0. */
 interface ResultColumn {
@@ -149,9 +150,9 @@ function updateOf(kind: StateColumn['kind'], k: number): string {
     case 'sum':
       return `d${k}[s] += v;`
     case 'min':
-      return `if (v < d${k}[s]) d${k}[s] = v;`
+      return `if (v < d${k}[s] || d${k}[s] !== d${k}[s]) d${k}[s] = v;`
     case 'max':
-      return `if (v > d${k}[s]) d${k}[s] = v;`
+      return `if (v > d${k}[s] || v !== v) d${k}[s] = v;`
   }
 }
 
@@ -171,10 +172,16 @@ function mergeColumn(
       for (let j = 0; j < count; j++) into[slots[j]] += from[at(j)]
       return
     case 'min':
-      for (let j = 0; j < count; j++) if (from[at(j)] < into[slots[j]]) into[slots[j]] = from[at(j)]
+      for (let j = 0; j < count; j++) {
+        const slot = slots[j]
+        if (from[at(j)] < into[slot] || Number.isNaN(into[slot])) into[slot] = from[at(j)]
+      }
       return
     case 'max':
-      for (let j = 0; j < count; j++) if (from[at(j)] > into[slots[j]]) into[slots[j]] = from[at(j)]
+      for (let j = 0; j < count; j++) {
+        const value = from[at(j)]
+        if (value > into[slots[j]] || Number.isNaN(value)) into[slots[j]] = value
+      }
   }
 }
 
