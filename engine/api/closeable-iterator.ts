@@ -14,6 +14,8 @@ export interface CloseableIterator<T> extends AsyncIterableIterator<T, undefined
   return(): Promise<IteratorResult<T, undefined>>
   /** Cancels the job, if it still runs, and resolves when it has ended. */
   close(): Promise<void>
+  /** As `close`: for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>
   [Symbol.asyncIterator](): CloseableIterator<T>
 }
 
@@ -57,6 +59,7 @@ export function rowIterator<T>(rows: StreamSink<T>, awaited: AwaitedJob): Closea
       return { done: true, value: undefined }
     },
     close,
+    [Symbol.asyncDispose]: close,
     [Symbol.asyncIterator]: () => iterator,
   }
   return iterator

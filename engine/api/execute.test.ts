@@ -2,6 +2,7 @@
  * Programs from source to sink on the calling thread, as in services and tests.
  */
 import assert from 'node:assert/strict'
+import { getEventListeners } from 'node:events'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { dataGenSource } from '../../connectors/datagen/datagen-source.ts'
@@ -14,6 +15,7 @@ import {
   days,
   EventTimeSessionWindows,
   GlobalWindows,
+  type JobExecutionResult,
   type KeyedProcessFunction,
   MillraceError,
   max,
@@ -245,6 +247,38 @@ describe('execute on the calling thread', () => {
     assert.deepEqual(seen, [1])
     assert.equal(events[0], 'started')
     assert.equal(events.at(-1), 'finished')
+  })
+
+  test('a signal cancels the job, before it starts or while it runs', async () => {
+    const controller = new AbortController()
+    const unbounded = () => {
+      const env = StreamExecutionEnvironment.createEnvironment().setStateBackend('memory')
+      env.fromDataGenerator((index) => index).addSink(() => {})
+      return env
+    }
+    const job = await unbounded().executeAsync('cancelled', { signal: controller.signal })
+    controller.abort()
+    assert.equal((await job.done).state, 'cancelled')
+    assert.equal((await unbounded().execute('at once', { signal: controller.signal })).state, 'cancelled')
+    const { signal } = new AbortController()
+    const env = StreamExecutionEnvironment.createEnvironment().setStateBackend('memory')
+    env.fromElements(1).addSink(() => {})
+    assert.equal((await env.execute('in time', { signal })).state, 'finished')
+    assert.deepEqual(getEventListeners(signal, 'abort'), [])
+  })
+
+  test('await using cancels a job and closes an iterator', async () => {
+    let ended: Promise<JobExecutionResult>
+    {
+      const env = StreamExecutionEnvironment.createEnvironment().setStateBackend('memory')
+      env.fromDataGenerator((index) => index).addSink(() => {})
+      await using job = await env.executeAsync('for a while')
+      ended = job.done
+      const numbers = StreamExecutionEnvironment.createEnvironment().fromDataGenerator((index) => index)
+      await using iterator = numbers.executeAndCollectAsync()
+      assert.deepEqual(await iterator.next(), { done: false, value: 0 })
+    }
+    assert.equal((await ended).state, 'cancelled')
   })
 
   test('an accumulator that `add` changes in place is saved as it was at the cut', async () => {

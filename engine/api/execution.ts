@@ -31,6 +31,8 @@ export interface ExecuteOptions {
   /** Flags as on the command line, instead of the process's own. */
   readonly args?: readonly string[]
   readonly onEvent?: (event: JobEvent) => void
+  /** Cancels the job when it is aborted, at the latest once it is deployed; its result then has the state `cancelled`. */
+  readonly signal?: AbortSignal
 }
 
 export interface Program {
@@ -108,10 +110,22 @@ export function startJob(
     mode.kind === 'embedded' || options.module !== undefined
       ? embedded(startEmbedded(program, config, options))
       : startFromFile(program, config, mode, options)
+  if (options.signal !== undefined) cancelOn(options.signal, started)
   // The caller looks at one of the two.
   started.job.catch(() => {})
   started.result.catch(() => {})
   return started
+}
+
+/** A signal may live much longer than the job. */
+function cancelOn(signal: AbortSignal, started: Started): void {
+  const cancel = (): void => {
+    started.job.then((job) => job.cancel()).catch(() => {})
+  }
+  const forget = (): void => signal.removeEventListener('abort', cancel)
+  if (signal.aborted) cancel()
+  else signal.addEventListener('abort', cancel, { once: true })
+  started.result.then(forget, forget)
 }
 
 function embedded(job: Promise<RunningJob>): Started {

@@ -843,6 +843,10 @@ export class JobMaster implements RunningJob {
     this.end('cancelled', null)
   }
 
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.cancel()
+  }
+
   async rescale(parallelism: number): Promise<void> {
     this.refuseInBatch('rescaling')
     const run = this.runningOrStarting()

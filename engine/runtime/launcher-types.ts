@@ -66,4 +66,6 @@ export interface RunningJob extends JobControl {
   readonly id: string
   /** Settles at the end of the job; rejects with the cause when the job failed. */
   readonly done: Promise<JobExecutionResult>
+  /** Cancels the job if it still runs: for `await using`. */
+  [Symbol.asyncDispose](): Promise<void>
 }
