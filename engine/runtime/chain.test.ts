@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
-import type { Operator, Output } from '../contract/operator.ts'
+import type { AsyncOperator, Operator, Output } from '../contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch, sliceBatch } from '../core/batch.ts'
 import { fieldKeyExtractor, keyGroupOf, subtaskOfKeyGroup } from '../core/keys.ts'
 import { BatchBuilder, batchOfRows } from '../core/rows.ts'
@@ -225,6 +225,62 @@ describe('a chain', () => {
     drain(chain, channel, out)
     assert.deepEqual(calls, [5, 5, 5])
     assert.deepEqual(out, [3, 2, 1, 'watermark 5'])
+  })
+
+  test('answers that come while an operator behind fires wait until it has: rows follow their watermark', () => {
+    const calls: unknown[] = []
+    let left = 3
+    const firing: Operator = {
+      open: nothing,
+      process(batch, _from, output) {
+        calls.push(...numbersOf(batch))
+        output.emit(batch)
+        return batch.length
+      },
+      advanceWatermark(watermark) {
+        calls.push(`watermark ${watermark}`)
+        return --left === 0
+      },
+      onProcessingTime() {
+        calls.push('time')
+        return --left === 0
+      },
+    }
+    let own = Number.NEGATIVE_INFINITY
+    let answer = 0
+    const asking: AsyncOperator = {
+      open: nothing,
+      isFull: false,
+      isPending: false,
+      process: (batch) => batch.length,
+      advanceWatermark: () => true,
+      currentWatermark: () => own,
+      resume(output) {
+        output.emit(batchOf([++answer]))
+        return true
+      },
+    }
+    const { chain, channel } = rig([asking, firing])
+    const out: unknown[] = []
+    const turn = () => {
+      chain.wake(0)
+      chain.advance(100)
+      while (take(channel, out));
+    }
+    own = 5
+    chain.wake(0)
+    turn()
+    turn()
+    assert.deepEqual(calls, [1, 'watermark 5', 'watermark 5'], 'the rows before the watermark, and nothing in between')
+    drain(chain, channel, out)
+    assert.deepEqual(calls, [1, 'watermark 5', 'watermark 5', 'watermark 5', 2])
+    assert.deepEqual(out, [1, 'watermark 5', 2])
+    left = 2
+    chain.schedule(1, 50)
+    turn()
+    turn()
+    drain(chain, channel, out, 100)
+    assert.deepEqual(calls.slice(5), [3, 'time', 'time', 4], 'nor while timers of the clock ring')
   })
 
   test('an operator with watermarks of its own ends those from upstream, except the last, which comes once', () => {

@@ -378,9 +378,11 @@ export class Chain {
     }
   }
 
+  /** What an async operator emits follows its watermark: it waits while an operator behind it fires. */
   private resumeWoken(): void {
+    const firing = Math.max(this.watermarkAt, this.timeAt)
     for (const link of this.asyncLinks) {
-      if (!link.isWoken || link.blocked) continue
+      if (!link.isWoken || link.blocked || this.links.indexOf(link) < firing) continue
       link.isWoken = false
       const caller = link.enter()
       if (!link.async!.resume(link)) link.isWoken = true

@@ -1,0 +1,348 @@
+/**
+ * Firings of very many keys, at every turn of which rows come, some of them late, a barrier is offered, and the subtask
+ * may die: decision 13. What comes out after the last cut is what a naive model gives for the log, each result once.
+ *
+ * `npm test` runs firings of a few thousand keys, killed at each of their turns. The long form (`npm run test:scale`) kills
+ * firings of 20,000 keys at each turn, and those of a million at a few, because each kill costs a load and a restore of
+ * all; all of their turns have late rows and a barrier, and none may take a time that grows with the number of keys.
+ */
+import assert from 'node:assert/strict'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { describe, test } from 'node:test'
+import type { KeyedStoreFactory } from '../../engine/contract/keyed-store.ts'
+import { memoryStoreFactory } from '../../state/memory-store.ts'
+import { rocksdbStoreFactory } from '../../state/rocksdb-store.ts'
+import { FIRE_CASES, type FireCase, RING_MS, WINDOW_MS } from './fire-cases.ts'
+import {
+  type Emitted,
+  type FireImage,
+  FireSubtask,
+  type LogEntry,
+  type Result,
+  type Results,
+  type RigPlan,
+  type RowRun,
+  rowOf,
+} from './fire-rig.ts'
+
+const isLong = process.env['SCALE'] === 'long'
+/** Keys that a model plays at a time. */
+const BLOCK_KEYS = 5_000
+/** Of the rows of a window this part comes after the cut. */
+const AFTER_CUT = 0.1
+/** Every so many keys also have a row in the next window. */
+const NEXT_WINDOW_EVERY = 8
+/** Rows of the first window lie before this, so that sessions end within it too. */
+const TIMES_MS = 800
+
+/** What the subtask was sent, and what it is sent next. */
+class Scenario {
+  readonly log: LogEntry[] = []
+  readonly one: FireCase
+  readonly keys: number
+  private ids = 0
+  attempts = 0
+
+  constructor(one: FireCase, keys: number) {
+    this.one = one
+    this.keys = keys
+  }
+
+  private runOf(rows: readonly (readonly [key: number, time: number])[], input: number): RowRun {
+    return {
+      kind: 'rows',
+      input,
+      keys: Int32Array.from(rows, ([key]) => key),
+      times: Float64Array.from(rows, ([, time]) => time),
+      ids: Int32Array.from(rows, () => this.ids++),
+    }
+  }
+
+  /** The rows of keys [from, to): in the first window one a key and input, and some in the next one. */
+  load(from: number, to: number): LogEntry[] {
+    const entries: LogEntry[] = []
+    for (let input = 0; input < this.one.inputs; input++) {
+      const rows: (readonly [number, number])[] = []
+      for (let key = from; key < to; key++) {
+        rows.push([key, (key % TIMES_MS) + input * 50])
+        if (key % NEXT_WINDOW_EVERY === 0) rows.push([key, WINDOW_MS + (key % TIMES_MS)])
+      }
+      entries.push(this.runOf(rows, input))
+    }
+    return entries
+  }
+
+  /** A row within the lateness of the firing window, one of the next window, and one that is late for good. */
+  late(turn: number): LogEntry {
+    const rows = [
+      [(turn * 7_919) % this.keys, turn % WINDOW_MS],
+      [(turn * 104_729) % this.keys, WINDOW_MS + (turn % WINDOW_MS)],
+      [turn % this.keys, -2 * WINDOW_MS],
+    ] as const
+    return this.runOf(rows, 0)
+  }
+
+  /** What makes all keys fire. */
+  fire(): LogEntry {
+    if (this.one.firesBy === 'clock') return { kind: 'clock', nowMs: RING_MS + 1 }
+    return { kind: 'watermark', value: WINDOW_MS - 1 }
+  }
+
+  barrier(): Extract<LogEntry, { kind: 'barrier' }> {
+    return { kind: 'barrier', attempt: ++this.attempts }
+  }
+
+  send(subtask: FireSubtask, entry: LogEntry): void {
+    this.log.push(entry)
+    subtask.send(entry)
+  }
+
+  /** Sends the log again from the entry after the barrier of `attempt`; barriers were of a job that is no more. */
+  replay(subtask: FireSubtask, attempt: number): void {
+    for (const entry of this.log.slice(this.after(attempt))) {
+      // What comes with the firing comes after all rows before it are done, as it did.
+      if (entry.kind === 'watermark') subtask.run()
+      if (entry.kind !== 'barrier') subtask.send(entry)
+    }
+  }
+
+  /** Where the log goes on after the cut of `attempt`; 0 for a fresh start. */
+  after(attempt: number): number {
+    return this.log.findIndex((entry) => entry.kind === 'barrier' && entry.attempt === attempt) + 1
+  }
+}
+
+/** What the model gives for keys [from, to) after entry `after` of the log. */
+function expectedOf(
+  { log, one }: Scenario,
+  from: number,
+  to: number,
+  after: number,
+): { fired: Result[]; late: number } {
+  const model = one.model()
+  let fired = 0
+  let late = 0
+  log.forEach((entry, at) => {
+    if (at === after) [fired, late] = [model.fired.length, model.late]
+    if (entry.kind === 'watermark') model.watermark(entry.value)
+    else if (entry.kind === 'clock') model.clock(entry.nowMs)
+    else if (entry.kind === 'rows') {
+      for (let i = 0; i < entry.keys.length; i++) {
+        const key = entry.keys[i]!
+        if (key >= from && key < to) model.row(rowOf(entry, i), entry.times[i]!, entry.input)
+      }
+    }
+  })
+  return { fired: model.fired.slice(fired), late: model.late - late }
+}
+
+/** Positions of each key's results, in order: `next` of one, from `first` of the key on; -1 ends them. */
+function chainsOf(results: Results, keys: number): { first: Int32Array; next: Int32Array } {
+  const first = new Int32Array(keys).fill(-1)
+  const next = new Int32Array(results.count).fill(-1)
+  for (let at = results.count - 1; at >= 0; at--) {
+    next[at] = first[results.keys[at]!]!
+    first[results.keys[at]!] = at
+  }
+  return { first, next }
+}
+
+/** All that came out since the cut of `attempt` is what had to. */
+function verify(scenario: Scenario, subtask: FireSubtask, attempt: number): void {
+  const { results } = subtask.emitted
+  const { first, next } = chainsOf(results, scenario.keys)
+  const after = scenario.after(attempt)
+  let count = 0
+  let late = 0
+  for (let from = 0; from < scenario.keys; from += BLOCK_KEYS) {
+    const expected = expectedOf(scenario, from, Math.min(scenario.keys, from + BLOCK_KEYS), after)
+    const byKey = Map.groupBy(expected.fired, ({ key }) => key)
+    for (const [key, own] of byKey) {
+      const actual: Result[] = []
+      for (let at = first[Number(key.slice(4))]!; at >= 0; at = next[at]!) {
+        actual.push({ key, start: results.starts[at]!, rows: results.rows[at]!, sum: results.sums[at]! })
+      }
+      if (scenario.one.isUnordered === true) for (const list of [actual, own]) list.sort((a, b) => a.sum - b.sum)
+      if (!isSame(actual, own)) assert.deepEqual(actual, own)
+    }
+    count += expected.fired.length
+    late += expected.late
+  }
+  assert.equal(results.count, count)
+  assert.equal(subtask.counters.lateDropped, late)
+}
+
+const isSame = (a: readonly Result[], b: readonly Result[]): boolean =>
+  a.length === b.length &&
+  a.every(({ start, rows, sum }, i) => start === b[i]!.start && rows === b[i]!.rows && sum === b[i]!.sum)
+
+interface FiringOptions {
+  /** Turns after which the cut before the firing is durable. */
+  readonly settleAfter?: number
+  /** Turns after which the subtask dies; never when left out. */
+  readonly killAfter?: number
+}
+
+/**
+ * Turns until the firing has ended, or the subtask died, or is to. At each of them late rows and a barrier are
+ * offered. Returns the image of the cut before, when that was open.
+ */
+async function fire(
+  scenario: Scenario,
+  subtask: FireSubtask,
+  { settleAfter = Number.POSITIVE_INFINITY, killAfter = Number.POSITIVE_INFINITY }: FiringOptions,
+): Promise<{ turns: number; image: FireImage | null }> {
+  const { emitted } = subtask
+  const isFiring = firingOf(scenario, emitted)
+  const [before, cuts] = [subtask.recordsIn, subtask.cuts.length]
+  let image: FireImage | null = null
+  let turns = 0
+  for (; turns < killAfter && isFiring(); turns++) {
+    if (turns === settleAfter) image = await subtask.settle()
+    else if (turns < settleAfter) await subtask.encodeSome()
+    scenario.send(subtask, scenario.late(turns))
+    subtask.abort(scenario.attempts)
+    scenario.send(subtask, scenario.barrier())
+    assert.ok(subtask.step(), 'a turn of a firing makes progress')
+    if (!isFiring()) continue
+    assert.equal(subtask.recordsIn, before, 'rows wait until the firing has ended')
+    assert.equal(subtask.cuts.length, cuts, 'so does the barrier')
+  }
+  if (image === null && settleAfter < Number.POSITIVE_INFINITY) image = await subtask.settle()
+  return { turns, image }
+}
+
+/** Whether the firing that the newest entry began is under way still. */
+function firingOf({ one, keys }: Scenario, { results, controls }: Emitted): () => boolean {
+  const [firedBefore, controlsBefore] = [results.count, controls.length]
+  // A clock makes no watermark; then all keys have one result each.
+  return one.firesBy === 'clock' ? () => results.count < firedBefore + keys : () => controls.length === controlsBefore
+}
+
+/** The first life of a subtask, up to the firing; its cut before is open. */
+function loaded(scenario: Scenario, plan: RigPlan, directory: string): FireSubtask {
+  const subtask = new FireSubtask(plan, directory, null)
+  const cutAt = Math.floor(scenario.keys * (1 - AFTER_CUT))
+  for (const entry of scenario.load(0, cutAt)) scenario.send(subtask, entry)
+  scenario.send(subtask, scenario.barrier())
+  for (const entry of scenario.load(cutAt, scenario.keys)) scenario.send(subtask, entry)
+  subtask.run()
+  assert.deepEqual(subtask.cuts, [1])
+  scenario.send(subtask, scenario.fire())
+  return subtask
+}
+
+/** The rest once the firing is over: what came meanwhile, the newest barrier among it, and the end. */
+async function finish(scenario: Scenario, subtask: FireSubtask): Promise<{ attempt: number; image: FireImage }> {
+  subtask.run()
+  const attempt = scenario.attempts
+  assert.deepEqual(subtask.cuts.slice(-1), [attempt], 'the newest barrier was cut, once the firing had ended')
+  const image = await subtask.settle()
+  scenario.send(subtask, { kind: 'watermark', value: Number.POSITIVE_INFINITY })
+  subtask.run()
+  return { attempt, image }
+}
+
+/** Where a firing's state is. */
+interface Place {
+  readonly memoryBytes: number
+  readonly stores: KeyedStoreFactory
+}
+
+interface Life {
+  /** Turns of the firing. */
+  readonly turns: number
+  /** Processor time of each, ms. */
+  readonly turnsMs: readonly number[]
+}
+
+/**
+ * A subtask that dies `killAfter` turns into its firing, half of which before the cut in front of it was durable; the one
+ * that is restored from there; and a third one from the cut that was asked for during the firing. What each gives is
+ * verified. Without `killAfter` the first goes on, and the turns of its firing are returned.
+ */
+async function live(one: FireCase, keys: number, killAfter: number | null, place: Place): Promise<Life> {
+  const directory = mkdtempSync(join(tmpdir(), 'millrace-fire-'))
+  const plan = { ...one, ...place }
+  try {
+    const scenario = new Scenario(one, keys)
+    let subtask = loaded(scenario, plan, join(directory, 'first'))
+    let from = 0
+    const before = subtask.stepsMs.length
+    const first = await fire(scenario, subtask, {
+      settleAfter: killAfter === null ? SETTLE_AFTER : Math.floor(killAfter / 2),
+      ...(killAfter === null ? {} : { killAfter }),
+    })
+    const life = { turns: first.turns, turnsMs: subtask.stepsMs.slice(before) }
+    if (killAfter !== null) {
+      await subtask.kill()
+      subtask = new FireSubtask(plan, join(directory, 'second'), first.image)
+      from = 1
+      scenario.replay(subtask, 1)
+      await fire(scenario, subtask, {})
+    }
+    const { attempt, image } = await finish(scenario, subtask)
+    verify(scenario, subtask, from)
+    await subtask.kill()
+    const third = new FireSubtask(plan, join(directory, 'third'), image)
+    scenario.replay(third, attempt)
+    third.run()
+    verify(scenario, third, attempt)
+    await third.kill()
+    return life
+  } finally {
+    rmSync(directory, { recursive: true, force: true })
+  }
+}
+
+/** Turns before the cut in front of a firing is durable, where nothing else is said. */
+const SETTLE_AFTER = 3
+const MEMORY_BYTES = 1 << 30
+const STORE_BYTES = 32 << 20
+
+/** Killed at every turn; at every other with so little memory that most entries are in the store alone. */
+async function killAtEachTurn(one: FireCase, keys: number): Promise<void> {
+  const stores = rocksdbStoreFactory(STORE_BYTES)
+  const { turns } = await live(one, keys, null, { stores, memoryBytes: MEMORY_BYTES })
+  assert.ok(one.isCleanup === true || turns > keys / 2_000, `the firing took ${turns} turns`)
+  for (let turn = 1; turn < turns; turn++) {
+    await live(one, keys, turn, { stores, memoryBytes: turn % 2 === 0 ? MEMORY_BYTES : keys * 40 })
+  }
+}
+
+describe('a firing of thousands of keys with late rows and a barrier at each turn', () => {
+  for (const one of FIRE_CASES) {
+    test(`${one.name}: killed in its midst`, () =>
+      live(one, 2_500, 2, { stores: memoryStoreFactory(), memoryBytes: 50_000 }))
+  }
+})
+
+describe('a firing of 20,000 keys, killed at each turn', { skip: !isLong && 'with SCALE=long' }, () => {
+  for (const one of FIRE_CASES) test(one.name, () => killAtEachTurn(one, 20_000))
+})
+
+function summary(turnsMs: readonly number[]): string {
+  const sorted = [...turnsMs].sort((a, b) => a - b)
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!.toFixed(1)
+  const total = sorted.reduce((sum, ms) => sum + ms, 0)
+  const top = turnsMs
+    .map((ms, turn) => [ms, turn] as const)
+    .sort((a, b) => b[0] - a[0])
+    .slice(0, 6)
+  return `${sorted.length} turns, ${total.toFixed(0)} ms; median ${at(0.5)}, p99 ${at(0.99)}, max ${at(1)} ms; ${top.map(([ms, turn]) => `${turn}:${ms.toFixed(0)}`).join(' ')}`
+}
+
+describe('a firing of a million keys', { skip: !isLong && 'with SCALE=long' }, () => {
+  for (const one of FIRE_CASES) {
+    test(one.name, async (context) => {
+      const { turns, turnsMs } = await live(one, 1_000_000, null, {
+        stores: rocksdbStoreFactory(STORE_BYTES),
+        memoryBytes: MEMORY_BYTES,
+      })
+      context.diagnostic(summary(turnsMs))
+      void turns
+    })
+  }
+})
