@@ -300,3 +300,34 @@ test('queues give out what they took, smallest first', () => {
     { numRuns: 100 },
   )
 })
+
+test('a queue of many timers gives them out in order too, whatever their records are numbered', () => {
+  for (const next of [0, -2_048, 0x7fff_fc00]) {
+    const queue = new TimerQueue()
+    Object.assign(queue, { next, firstBlock: next >>> 10 })
+    const keysOf = (id: number) => {
+      const bytes = Buffer.from(`key ${id}`)
+      return { bytes, starts: Int32Array.of(0), ends: Int32Array.of(bytes.length), hashes: Int32Array.of(id) }
+    }
+    const times: number[] = []
+    let last = -1
+    const pop = () => {
+      const { timeMs, namespace, keys } = queue.pop()
+      // Those of the same time come as they were pushed; what is shown outlives a push.
+      const order = timeMs * 10_000 + namespace
+      queue.push(49, times.push(49) - 1, keysOf(times.length - 1), 0)
+      assert.ok(order > last, `${order} after ${last}`)
+      last = order
+      assert.equal(timeMs, times[namespace])
+      assert.equal(Buffer.from(keys.bytes.subarray(keys.starts[0], keys.ends[0])).toString(), `key ${namespace}`)
+    }
+    for (let id = 0; id < 5_000; id++) {
+      times.push((id * 7) % 50)
+      queue.push(times[id]!, id, keysOf(id), 0)
+    }
+    for (let round = 0; round < 4_000; round++) pop()
+    assert.equal(queue.size, 5_000)
+    const { blocks } = queue as unknown as { blocks: unknown[] }
+    assert.ok(blocks.length <= 10, `${blocks.length} blocks`)
+  }
+})

@@ -23,9 +23,9 @@ import { NumberQueue, type QueuedTimer, TimerQueue } from './timer-queue.ts'
 
 const BUCKET_MS = 1_000
 const SCAN_KEYS = 2_000
-/** Steps a call: one for a timer, several for a piece of a bucket. */
-const STEPS_MAX = 2_000
-const SCAN_STEPS = 200
+/** Steps a call: one for a timer, which calls a function of the user's, several for a piece of a bucket. */
+const STEPS_MAX = 256
+const SCAN_STEPS = 128
 /** Deleted timers that may lie in the queue before it is made anew. */
 const STALE_MIN = 1_000
 

@@ -8,7 +8,7 @@
  * segment a window.
  *
  * Invariants:
- * - Windows fire in ascending order; a call fires at most about `FIRE_KEYS_MAX` keys, and goes on where
+ * - Windows fire in ascending order; a call fires at most about `fireKeysMax` keys, and goes on where
  *   it stopped.
  * - A window fires on time once only: when the watermark of its key group passes its end. So watermarks are the
  *   only state besides the tables, and restored windows that had fired do not fire again by themselves.
@@ -26,6 +26,13 @@ import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
 
 const FIRE_KEYS_MAX = 2_000
+/** For each of these a function of the user's is called. */
+const FIRE_OBJECTS_MAX = 500
+
+/** Entries that one call handles: about a millisecond's worth. */
+export function fireKeysMax(layout: ValueLayout): number {
+  return layout.kind === 'object' ? FIRE_OBJECTS_MAX : FIRE_KEYS_MAX
+}
 
 /** The values of entries: columns and objects, of a segment by slot or of a chunk by row. */
 export interface WindowValues {
@@ -289,7 +296,7 @@ class WindowOperator implements Operator {
 
   /** Fires until done, blocked, or out of budget. */
   private fireOn(firing: Firing, output: Output): boolean {
-    let budget = FIRE_KEYS_MAX
+    let budget = fireKeysMax(this.kernel.layout)
     for (; firing.at < firing.windows.length; firing.at++) {
       const namespace = firing.windows[firing.at]
       const window = this.windowOf(namespace)

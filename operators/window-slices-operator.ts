@@ -10,7 +10,7 @@
  * has, a row is merged a fixed number of times.
  *
  * Invariants:
- * - Windows fire in ascending order; a call handles at most about `FIRE_KEYS_MAX` entries, and goes on where it
+ * - Windows fire in ascending order; a call handles at most about `fireKeysMax` entries, and goes on where it
  *   stopped.
  * - A window fires on time once only: when the watermark of its key group passes its end. So watermarks are the only
  *   state besides the tables.
@@ -24,12 +24,11 @@ import { BATCH_ROWS_MAX, type Batch, type KeyColumn } from '../engine/core/batch
 import { MillraceError } from '../engine/core/errors.ts'
 import type { JsonValue } from '../engine/core/json-value.ts'
 import { type ProcessRows, WindowTime } from './restored-watermarks.ts'
-import type { FiringWindow, MutableWindowValues, WindowKernel } from './window-aggregate.ts'
+import { type FiringWindow, fireKeysMax, type MutableWindowValues, type WindowKernel } from './window-aggregate.ts'
 import { addRow, type WindowGroup, WindowGroups } from './window-groups.ts'
 import { checkLateness, LateRows, refuseOtherWindows, timestampMissing } from './window-rows.ts'
 import { endAbove, type SliceScheme } from './window-slices.ts'
 
-const FIRE_KEYS_MAX = 2_000
 /** Namespace of the window being merged. */
 const MERGED = 0
 
@@ -281,7 +280,7 @@ class SlicedWindowOperator implements Operator {
       }
     }
     if (output.blocked) return false
-    this.budget = FIRE_KEYS_MAX
+    this.budget = fireKeysMax(this.kernel.layout)
     const { firing } = this
     let done = true
     while (done && firing.at < firing.tasks.length) {

@@ -60,6 +60,10 @@ export interface FireCase {
   readonly firesBy: 'watermark' | 'clock'
   /** Results of one row for a key come in any order. */
   readonly isUnordered?: boolean
+  /** Added to all times. */
+  readonly offsetMs?: number
+  /** Of another one, whose operator it shares: not in the short form. */
+  readonly isVariant?: boolean
   /** Nothing is emitted: one call cleans up. */
   readonly isCleanup?: boolean
 }
@@ -121,9 +125,11 @@ const columnarResult = (row: unknown): Result => {
   return { key, start: windowStart, rows: Number(rows), sum }
 }
 
-function slicedCase(name: string, slices: SliceScheme | null, assigner: ModelAssigner): FireCase {
+function slicedCase(name: string, slices: SliceScheme | null, assigner: ModelAssigner, offsetMs = 0): FireCase {
   return {
     name,
+    offsetMs,
+    isVariant: offsetMs > 0,
     create() {
       const kernel = columnar()
       if (slices === null || !isMerging(kernel)) throw new Error('these windows overlap, and counts merge')
@@ -178,6 +184,8 @@ const WINDOWS: readonly FireCase[] = [
     'cumulative windows of slices',
     cumulativeSlices(2 * WINDOW_MS, WINDOW_MS),
     cumulativeModel(2 * WINDOW_MS, WINDOW_MS),
+    // The window that fires is the second of its period, of two slices.
+    WINDOW_MS,
   ),
   {
     name: 'sessions, each key with timers',
@@ -296,6 +304,7 @@ const sumUntil = (name: string, byClock: boolean): FireCase => ({
   resultOf: asResult,
   model: () => new SumUntilModel(byClock),
   firesBy: byClock ? 'clock' : 'watermark',
+  isVariant: byClock,
 })
 
 const pairs: ProcessJoinFunction<FireRow, FireRow, Result> = {

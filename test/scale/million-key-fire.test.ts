@@ -2,9 +2,10 @@
  * Firings of very many keys, at every turn of which rows come, some of them late, a barrier is offered, and the subtask
  * may die: decision 13. What comes out after the last cut is what a naive model gives for the log, each result once.
  *
- * `npm test` runs firings of a few thousand keys, killed at each of their turns. The long form (`npm run test:scale`) kills
- * firings of 20,000 keys at each turn, and those of a million at a few, because each kill costs a load and a restore of
- * all; all of their turns have late rows and a barrier, and none may take a time that grows with the number of keys.
+ * `npm test` kills firings of two thousand keys in their midst. The long form (`npm run test:scale`) kills firings of
+ * 20,000 keys at each turn, and those of a million at one turn, because each kill costs a load and a restore of them
+ * all (`FIRE_KILLS=4` kills at four); each of their turns has late rows and a barrier, and none may take a time that
+ * grows with the number of keys.
  */
 import assert from 'node:assert/strict'
 import { mkdtempSync, rmSync } from 'node:fs'
@@ -32,9 +33,10 @@ const isLong = process.env['SCALE'] === 'long'
 const BLOCK_KEYS = 5_000
 /** Of the rows of a window this part comes after the cut. */
 const AFTER_CUT = 0.1
-/** Every so many keys also have a row in the next window. */
+/** Every so many keys also have a row in the next window, and in the one before. */
 const NEXT_WINDOW_EVERY = 8
-/** Rows of the first window lie before this, so that sessions end within it too. */
+const WINDOW_BEFORE_EVERY = 16
+/** Rows of a window lie before this, so that sessions end within it too. */
 const TIMES_MS = 800
 
 /** What the subtask was sent, and what it is sent next. */
@@ -55,19 +57,21 @@ class Scenario {
       kind: 'rows',
       input,
       keys: Int32Array.from(rows, ([key]) => key),
-      times: Float64Array.from(rows, ([, time]) => time),
+      times: Float64Array.from(rows, ([, time]) => time + (this.one.offsetMs ?? 0)),
       ids: Int32Array.from(rows, () => this.ids++),
     }
   }
 
-  /** The rows of keys [from, to): in the first window one a key and input, and some in the next one. */
+  /** The rows of keys [from, to): in the window that fires one a key and input, and some in those beside it. */
   load(from: number, to: number): LogEntry[] {
     const entries: LogEntry[] = []
     for (let input = 0; input < this.one.inputs; input++) {
       const rows: (readonly [number, number])[] = []
       for (let key = from; key < to; key++) {
-        rows.push([key, (key % TIMES_MS) + input * 50])
-        if (key % NEXT_WINDOW_EVERY === 0) rows.push([key, WINDOW_MS + (key % TIMES_MS)])
+        const time = (key % TIMES_MS) + input * 50
+        rows.push([key, time])
+        if (key % WINDOW_BEFORE_EVERY === 1) rows.push([key, time - WINDOW_MS])
+        if (key % NEXT_WINDOW_EVERY === 0) rows.push([key, time + WINDOW_MS])
       }
       entries.push(this.runOf(rows, input))
     }
@@ -79,7 +83,7 @@ class Scenario {
     const rows = [
       [(turn * 7_919) % this.keys, turn % WINDOW_MS],
       [(turn * 104_729) % this.keys, WINDOW_MS + (turn % WINDOW_MS)],
-      [turn % this.keys, -2 * WINDOW_MS],
+      [turn % this.keys, -3 * WINDOW_MS],
     ] as const
     return this.runOf(rows, 0)
   }
@@ -87,7 +91,7 @@ class Scenario {
   /** What makes all keys fire. */
   fire(): LogEntry {
     if (this.one.firesBy === 'clock') return { kind: 'clock', nowMs: RING_MS + 1 }
-    return { kind: 'watermark', value: WINDOW_MS - 1 }
+    return { kind: 'watermark', value: WINDOW_MS - 1 + (this.one.offsetMs ?? 0) }
   }
 
   barrier(): Extract<LogEntry, { kind: 'barrier' }> {
@@ -181,8 +185,9 @@ const isSame = (a: readonly Result[], b: readonly Result[]): boolean =>
 interface FiringOptions {
   /** Turns after which the cut before the firing is durable. */
   readonly settleAfter?: number
-  /** Turns after which the subtask dies; never when left out. */
+  /** Turns after which the subtask dies, or what part of the keys has fired by then; never when left out. */
   readonly killAfter?: number
+  readonly killAtShare?: number
 }
 
 /**
@@ -192,14 +197,16 @@ interface FiringOptions {
 async function fire(
   scenario: Scenario,
   subtask: FireSubtask,
-  { settleAfter = Number.POSITIVE_INFINITY, killAfter = Number.POSITIVE_INFINITY }: FiringOptions,
-): Promise<{ turns: number; image: FireImage | null }> {
-  const { emitted } = subtask
+  { settleAfter = Number.POSITIVE_INFINITY, killAfter = Number.POSITIVE_INFINITY, killAtShare = 2 }: FiringOptions,
+): Promise<{ turns: number; turnsMs: number[]; image: FireImage | null }> {
+  const { emitted, stepsMs } = subtask
+  const stepsBefore = stepsMs.length
+  const enough = emitted.results.count + killAtShare * scenario.keys
   const isFiring = firingOf(scenario, emitted)
   const [before, cuts] = [subtask.recordsIn, subtask.cuts.length]
   let image: FireImage | null = null
   let turns = 0
-  for (; turns < killAfter && isFiring(); turns++) {
+  for (; turns < killAfter && emitted.results.count < enough && isFiring(); turns++) {
     if (turns === settleAfter) image = await subtask.settle()
     else if (turns < settleAfter) await subtask.encodeSome()
     scenario.send(subtask, scenario.late(turns))
@@ -210,8 +217,9 @@ async function fire(
     assert.equal(subtask.recordsIn, before, 'rows wait until the firing has ended')
     assert.equal(subtask.cuts.length, cuts, 'so does the barrier')
   }
+  const turnsMs = stepsMs.slice(stepsBefore)
   if (image === null && settleAfter < Number.POSITIVE_INFINITY) image = await subtask.settle()
-  return { turns, image }
+  return { turns, turnsMs, image }
 }
 
 /** Whether the firing that the newest entry began is under way still. */
@@ -254,34 +262,32 @@ interface Place {
 interface Life {
   /** Turns of the firing. */
   readonly turns: number
-  /** Processor time of each, ms. */
+  /** How long each took, ms. */
   readonly turnsMs: readonly number[]
 }
 
+type Kill = Pick<FiringOptions, 'killAfter' | 'killAtShare'>
+
 /**
- * A subtask that dies `killAfter` turns into its firing, half of which before the cut in front of it was durable; the one
- * that is restored from there; and a third one from the cut that was asked for during the firing. What each gives is
- * verified. Without `killAfter` the first goes on, and the turns of its firing are returned.
+ * A subtask that dies in its firing, after the cut in front of it has become durable in the midst of it; the one that
+ * is restored from there; and a third one from the cut that was asked for during the firing. What each gives is
+ * verified. Without `kill` the first goes on. Returns the turns of the firing that came to its end.
  */
-async function live(one: FireCase, keys: number, killAfter: number | null, place: Place): Promise<Life> {
+async function live(one: FireCase, keys: number, kill: Kill | null, place: Place): Promise<Life> {
   const directory = mkdtempSync(join(tmpdir(), 'millrace-fire-'))
   const plan = { ...one, ...place }
   try {
     const scenario = new Scenario(one, keys)
     let subtask = loaded(scenario, plan, join(directory, 'first'))
     let from = 0
-    const before = subtask.stepsMs.length
-    const first = await fire(scenario, subtask, {
-      settleAfter: killAfter === null ? SETTLE_AFTER : Math.floor(killAfter / 2),
-      ...(killAfter === null ? {} : { killAfter }),
-    })
-    const life = { turns: first.turns, turnsMs: subtask.stepsMs.slice(before) }
-    if (killAfter !== null) {
+    const settleAfter = kill?.killAfter === undefined ? SETTLE_AFTER : Math.floor(kill.killAfter / 2)
+    let life = await fire(scenario, subtask, { settleAfter, ...kill })
+    if (kill !== null) {
       await subtask.kill()
-      subtask = new FireSubtask(plan, join(directory, 'second'), first.image)
+      subtask = new FireSubtask(plan, join(directory, 'second'), life.image)
       from = 1
       scenario.replay(subtask, 1)
-      await fire(scenario, subtask, {})
+      life = await fire(scenario, subtask, {})
     }
     const { attempt, image } = await finish(scenario, subtask)
     verify(scenario, subtask, from)
@@ -307,15 +313,16 @@ async function killAtEachTurn(one: FireCase, keys: number): Promise<void> {
   const stores = rocksdbStoreFactory(STORE_BYTES)
   const { turns } = await live(one, keys, null, { stores, memoryBytes: MEMORY_BYTES })
   assert.ok(one.isCleanup === true || turns > keys / 2_000, `the firing took ${turns} turns`)
-  for (let turn = 1; turn < turns; turn++) {
-    await live(one, keys, turn, { stores, memoryBytes: turn % 2 === 0 ? MEMORY_BYTES : keys * 40 })
+  for (let killAfter = 1; killAfter < turns; killAfter++) {
+    await live(one, keys, { killAfter }, { stores, memoryBytes: killAfter % 2 === 0 ? MEMORY_BYTES : keys * 40 })
   }
 }
 
 describe('a firing of thousands of keys with late rows and a barrier at each turn', () => {
-  for (const one of FIRE_CASES) {
-    test(`${one.name}: killed in its midst`, () =>
-      live(one, 2_500, 2, { stores: memoryStoreFactory(), memoryBytes: 50_000 }))
+  for (const one of FIRE_CASES.filter(({ isVariant }) => isVariant !== true)) {
+    test(`${one.name}: killed in its midst`, async () => {
+      await live(one, 2_100, { killAfter: 3 }, { stores: memoryStoreFactory(), memoryBytes: 50_000 })
+    })
   }
 })
 
@@ -323,26 +330,26 @@ describe('a firing of 20,000 keys, killed at each turn', { skip: !isLong && 'wit
   for (const one of FIRE_CASES) test(one.name, () => killAtEachTurn(one, 20_000))
 })
 
+/** Of a million keys each a nanosecond is a millisecond; collections of garbage take some too. */
+const TURN_MS_MAX = 60
+
 function summary(turnsMs: readonly number[]): string {
   const sorted = [...turnsMs].sort((a, b) => a - b)
   const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!.toFixed(1)
   const total = sorted.reduce((sum, ms) => sum + ms, 0)
-  const top = turnsMs
-    .map((ms, turn) => [ms, turn] as const)
-    .sort((a, b) => b[0] - a[0])
-    .slice(0, 6)
-  return `${sorted.length} turns, ${total.toFixed(0)} ms; median ${at(0.5)}, p99 ${at(0.99)}, max ${at(1)} ms; ${top.map(([ms, turn]) => `${turn}:${ms.toFixed(0)}`).join(' ')}`
+  return `${sorted.length} turns, ${total.toFixed(0)} ms; median ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)} ms`
 }
 
 describe('a firing of a million keys', { skip: !isLong && 'with SCALE=long' }, () => {
+  const kills = Number(process.env['FIRE_KILLS'] ?? 1)
   for (const one of FIRE_CASES) {
     test(one.name, async (context) => {
-      const { turns, turnsMs } = await live(one, 1_000_000, null, {
-        stores: rocksdbStoreFactory(STORE_BYTES),
-        memoryBytes: MEMORY_BYTES,
-      })
-      context.diagnostic(summary(turnsMs))
-      void turns
+      const place = { stores: rocksdbStoreFactory(STORE_BYTES), memoryBytes: MEMORY_BYTES }
+      for (let kill = 1; kill <= kills; kill++) {
+        const { turnsMs } = await live(one, 1_000_000, { killAtShare: kill / (kills + 1) }, place)
+        context.diagnostic(summary(turnsMs))
+        assert.ok(Math.max(...turnsMs) < TURN_MS_MAX, summary(turnsMs))
+      }
     })
   }
 })
