@@ -66,6 +66,7 @@ export interface RocksdbAddon {
     sstBytesMin: number,
   ): Promise<CheckpointFile[]>
   memoryBytes(store: StoreHandle): number
+  sharedMemory(): SharedStoreMemory
   close(store: StoreHandle): void
   lockFile(path: string): LockHandle
   unlockFile(lock: LockHandle): void
@@ -75,6 +76,16 @@ export interface RocksdbAddon {
    * library is not glibc.
    */
   trimHeap?(): void
+}
+
+/** Bytes of what all stores of the process share: its capacity follows the stores that are open. */
+export interface SharedStoreMemory {
+  readonly cacheCapacity: number
+  readonly cache: number
+  /** Of `cache`: in use now, so that it cannot give way. */
+  readonly cachePinned: number
+  readonly writeBuffersCapacity: number
+  readonly writeBuffers: number
 }
 
 /** Where native/install.ts puts the addon. */

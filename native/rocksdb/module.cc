@@ -188,6 +188,22 @@ napi_value MemoryBytes(Call& call) {
   return NumberValue(call.env, static_cast<double>(call.instance().DatabaseAt(call.Handle(0))->MemoryBytes()));
 }
 
+// sharedMemory() -> bytes of what all stores of the process share
+napi_value SharedMemory(Call& call) {
+  const SharedMemoryUse use = MeasureSharedMemory();
+  napi_value result;
+  Check(napi_create_object(call.env, &result));
+  const auto set = [&](const char* name, uint64_t bytes) {
+    Check(napi_set_named_property(call.env, result, name, NumberValue(call.env, static_cast<double>(bytes))));
+  };
+  set("cacheCapacity", use.cache_capacity);
+  set("cache", use.cache);
+  set("cachePinned", use.cache_pinned);
+  set("writeBuffersCapacity", use.write_buffers_capacity);
+  set("writeBuffers", use.write_buffers);
+  return result;
+}
+
 napi_value Close(Call& call) {
   call.instance().CloseDatabase(call.Handle(0));
   return nullptr;
@@ -234,6 +250,7 @@ void Initialise(napi_env env, napi_value exports) {
   Export(env, exports, "scanClose", Guarded<ScanClose>);
   Export(env, exports, "writeAndCheckpoint", Guarded<WriteAndCheckpoint>);
   Export(env, exports, "memoryBytes", Guarded<MemoryBytes>);
+  Export(env, exports, "sharedMemory", Guarded<SharedMemory>);
   Export(env, exports, "close", Guarded<Close>);
   Export(env, exports, "lockFile", Guarded<LockFile>);
   Export(env, exports, "unlockFile", Guarded<UnlockFile>);

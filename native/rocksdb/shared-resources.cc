@@ -99,6 +99,13 @@ void StoreMemory::Release() {
   Resize(shared);
 }
 
+SharedMemoryUse MeasureSharedMemory() {
+  Shared& shared = TheShared();
+  std::lock_guard<std::mutex> guard(shared.mutex);
+  return {shared.cache->GetCapacity(), shared.cache->GetUsage(), shared.cache->GetPinnedUsage(),
+          shared.write_buffers->buffer_size(), shared.write_buffers->memory_usage()};
+}
+
 void ReturnFreeMemory() {
 #ifdef __GLIBC__
   malloc_trim(0);

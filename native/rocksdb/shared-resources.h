@@ -29,6 +29,16 @@ class StoreMemory {
   bool held_ = true;
 };
 
+// What the shared objects may take and do take, in bytes.
+struct SharedMemoryUse {
+  uint64_t cache_capacity;
+  uint64_t cache;
+  uint64_t cache_pinned;
+  uint64_t write_buffers_capacity;
+  uint64_t write_buffers;
+};
+SharedMemoryUse MeasureSharedMemory();
+
 // Options for a database with a share of `memory_bytes`, tied to the shared objects.
 rocksdb::Options StoreOptions(uint64_t memory_bytes);
 
