@@ -45,7 +45,8 @@ export interface Settings {
 }
 
 export interface Sample {
-  /** MiB: now, and at most so far. */
+  /** MiB: before the first row, now, and at most so far. */
+  readonly rssAtRestMiB: number
   readonly rssMiB: number
   readonly rssPeakMiB: number
   readonly shared: SharedStoreMemory
@@ -73,7 +74,9 @@ interface Row {
   readonly found: number
 }
 
-/** Ids of split s are s, s + 16, ...; all of them, and then all of them again. */
+/**
+ * Ids of split s are s, s + 16, ...; all of them, and, once a checkpoint has the state that they made, all of them again.
+ */
 function idsSource({ ids }: Settings): Source<Row> {
   const rowsOf = (split: number): number => Math.floor((ids - 1 - split) / SPLITS) + 1
   return {
@@ -81,17 +84,22 @@ function idsSource({ ids }: Settings): Source<Row> {
     schema: ROWS,
     boundedness: 'bounded',
     splits: async () => Array.from({ length: SPLITS }, (_, s) => ({ id: String(s), position: 0 })),
-    createReader() {
+    createReader(context) {
       const next = new Map<string, number>()
+      let saved = new Map<string, number>()
       return {
         async open(splits) {
           for (const { id, position } of splits) next.set(id, position as number)
+          saved = new Map(next)
         },
         poll(rowsMax) {
+          let waits = false
           for (const [split, from] of next) {
             const own = rowsOf(Number(split))
-            const count = Math.min(rowsMax, BATCH_ROWS_MAX, 2 * own - from)
-            if (count <= 0) continue
+            const isFirstRound = from < own
+            if (!isFirstRound && saved.get(split)! < own) waits = true
+            const count = Math.min(rowsMax, BATCH_ROWS_MAX, (isFirstRound ? own : 2 * own) - from)
+            if (count <= 0 || (!isFirstRound && saved.get(split)! < own)) continue
             const rows = Array.from({ length: count }, (_, i): Row => {
               const at = from + i
               return { id: Number(split) + (at % own) * SPLITS, round: at < own ? 0 : 1, found: 0 }
@@ -101,9 +109,13 @@ function idsSource({ ids }: Settings): Source<Row> {
             next.set(split, from + count)
             return { kind: 'batch', split, batch: batchOfRows(ROWS, rows) }
           }
-          return { kind: 'end' }
+          return { kind: waits ? 'pending' : 'end' }
         },
         snapshot: () => [...next].map(([id, position]) => ({ id, position })),
+        notifyCheckpointComplete(splits) {
+          saved = new Map(splits.map(({ id, position }) => [id, position as number]))
+          context.wake()
+        },
         async close() {},
       }
     },
@@ -208,11 +220,14 @@ async function main(settings: Settings): Promise<void> {
       },
     }),
   )
+  while (job.status().state === 'starting') await new Promise((resolve) => setTimeout(resolve, 1))
+  const rssAtRestMiB = statusOf('VmRSS')
   const sample = (ended: boolean, error: string | null): Sample => {
     const { subtasks, vertices, checkpointsCompleted, state } = job.status()
     const source = vertices.find(({ role }) => role === 'source')!.id
     const names = threadNames()
     return {
+      rssAtRestMiB,
       rssMiB: statusOf('VmRSS'),
       rssPeakMiB: statusOf('VmHWM'),
       shared: addon.sharedMemory(),
