@@ -23,11 +23,18 @@ export interface Started {
   seen(pattern: RegExp): Promise<RegExpExecArray>
 }
 
+/** What a test that fails leaves running ends with this process. */
+const running = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL')
+})
+
 /** Starts `node ...args`, outside of this test's own context. */
 export function start(args: readonly string[], env: Readonly<Record<string, string>> = {}): Started {
   const inherited = { ...process.env }
   delete inherited['NODE_TEST_CONTEXT']
   const child = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...inherited, ...env } })
+  running.add(child)
   let stdout = ''
   let stderr = ''
   let isOver = false
@@ -43,6 +50,7 @@ export function start(args: readonly string[], env: Readonly<Record<string, stri
   const finished = new Promise<Finished>((resolve) => {
     child.on('close', (code) => {
       isOver = true
+      running.delete(child)
       look()
       resolve({ code, stdout, stderr })
     })

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { after, describe, test } from 'node:test'
 import { collectSink } from '../connectors/collect/index.ts'
 import {
@@ -24,6 +24,7 @@ import {
 } from '../engine/api/index.ts'
 import { layout } from '../engine/checkpoint/layout.ts'
 import { manifestName } from '../engine/checkpoint/manifest.ts'
+import { manifestNumbers, readManifest } from '../engine/checkpoint/manifest-store.ts'
 import { batchOfRows } from '../engine/core/rows.ts'
 import { linkCheckpoint } from '../engine/runtime/checkpoint-images.ts'
 import { nodeIo } from '../engine/runtime/node-io.ts'
@@ -229,17 +230,21 @@ async function checkText(directory: string): Promise<void> {
 
 /** State files vanish just before they are linked, as a running job's clean-up takes them. */
 async function checkCollected(directory: string, into: string): Promise<void> {
+  const [older, newest] = (await manifestNumbers(nodeIo.disk, directory)).slice(-2)
+  const { manifest: previous } = await readManifest(nodeIo.disk, directory, older!)
+  // Of the newest checkpoint alone: a store may have files in both.
+  const kept = new Set(previous!.stores.flatMap(({ files }) => files.map(({ sha256 }) => sha256)))
   let removals = 1
   const disk = {
     ...nodeIo.disk,
     async link(from: string, to: string) {
-      if (removals-- > 0) rmSync(from)
+      if (!kept.has(basename(from)) && removals-- > 0) rmSync(from)
       return nodeIo.disk.link(from, to)
     },
   }
   const { manifest, images } = await linkCheckpoint(disk, directory, into)
-  const newest = Math.max(...readdirSync(layout.manifests(directory)).map((name) => Number.parseInt(name, 10)))
-  assert.ok(manifest.number < newest && images.length > 0, 'the newest one that is whole')
+  assert.ok(manifest.number === older && older < newest! && images.length > 0, 'the newest one that is whole')
+  kept.clear()
   removals = 1
   const path = layout.manifest(directory, manifestName(manifest.number))
   await assert.rejects(linkCheckpoint(disk, path, `${into}-again`), { code: 'CHECKPOINT_NOT_FOUND' })

@@ -78,7 +78,8 @@ interface WriterSlot {
 class Killed extends Error {}
 
 const SINK_ID = 'sink'
-const WAKE_MS_MAX = 5_000
+/** Far longer than a busy disk takes. */
+const WAKE_MS_MAX = 30_000
 /** Small, so that batches of the largest size meet a full outbox. */
 const OUTBOX_RECORDS_MAX = 700
 

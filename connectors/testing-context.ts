@@ -1,5 +1,6 @@
 /**
- * Contexts for the tests of connectors: real timers, real files, small enough to read. Test code only.
+ * Contexts for the tests of connectors: real files, real timers unless a test moves time itself, small enough to read.
+ * Test code only.
  *
  * Dead letters, failures and wake-ups are kept where a test can look at them. The outbox is a real file
  * of u32-framed records with a CRC-32 over the whole file, as the contract says.
@@ -16,8 +17,10 @@ import {
   type SinkWriterContext,
 } from '../engine/contract/sink.ts'
 import type { DeadLetter, Source, SourceReader, SourceReaderContext, SplitState } from '../engine/contract/source.ts'
+import type { WorkerContext } from '../engine/contract/worker-context.ts'
 import { AccumulatorRegistry } from '../engine/core/accumulators.ts'
 import type { Batch } from '../engine/core/batch.ts'
+import type { Clock, Timers } from '../engine/core/io.ts'
 import { rowReader } from '../engine/core/rows.ts'
 import type { Schema } from '../engine/core/schema.ts'
 import { MetricRegistry } from '../engine/core/user-metrics.ts'
@@ -33,15 +36,56 @@ export async function withDirectory<T>(body: (directory: string) => Promise<T>):
   }
 }
 
+/** Time that a test moves. */
+export class HandTime implements Clock, Timers {
+  private nowAtMs = 1_000
+  private readonly due = new Map<() => void, number>()
+
+  nowMs(): number {
+    return this.nowAtMs
+  }
+
+  monotonicMs(): number {
+    return this.nowAtMs
+  }
+
+  schedule(delayMs: number, task: () => void): () => void {
+    this.due.set(task, this.nowAtMs + delayMs)
+    return () => void this.due.delete(task)
+  }
+
+  pass(ms: number): void {
+    for (const until = this.nowAtMs + ms; this.nowAtMs < until; ) {
+      this.nowAtMs++
+      for (const [task, atMs] of this.due) if (atMs <= this.nowAtMs && this.due.delete(task)) task()
+    }
+  }
+}
+
+/** The worker of a test; with `time` its clock and timers are that. */
+export function testWorkerAt(time: HandTime | null): WorkerContext {
+  const worker = connectorWorker()
+  return time === null ? worker : { ...worker, io: { ...worker.io, clock: time, timers: time } }
+}
+
+/** A reader that is silent for so long will never wake anybody: only a test that hangs waits for it. */
+const WAKE_MS_MAX = 60_000
+
 export class TestReaderContext implements SourceReaderContext {
   readonly subtask = 0
   readonly parallelism = 1
-  readonly worker = connectorWorker()
+  readonly worker: WorkerContext
   readonly checkpointing = true
   readonly letters: DeadLetter[] = []
   failure: unknown = null
+  private readonly time: HandTime | null
   private signal: (() => void) | null = null
   private woken = false
+
+  constructor(time: HandTime | null = null) {
+    this.time = time
+    this.worker = testWorkerAt(time)
+  }
 
   wake(): void {
     this.woken = true
@@ -57,11 +101,13 @@ export class TestReaderContext implements SourceReaderContext {
     this.letters.push(letter)
   }
 
-  /** Resolves at the next `wake` (or one since the last call); throws what was given to `fail`. */
-  async woke(timeoutMs = 5_000): Promise<void> {
+  /** Resolves at the next `wake` (or one since the last call), to which time of the test's own passes; throws what was given to `fail`. */
+  async woke(): Promise<void> {
+    for (let ms = 0; this.time !== null && !this.woken && this.failure === null && ms < WAKE_MS_MAX; ms++)
+      this.time.pass(1)
     if (!this.woken && this.failure === null) {
       await new Promise<void>((resolve, reject) => {
-        const timer = setTimeout(() => reject(new Error('The reader never called wake().')), timeoutMs)
+        const timer = setTimeout(() => reject(new Error('The reader never called wake().')), WAKE_MS_MAX)
         this.signal = () => {
           clearTimeout(timer)
           resolve()
@@ -90,9 +136,11 @@ export async function readRows<T>(
     rowsWanted?: number
     rowsMax?: number
     onBatch?: (batch: Batch, reader: SourceReader) => void
+    /** Passes while the reader has nothing. */
+    time?: HandTime
   } = {},
 ): Promise<ReadResult> {
-  const context = new TestReaderContext()
+  const context = new TestReaderContext(options.time)
   const splits = options.splits ?? (await source.splits({ worker: context.worker }))
   const reader = source.createReader(context)
   const read = rowReader(source.schema, context.worker.interner, context.worker.uniqueId('test-rows'))

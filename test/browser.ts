@@ -84,7 +84,7 @@ function overflow(page: Page): Promise<number> {
   return page.evaluate<number>('document.documentElement.scrollWidth - innerWidth')
 }
 
-describe('the live page', { timeout: 180_000 }, () => {
+describe('the live page', { timeout: 600_000 }, () => {
   let directory = ''
   let shots = ''
   let job: ChildProcess

@@ -60,7 +60,7 @@ function expectedRows(): string[] {
   return [...near, ...groupsOf(orders, clicks), ...sums, ...rules].sort()
 }
 
-describe('operators of two inputs in one job', { timeout: 60_000 }, () => {
+describe('operators of two inputs in one job', () => {
   test('on worker threads, through failures', async () => {
     await withDirectory(async (directory) => {
       const options: JointOptions = { count: COUNT, ratePerSecond: 5_000, failAt: [200, 450, 750], directory }

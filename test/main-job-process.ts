@@ -44,12 +44,17 @@ export async function withDirectory(body: (directory: string) => Promise<void>):
   }
 }
 
-/** Waits for a condition of a run; rejects when the run ends first, or after `limitMs`. */
-export async function until(condition: () => boolean, run: MainJobRun, what: string, limitMs = 60_000): Promise<void> {
-  const deadline = performance.now() + limitMs
+export const hasEnded = ({ child }: MainJobRun): boolean => child.exitCode !== null || child.signalCode !== null
+
+/** Far longer than the busiest machine takes. */
+const WAIT_MS_MAX = 300_000
+
+/** Waits for a condition of a run; rejects when the run ends first. */
+export async function until(condition: () => boolean, run: MainJobRun, what: string): Promise<void> {
+  const deadline = performance.now() + WAIT_MS_MAX
   while (!condition()) {
-    if (run.child.exitCode !== null) throw new Error(`ended before ${what}:\n${run.output()}`)
-    if (performance.now() > deadline) throw new Error(`no ${what} within ${limitMs} ms:\n${run.output()}`)
+    if (hasEnded(run)) throw new Error(`ended before ${what}:\n${run.output()}`)
+    if (performance.now() > deadline) throw new Error(`no ${what} within ${WAIT_MS_MAX} ms:\n${run.output()}`)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
 }

@@ -130,7 +130,7 @@ async function checkPage(address: string): Promise<void> {
   }
 }
 
-describe('the packed package', { timeout: 300_000 }, () => {
+describe('the packed package', { timeout: 900_000 }, () => {
   before(async () => {
     await cp(join(ROOT, 'test', 'packed-project'), project, { recursive: true })
     await writeFile(join(project, 'package.json'), '{ "name": "someone", "private": true, "type": "module" }\n')

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
 import { schema, t } from '../../engine/core/schema.ts'
-import { readRows, TestReaderContext } from '../testing-context.ts'
+import { HandTime, readRows, TestReaderContext } from '../testing-context.ts'
 import { dataGenSource, jsonBytesSource } from './index.ts'
 import { RateLimit } from './rate-limit.ts'
 
@@ -52,15 +52,14 @@ describe('datagen', () => {
     }
   })
 
-  test('keeps a rate, measured over half a second', async () => {
-    const started = performance.now()
-    const read = await readRows(dataGenSource({ generator: (i) => i, ratePerSecond: 400, splits: 2 }), {
-      rowsWanted: 200,
-    })
-    const elapsedMs = performance.now() - started
+  test('keeps a rate, to the millisecond', async () => {
+    const time = new HandTime()
+    const startedMs = time.nowMs()
+    const source = dataGenSource({ generator: (i) => i, ratePerSecond: 400, splits: 2 })
+    const read = await readRows(source, { rowsWanted: 200, time })
     assert.equal(read.rows.length, 200)
-    // 199 permits at 400 a second, less what is saved at first; far above only on a stalled machine.
-    assert.ok(elapsedMs >= 480 && elapsedMs < 2_500, `${elapsedMs} ms`)
+    // The first is due at once, then one each 2.5 ms.
+    assert.equal(time.nowMs() - startedMs, Math.ceil(199 * 2.5))
   })
 
   test('a pause is not caught up', () => {

@@ -3,15 +3,16 @@ import assert from 'node:assert/strict'
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { describe, test } from 'node:test'
-import type { Clock, Timers } from '../../engine/core/io.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { schema, t } from '../../engine/core/schema.ts'
 import { seconds } from '../../engine/core/time.ts'
 import {
+  HandTime,
   readRows,
   type TestWriterContext,
   testCommitterContext,
+  testWorkerAt,
   testWriterContext,
   withDirectory,
 } from '../testing-context.ts'
@@ -22,40 +23,12 @@ type Row = { readonly id: number; readonly country: string }
 const rowsOf = (...countries: string[]): Row[] => countries.map((country, id) => ({ id, country }))
 const HOUR_MS = 3_600_000
 
-/** Time that a test moves. */
-class HandTime implements Clock, Timers {
-  private nowAtMs = 1_000
-  private readonly due = new Map<() => void, number>()
-
-  nowMs(): number {
-    return this.nowAtMs
-  }
-
-  monotonicMs(): number {
-    return this.nowAtMs
-  }
-
-  schedule(delayMs: number, task: () => void): () => void {
-    this.due.set(task, this.nowAtMs + delayMs)
-    return () => void this.due.delete(task)
-  }
-
-  pass(ms: number): void {
-    for (const until = this.nowAtMs + ms; this.nowAtMs < until; ) {
-      this.nowAtMs++
-      for (const [task, atMs] of this.due) if (atMs <= this.nowAtMs && this.due.delete(task)) task()
-    }
-  }
-}
-
 /** A writer of one subtask, and a way to commit what it wrote. */
 async function opened(directory: string, options: Omit<FilesSinkOptions<Row>, 'path'>, time: HandTime | null = null) {
   const path = join(directory, 'out')
   const sink = filesSink<Row>({ path, ...options })
   const real: TestWriterContext = await testWriterContext(directory, ROW)
-  const { worker } = real
-  const context: TestWriterContext =
-    time === null ? real : { ...real, worker: { ...worker, io: { ...worker.io, clock: time, timers: time } } }
+  const context: TestWriterContext = { ...real, worker: testWorkerAt(time) }
   const writer = sink.createWriter(context)
   await writer.open()
   const committer = sink.createCommitter!(testCommitterContext(directory))

@@ -13,6 +13,7 @@ import {
   t,
   WatermarkStrategy,
 } from '../../engine/api/index.ts'
+import { until } from '../../engine/runtime/job.testkit.ts'
 import { collectSink } from '../collect/index.ts'
 import { withDirectory } from '../testing-context.ts'
 import { filesSource } from './index.ts'
@@ -28,14 +29,6 @@ async function appear(directory: string, number: number): Promise<void> {
   })
   await writeFile(join(directory, '.incoming'), lines.join(''))
   await rename(join(directory, '.incoming'), join(directory, `file-${String(number).padStart(3, '0')}.jsonl`))
-}
-
-async function until(condition: () => boolean, what: string): Promise<void> {
-  const deadline = performance.now() + 20_000
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`no ${what}`)
-    await new Promise((resolve) => setTimeout(resolve, 10))
-  }
 }
 
 test('files are found while the job runs, over failures and a restart from its checkpoint', () =>

@@ -101,7 +101,8 @@ describe('log source', () => {
     withDirectory(async (directory) => {
       await produce(directory, range(0, 10))
       const source = logSource({ directory, topic: 'events', schema: ROW, startFrom: 'latest' })
-      const reading = readRows(source, { rowsWanted: 5, rowsMax: 2 })
+      const splits = await source.splits({ worker: new TestReaderContext().worker })
+      const reading = readRows(source, { splits, rowsWanted: 5, rowsMax: 2 })
       await new Promise((resolve) => setTimeout(resolve, 30))
       await produce(directory, range(10, 15))
       const read = await reading

@@ -27,7 +27,7 @@ const linesOf = (text: string): string[] =>
     .filter((line) => line !== '')
     .sort()
 
-describe('examples', { concurrency: 3, timeout: 60_000 }, () => {
+describe('examples', { concurrency: 3 }, () => {
   let finished: Finished
   const printed = new Map<string, string[]>()
 

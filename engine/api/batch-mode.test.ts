@@ -42,7 +42,7 @@ function byKey<R>(events: readonly Event[], of: (own: readonly Event[]) => R): R
   return Object.fromEntries([...groups.keys()].sort().map((key) => [key, of(groups.get(key)!)]))
 }
 
-describe('batch mode', { timeout: 30_000 }, () => {
+describe('batch mode', () => {
   test('running aggregates emit one result a key: the last', async () => {
     await fc.assert(
       fc.asyncProperty(anyEvents, fc.integer({ min: 1, max: 3 }), fc.boolean(), async (events, parallelism, typed) => {

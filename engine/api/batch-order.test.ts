@@ -56,7 +56,7 @@ class Telling implements KeyedProcessFunction<string, Event, string> {
   }
 }
 
-describe('order of rows in batch mode', { timeout: 60_000 }, () => {
+describe('order of rows in batch mode', () => {
   test('a key comes whole, in order of time, with its timers at its end', async () => {
     await fc.assert(
       fc.asyncProperty(anyEvents, fc.integer({ min: 1, max: 3 }), fc.boolean(), async (events, parallelism, typed) => {

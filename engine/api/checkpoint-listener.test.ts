@@ -8,6 +8,7 @@ import { MemoryOutboxes } from '../../connectors/memory-outbox.ts'
 import { type QueueSource, queueSource } from '../../connectors/queue/queue-source.ts'
 import { checkpointListenerOf } from '../../operators/checkpoint-listener.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
+import { until } from '../runtime/job.testkit.ts'
 import type { RunningJob } from '../runtime/launcher-types.ts'
 import { functionSink } from './function-sink.ts'
 import {
@@ -123,12 +124,11 @@ class Watch {
     for (const { id, status } of this.job.status().checkpoints) this.checkpoints.set(id, status)
   }
 
-  async until(condition: () => boolean): Promise<void> {
-    for (let i = 0; !condition(); i++) {
-      assert.ok(i < 2_000, 'comes about')
-      await new Promise((resolve) => setTimeout(resolve, 2))
+  until(condition: () => boolean): Promise<void> {
+    return until(() => {
       this.look()
-    }
+      return condition()
+    }, String(condition))
   }
 
   async complete(more: number): Promise<void> {

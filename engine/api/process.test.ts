@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { batchOfRows } from '../core/rows.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
+import { until } from '../runtime/job.testkit.ts'
 import {
   AsyncDataStream,
   type FunctionInitializationContext,
@@ -232,12 +233,6 @@ describe('process functions in jobs', () => {
       .process(() => new Counting())
       .addSink((result) => void results.push(result))
     const job = await env.executeAsync('rescaled')
-    const until = async (condition: () => boolean): Promise<void> => {
-      for (let i = 0; !condition(); i++) {
-        assert.ok(i < 2_000, 'comes about')
-        await new Promise((resolve) => setTimeout(resolve, 2))
-      }
-    }
     const read = (): number => job.status().subtasks.reduce((sum, { recordsOut }) => Math.max(sum, recordsOut), 0)
     await until(() => fired.size === keys && read() > 0)
     await job.rescale(3)

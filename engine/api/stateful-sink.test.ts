@@ -8,6 +8,7 @@ import { MemoryOutboxes } from '../../connectors/memory-outbox.ts'
 import { queueSource } from '../../connectors/queue/queue-source.ts'
 import { batchOfRows } from '../core/rows.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
+import { until } from '../runtime/job.testkit.ts'
 import { functionSink } from './function-sink.ts'
 import {
   type CheckpointedFunction,
@@ -136,12 +137,6 @@ test('what a sink function buffers is in its operator state: nothing is lost in 
     .rebalance()
     .addSink(perSubtask(() => new BufferingSink(world)))
   const job = await env.executeAsync('buffering')
-  const until = async (condition: () => boolean): Promise<void> => {
-    for (let i = 0; !condition(); i++) {
-      assert.ok(i < 2_000, 'comes about')
-      await new Promise((resolve) => setTimeout(resolve, 1))
-    }
-  }
   const offer = (from: number, to: number) => {
     for (let n = from; n < to; n++) queue.offer(n)
   }
@@ -151,7 +146,8 @@ test('what a sink function buffers is in its operator state: nothing is lost in 
 
   try {
     offer(0, 35)
-    await until(() => countOf(world.written, 0, 35) >= 20)
+    // All are on their way then, and a barrier comes after them; five at the least make no whole group.
+    await until(() => queue.size === 0 && countOf(world.written, 0, 35) >= 20)
     await job.rescale(3)
     // What is not written is in the state.
     await until(() => countOf([...world.restored, ...world.written], 0, 35) === 35)

@@ -104,7 +104,7 @@ describe('a store that is found damaged', () => {
     const delivered: Delivered = { rows: [], marker: 0 }
     const first = Promise.withResolvers<void>()
     const options = optionsOf({ checkpointDirectory, restart: FOR_EVER })
-    const begins = fixtureGraph({ ...SMALL, pauseMs: 20, onPoll: () => first.resolve() }, delivered)
+    const begins = fixtureGraph({ ...SMALL, rowsAllowed: () => 100, onPoll: () => first.resolve() }, delivered)
     const stopped = await launchJob(begins, options)
     await first.promise
     await stopped.stop()

@@ -28,6 +28,8 @@ export interface FixtureOptions {
   readonly leakAfterRows?: number
   /** Milliseconds that a reader pauses after each batch. */
   readonly pauseMs?: number
+  /** How many rows of each split may be read by now: holds a job where a test wants it. On the calling thread only. */
+  readonly rowsAllowed?: () => number
 }
 
 /** The row `i` of a split: fixed, so that every run and the model agree. */
@@ -48,6 +50,9 @@ export function expectedTotals(options: FixtureOptions): Map<string, { count: nu
   }
   return totals
 }
+
+/** How often a reader looks whether it may read on. */
+const LOOK_MS = 2
 
 function leak(): never {
   const held: { text: string }[] = []
@@ -70,10 +75,16 @@ function fixtureSource(options: FixtureOptions): Source {
           splits = assigned.map((split) => ({ id: split.id, next: split.position as number }))
         },
         poll() {
-          const open = splits.filter((split) => split.next < options.rowsPerSplit)
-          if (open.length === 0) return { kind: 'end' }
+          const unread = splits.filter((split) => split.next < options.rowsPerSplit)
+          if (unread.length === 0) return { kind: 'end' }
           const now = context.worker.io.clock.monotonicMs()
           if (now < pausedUntil) return { kind: 'pending' }
+          const allowed = Math.min(options.rowsPerSplit, options.rowsAllowed?.() ?? Number.POSITIVE_INFINITY)
+          const open = unread.filter((split) => split.next < allowed)
+          if (open.length === 0) {
+            context.worker.io.timers.schedule(LOOK_MS, () => context.wake())
+            return { kind: 'pending' }
+          }
           if (options.pauseMs !== undefined) {
             pausedUntil = now + options.pauseMs
             context.worker.io.timers.schedule(options.pauseMs + 1, () => context.wake())
@@ -81,7 +92,7 @@ function fixtureSource(options: FixtureOptions): Source {
           if (given >= (options.failAfterRows ?? Number.POSITIVE_INFINITY)) throw new Error('planned failure')
           if (given >= (options.leakAfterRows ?? Number.POSITIVE_INFINITY)) leak()
           const split = open[turn++ % open.length]!
-          const to = Math.min(options.rowsPerSplit, split.next + 100)
+          const to = Math.min(allowed, split.next + 100)
           const rows: unknown[] = []
           for (; split.next < to; split.next++) {
             options.onPoll?.(Number(split.id), split.next)

@@ -6,7 +6,7 @@ import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { Io } from '../core/io.ts'
 import { type Delivered, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
-import { assertExact, optionsOf, withDirectory } from './job.testkit.ts'
+import { assertExact, optionsOf, until, withDirectory } from './job.testkit.ts'
 import { launchJob } from './launcher.ts'
 import { nodeIo } from './node-io.ts'
 import type { JobEvent } from './status.ts'
@@ -77,9 +77,11 @@ for (const stateBackend of ['memory', 'rocksdb'] as const) {
     test('stops with a checkpoint and continues at other parallelisms', async () => {
       await withDirectory(async (directory) => {
         const delivered: Delivered = { rows: [], marker: 0 }
-        const slow: FixtureOptions = { ...SMALL, pauseMs: 8 }
-        const graph = fixtureGraph(slow, delivered)
+        let allowed = 0
+        let read = 0
+        const graph = fixtureGraph({ ...SMALL, rowsAllowed: () => allowed, onPoll: () => read++ }, delivered)
         for (const parallelism of [2, 3, 1]) {
+          allowed += 1_000
           const job = await launchJob(
             graph,
             optionsOf({
@@ -90,9 +92,9 @@ for (const stateBackend of ['memory', 'rocksdb'] as const) {
               restore: parallelism === 2 ? null : 'latest',
             }),
           )
-          await new Promise((resolve) => setTimeout(resolve, 60))
-          assert.equal(delivered.rows.length, 0)
+          await until(() => read === SMALL.splits * allowed)
           await job.stop()
+          assert.equal(delivered.rows.length, 0)
           assert.equal((await job.done).state, 'finished')
         }
         const job = await launchJob(
@@ -128,8 +130,10 @@ test('a full disk fails checkpoints, and the job goes on and checkpoints again',
   const delivered: Delivered = { rows: [], marker: 0 }
   const events: string[] = []
   let full = false
+  const failures = () => events.filter((type) => type === 'checkpoint-failed').length
   const job = await launchJob(
-    fixtureGraph({ ...SMALL, pauseMs: 3 }, delivered),
+    // Its end waits for what happens before.
+    fixtureGraph({ ...SMALL, rowsAllowed: () => (failures() < 3 ? 1_000 : SMALL.rowsPerSplit) }, delivered),
     optionsOf({
       parallelism: 2,
       checkpointIntervalMs: 20,
@@ -137,14 +141,14 @@ test('a full disk fails checkpoints, and the job goes on and checkpoints again',
         events.push(event.type)
         // Full from the first checkpoint until three failed, then there is room again.
         if (event.type === 'checkpoint' && events.filter((type) => type === 'checkpoint').length === 1) full = true
-        if (events.filter((type) => type === 'checkpoint-failed').length >= 3) full = false
+        if (failures() >= 3) full = false
       },
     }),
     fillableIo(() => full),
   )
   await job.done
   const failedAt = events.lastIndexOf('checkpoint-failed')
-  assert.equal(events.filter((type) => type === 'checkpoint-failed').length, 3)
+  assert.equal(failures(), 3)
   assert.ok(events.indexOf('checkpoint', failedAt) > failedAt, 'a checkpoint after the last failure')
   assert.ok(!events.includes('restart'))
   assertExact(delivered, SMALL)
@@ -153,14 +157,14 @@ test('a full disk fails checkpoints, and the job goes on and checkpoints again',
 test('refuses a directory that holds checkpoints, and a second owner', async () => {
   await withDirectory(async (checkpointDirectory) => {
     const delivered: Delivered = { rows: [], marker: 0 }
-    const slow: FixtureOptions = { ...SMALL, pauseMs: 5 }
-    const first = await launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory }))
-    await assert.rejects(launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory })), {
+    const held = fixtureGraph({ ...SMALL, rowsAllowed: () => 100 }, delivered)
+    const first = await launchJob(held, optionsOf({ checkpointDirectory }))
+    await assert.rejects(launchJob(held, optionsOf({ checkpointDirectory })), {
       code: 'LOCK_HELD',
       message: new RegExp(`process ${process.pid}`),
     })
     await first.stop()
-    await assert.rejects(launchJob(fixtureGraph(slow, delivered), optionsOf({ checkpointDirectory })), {
+    await assert.rejects(launchJob(held, optionsOf({ checkpointDirectory })), {
       code: 'CHECKPOINT_DIRECTORY_NOT_EMPTY',
     })
   })

@@ -1,4 +1,4 @@
-/** What tests that launch the fixture's job share: options, a directory, and the exact answer. */
+/** What tests of whole jobs share: options, a directory, how to wait, and the exact answer of the fixture's job. */
 import assert from 'node:assert/strict'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
@@ -37,6 +37,18 @@ export async function withDirectory(body: (directory: string) => Promise<void>):
     await body(directory)
   } finally {
     await rm(directory, { recursive: true, force: true })
+  }
+}
+
+/** No machine is so busy for so long: who waits until then has found a job that hangs. */
+const WAIT_MS_MAX = 120_000
+
+/** Waits for a condition that comes about by itself, however long a busy machine takes for it. */
+export async function until(condition: () => boolean, what = String(condition)): Promise<void> {
+  const limitMs = performance.now() + WAIT_MS_MAX
+  while (!condition()) {
+    assert.ok(performance.now() < limitMs, `does not come about: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, 2))
   }
 }
 

@@ -234,7 +234,7 @@ const { workerData } = require('node:worker_threads')
 })()
 `
 
-test('200,000 rows cross between two threads, in order, with sleeping on both sides', { timeout: 20_000 }, async () => {
+test('200,000 rows cross between two threads, in order, with sleeping on both sides', async () => {
   const buffers = createRingMemory(1, 2)
   const rows = 200_000
   const worker = new Worker(WRITER_THREAD, {

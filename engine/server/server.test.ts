@@ -267,22 +267,30 @@ describe('events', () => {
       stream.on('end', () => reject(new Error(`ended after: ${text.slice(-200)}`)))
     })
 
-  test('the status comes at once and then twice a second', async () => {
+  test('the status comes at once and then twice a second', async (t) => {
+    t.mock.timers.enable({ apis: ['setInterval'] })
     const job = fixtureJob()
-    const server = await startServer({ port: 0, jobs: () => [job] })
+    let looks = 0
+    const jobs = () => {
+      looks++
+      return [job]
+    }
+    const server = await startServer({ port: 0, jobs })
     try {
       const stream = await openStream(server.port)
       assert.equal(stream.headers['content-type'], 'text/event-stream; charset=utf-8')
       assert.match(String(stream.headers['content-security-policy']), /default-src/)
-      const startedMs = performance.now()
       const first = await readUntil(stream, /\n\n.*\n\n/s)
       const data = JSON.parse(/^data: (.*)$/m.exec(first)?.[1] ?? '') as Json
       assert.equal(data['state'], 'running')
       assert.equal((data['heldBackBy'] as Json)['split'], 'learning-events-1')
       job.set(fixtureStatus({ state: 'stopping' }))
+      const looksAtFirst = looks
+      t.mock.timers.tick(499)
+      assert.equal(looks, looksAtFirst)
+      t.mock.timers.tick(1)
+      assert.equal(looks, looksAtFirst + 1)
       await readUntil(stream, /"state":"stopping"/)
-      const elapsedMs = performance.now() - startedMs
-      assert.ok(elapsedMs > 250 && elapsedMs < 3000, `next event after ${elapsedMs} ms`)
       stream.destroy()
     } finally {
       await server.close()
@@ -300,10 +308,9 @@ describe('events', () => {
     await readUntil(other, /event: status/)
     const ended = new Promise((resolve) => other.on('close', resolve))
     other.resume()
-    const startedMs = performance.now()
     await server.close()
     await ended
-    assert.ok(performance.now() - startedMs < 1500, 'an open stream does not delay closing')
+    assert.ok(other.complete, 'an open stream is ended, and not cut off once closing has waited for it')
   })
 
   test('streams are bounded, and one that disconnects makes room', async () => {
@@ -333,11 +340,17 @@ describe('starting', () => {
   const jobs = () => []
 
   test('the default port gives way to the next free one', async () => {
+    // Other jobs on this machine may hold ports from 8081 on, and let go of them at any time.
     const blocker = await occupy(8081).catch(() => null)
     const first = await startServer({ jobs })
     const second = await startServer({ jobs })
     try {
-      assert.ok(first.port > 8081 && second.port > first.port, `${first.port} ${second.port}`)
+      const least = blocker === null ? 8081 : 8082
+      assert.ok(
+        Math.min(first.port, second.port) >= least && first.port !== second.port,
+        `${first.port} ${second.port}`,
+      )
+      assert.ok(Math.max(first.port, second.port) < 8081 + 100, `${first.port} ${second.port}`)
       assert.equal(second.url, `http://127.0.0.1:${second.port}`)
       assert.equal((await send(second.port, '/health/live')).status, 200)
       assert.notEqual(first.token, second.token)

@@ -11,6 +11,9 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import type { RecoveryResult } from '../../bench/recovery.ts'
+import type { Manifest } from '../../engine/checkpoint/manifest.ts'
+import { manifestNumbers, readManifest } from '../../engine/checkpoint/manifest-store.ts'
+import { objectDisk } from '../../engine/checkpoint/object-disk.ts'
 import { mapBounded } from '../../engine/core/bounded.ts'
 import { nodeIo } from '../../engine/runtime/node-io.ts'
 import { s3SettingsOf } from '../../engine/runtime/s3-client.ts'
@@ -86,7 +89,10 @@ describe('the client', () => {
   })
 })
 
-const LIMIT = 4_500
+/** At the pace of `start` they last for 100 seconds: longer than any machine takes to kill a job some times. */
+const LIMIT = 20_000
+/** The rest at once. */
+const FAST = ['--set', 'every=0']
 
 /** Lines that the job writes for numbers below `LIMIT`, each once. */
 function expected(): string[] {
@@ -123,12 +129,13 @@ const directoryOf = (prefix: string): string => `${server.url}/${prefix}/checkpo
 
 let machines = 0
 
+interface Started {
+  readonly child: ChildProcess
+  readonly ended: Promise<Ended>
+}
+
 /** Starts the job on a machine of its own: nothing of earlier runs is on its disk but the sink's output. */
-function start(
-  prefix: string,
-  args: readonly string[],
-  failpoint = '',
-): { child: ChildProcess; ended: Promise<Ended> } {
+function start(prefix: string, args: readonly string[], failpoint = ''): Started {
   const home = join(folder, `machine-${machines++}`)
   mkdirSync(home)
   const child = spawn(
@@ -136,7 +143,7 @@ function start(
     [
       ...['--import', ARM, MAIN, 'run', JOB, '--workers', '1', '--parallelism', '2', '--port', '0'],
       ...['--checkpoint-dir', directoryOf(prefix), '--checkpoint-interval', '60', '--set', `limit=${LIMIT}`],
-      ...['--set', 'shape=2', '--set', 'every=10', '--set', `out=${join(folder, prefix)}`, ...args],
+      ...['--set', 'shape=2', '--set', 'every=50', '--set', `out=${join(folder, prefix)}`, ...args],
     ],
     {
       env: { ...process.env, ...server.env, NODE_TEST_CONTEXT: undefined, CHAOS_FAILPOINT: failpoint, TMPDIR: home },
@@ -156,6 +163,23 @@ function start(
     })
   })
   return { child, ended }
+}
+
+/** Waits until `isReached` holds of the manifests in the bucket; rejects when the job ends before. */
+async function manifests(
+  prefix: string,
+  { child, ended }: Started,
+  isReached: (all: readonly Manifest[]) => boolean,
+): Promise<void> {
+  const disk = objectDisk({ ...nodeIo, local: nodeIo.disk, open: async () => storeOf() })
+  for (;;) {
+    const entries = await Promise.all(
+      (await manifestNumbers(disk, directoryOf(prefix))).map((n) => readManifest(disk, directoryOf(prefix), n)),
+    )
+    if (isReached(entries.flatMap(({ manifest }) => (manifest === null ? [] : [manifest])))) return
+    if (child.exitCode !== null) assert.fail(`It ended before:\n${(await ended).text}`)
+    await new Promise((resolve) => setTimeout(resolve, 50))
+  }
 }
 
 async function verified(prefix: string): Promise<void> {
@@ -196,7 +220,7 @@ describe('jobs', () => {
       }
       continues = ['--restore', 'latest']
     }
-    const last = await start('killed', continues).ended
+    const last = await start('killed', [...continues, ...FAST]).ended
     assert.equal(last.code, 0, last.text)
     assert.deepEqual(missed, [], 'steps that were not reached')
     assert.deepEqual(output(join(folder, 'killed')), expected())
@@ -205,26 +229,27 @@ describe('jobs', () => {
 
   test('of two that take a job over at once one goes on; a zombie that wakes up ends', async () => {
     const first = start('raced', [])
-    await new Promise((resolve) => setTimeout(resolve, 1_500))
+    await manifests('raced', first, (all) => all.length > 1)
     first.child.kill('SIGSTOP')
     const races = ['a', 'b'].map(() => start('raced', ['--restore', 'latest']))
-    const outcomes = Promise.all(races.map(({ ended }) => ended))
-    await new Promise((resolve) => setTimeout(resolve, 2_000))
+    const loser = await Promise.race(races.map(({ ended }) => ended))
+    const winner = races.find(({ child }) => child.exitCode === null)!
+    assert.match(loser.text, /Another process took over the job/)
     first.child.kill('SIGCONT')
     const zombie = await first.ended
-    const ends = await outcomes
-    const took = [zombie, ...ends].filter(({ code }) => code === 0)
-    assert.equal(took.length, 1, [zombie, ...ends].map(({ text }) => text).join('\n---\n'))
-    for (const { code, text } of [zombie, ...ends]) {
-      if (code !== 0) assert.match(text, /Another process took over the job/)
-    }
-    assert.equal(zombie.code, 1)
+    assert.match(zombie.text, /Another process took over the job/)
+    assert.deepEqual([zombie.code, loser.code], [1, 1])
+    winner.child.kill('SIGINT')
+    const { code, text } = await winner.ended
+    assert.equal(code, 130, text)
+    const last = await start('raced', ['--restore', 'latest', ...FAST]).ended
+    assert.equal(last.code, 0, last.text)
     assert.deepEqual(output(join(folder, 'raced')), expected())
     await verified('raced')
   })
 
   test('a state file that is damaged in the store is refused before any record', async () => {
-    const done = await start('hurt', []).ended
+    const done = await start('hurt', FAST).ended
     assert.equal(done.code, 0, done.text)
     const shared = join(server.bucketFolder, 'hurt', 'checkpoints', 'shared')
     const tables = readdirSync(shared)

@@ -7,10 +7,10 @@
 import { execFile } from 'node:child_process'
 import { chownSync, globSync, mkdtempSync } from 'node:fs'
 import { rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { freePort } from './free-port.ts'
 
 const run = promisify(execFile)
 
@@ -25,14 +25,6 @@ function binaries(): string {
   const found = globSync('/usr/lib/postgresql/*/bin/initdb').sort().at(-1)
   if (found === undefined) throw new Error('There is no PostgreSQL server here. Install it: apt-get install postgresql')
   return found.slice(0, -'/initdb'.length)
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer()
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise((resolve) => server.close(resolve))
-  return port
 }
 
 /** Ids of the user that the server runs as. */

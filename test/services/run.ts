@@ -8,5 +8,5 @@ import { fileURLToPath } from 'node:url'
 const files = ['main-job-postgres.ts', 'checkpoints-s3.ts', 'multipart-s3.ts'].map((name) =>
   fileURLToPath(new URL(name, import.meta.url)),
 )
-const result = spawnSync(process.execPath, ['--test', '--test-timeout=180000', ...files], { stdio: 'inherit' })
+const result = spawnSync(process.execPath, ['--test', '--test-timeout=900000', ...files], { stdio: 'inherit' })
 process.exit(result.status ?? 1)

