@@ -1,10 +1,12 @@
 /**
- * The simulator's command line: `npm run sim -- --seeds N [--from S]`, or `--seed S [--trace]` for one.
+ * The simulator's command line: `npm run sim -- --seeds N [--from S]`, or `--seed S [--trace]` for one. `--draw 1` makes
+ * jobs of the parts that there were once (sim-draws.ts).
  *
  * Ends with one line `seeds N passed N failed 0`; exit status 0 or 1. For each failure it prints the seed,
  * the invariant that was violated and the one command that replays it.
  */
 import { parseArgs } from 'node:util'
+import { DRAW_NEWEST, isDraw } from './sim-draws.ts'
 import { MUTANTS, type MutantName } from './sim-mutants.ts'
 import { runSeed, type SimOptions, type SimResult } from './sim-run.ts'
 
@@ -17,6 +19,7 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     trace: { type: 'boolean', default: false },
     plant: { type: 'string' },
+    draw: { type: 'string', default: String(DRAW_NEWEST) },
   },
 })
 
@@ -37,15 +40,22 @@ if (plant !== undefined && !isMutant(plant)) {
   process.exit(2)
 }
 
+const draw = wholeNumber('draw', values.draw)
+if (!isDraw(draw)) {
+  process.stderr.write(`--draw takes a number from 1 to ${DRAW_NEWEST}.\n`)
+  process.exit(2)
+}
+
 /** A bug is planted afresh in each run. */
-function planted(): SimOptions {
-  return plant !== undefined && isMutant(plant) ? { plant: MUTANTS[plant].plant() } : {}
+function optionsOfRun(): SimOptions {
+  const of = isDraw(draw) ? { draw } : {}
+  return plant !== undefined && isMutant(plant) ? { ...of, plant: MUTANTS[plant].plant() } : of
 }
 
 function report(result: SimResult): void {
   if (result.violation === null) return
   const { invariant, message } = result.violation
-  const suffix = plant === undefined ? '' : ` --plant ${plant}`
+  const suffix = `${draw === DRAW_NEWEST ? '' : ` --draw ${draw}`}${plant === undefined ? '' : ` --plant ${plant}`}`
   process.stdout.write(`seed ${result.seed} violates ${invariant}: ${message}\n`)
   process.stdout.write(`  replay: npm run sim -- --seed ${result.seed} --trace${suffix}\n`)
 }
@@ -54,7 +64,7 @@ async function runOne(seed: number): Promise<boolean> {
   const onStep = (label: string, timeMs: number): void => {
     process.stdout.write(`${timeMs.toFixed(3).padStart(12)}  ${label}\n`)
   }
-  const result = await runSeed(seed, { ...planted(), ...(values.trace ? { onStep } : {}) })
+  const result = await runSeed(seed, { ...optionsOfRun(), ...(values.trace ? { onStep } : {}) })
   report(result)
   const { steps, simulatedMs, processes, checkpoints, restarts, traceHash } = result
   process.stdout.write(
@@ -67,7 +77,7 @@ async function runMany(count: number, from: number): Promise<boolean> {
   let failed = 0
   let reportedAtMs = performance.now()
   for (let i = 0; i < count; i++) {
-    const result = await runSeed(from + i, planted())
+    const result = await runSeed(from + i, optionsOfRun())
     report(result)
     if (result.violation !== null) failed++
     if (performance.now() - reportedAtMs < PROGRESS_EVERY_MS) continue

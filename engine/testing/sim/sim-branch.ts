@@ -6,6 +6,7 @@
  * were late, they say what must hold whichever they were.
  */
 import type { DataStream } from '../../api/index.ts'
+import type { SinkRow } from './sim-external.ts'
 import type { InputRow, SimShape } from './sim-input.ts'
 import type { BranchResults } from './sim-results.ts'
 
@@ -15,8 +16,12 @@ export interface BranchStreams {
   readonly streams: readonly DataStream<InputRow>[]
   /** Answers with the row itself, after a while. */
   ask(row: InputRow): Promise<InputRow[]>
-  /** Ends a stream in the sink of this id. */
-  sink<T>(stream: DataStream<T>, id: string): void
+  /** Resolves after as long as an outside system takes. */
+  wait(): Promise<void>
+  /** Ends a stream in the sink of this id, whose writers hold so many rows back as their state; none unless told. */
+  sink<T>(stream: DataStream<T>, id: string, heldMax?: number): void
+  /** Adds rows outside at once, in no transaction; may fail, and have been done all the same. */
+  put(id: string, rows: readonly SinkRow[]): Promise<void>
 }
 
 export interface Branch {
@@ -26,6 +31,8 @@ export interface Branch {
   readonly goesByClock?: boolean
   /** Its model knows what at-least-once means: rows may count more than once after a failure, none is lost. */
   readonly mayRepeat?: boolean
+  /** Its sink is at-least-once whatever the job's checkpoints are. */
+  readonly isAtLeastOnce?: boolean
   /** Uids of operators with state begin with the branch's name. */
   build(streams: BranchStreams): void
   check(results: BranchResults): void

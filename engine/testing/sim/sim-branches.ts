@@ -15,8 +15,12 @@ import type { Branch } from './sim-branch.ts'
 import { alarms, arrivals, forgotten } from './sim-clock-branches.ts'
 import type { InputRow } from './sim-input.ts'
 import { intervals, joined } from './sim-join-branches.ts'
-import { connected, grouped, matched, ruled } from './sim-joint-branches.ts'
+import { connected, grouped, matched, met, ruled } from './sim-joint-branches.ts'
 import { NUMBERED, Numbering } from './sim-operators.ts'
+import { retried } from './sim-request-branches.ts'
+import { held, portioned } from './sim-sink-branches.ts'
+import { listed, mapped } from './sim-state-branches.ts'
+import { fired, gathered, rolling } from './sim-trigger-branches.ts'
 import { asking, counts, sessions, windows } from './sim-window-branches.ts'
 
 /** Rows pass through chained lambdas, change subtask, and fan out. */
@@ -194,5 +198,14 @@ export const BRANCHES = {
   arrivals,
   alarms,
   forgotten,
+  mapped,
+  listed,
+  fired,
+  gathered,
+  rolling,
+  met,
+  retried,
+  held,
+  portioned,
 } as const satisfies Record<string, Branch>
 export type BranchName = keyof typeof BRANCHES

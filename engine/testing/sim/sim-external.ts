@@ -91,6 +91,16 @@ export class SimExternal {
     })
   }
 
+  /** Adds rows as they come, whoever sent them. */
+  put(caller: Scope, id: string, rows: readonly SinkRow[]): Promise<void> {
+    const outcome: Outcome = this.random.chance(this.errorRate) ? this.random.pick(['refused', 'reply-lost']) : 'fine'
+    return this.call(caller, `put ${id} ${outcome}`, () => {
+      if (outcome === 'refused') throw new Error('simulated, rows were refused')
+      this.sink(id).rows.push(...rows)
+      if (outcome === 'reply-lost') throw new Error('simulated, the reply was lost')
+    })
+  }
+
   private owns(id: string, owner: number): boolean {
     return this.sink(id).owner === owner || this.faults.ignoresOwner === true
   }

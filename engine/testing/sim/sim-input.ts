@@ -8,6 +8,7 @@ import { type RowOf, schema, t } from '../../core/schema.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Branch } from './sim-branch.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
+import { branchNames, DRAW_NEWEST, type Draw } from './sim-draws.ts'
 import { SIM_START_MS } from './sim-scheduler.ts'
 
 /** How windows compute their aggregate: each is another path through the engine. */
@@ -22,6 +23,7 @@ export interface Requests {
 }
 
 export interface SimShape {
+  readonly draw: Draw
   /** Splits of each source. */
   readonly splits: readonly number[]
   readonly rowsPerSplit: number
@@ -82,6 +84,8 @@ export interface SimShape {
   readonly cutPieceBytes: number | null
   /** Damaged state is noticed when it is read, not when it is restored. */
   readonly noticesRotLate: boolean
+  /** After this long a request is given up, and some are never answered; null: all are, and none is given up. */
+  readonly requestTimeoutMs: number | null
 }
 
 export interface Discovery {
@@ -94,13 +98,12 @@ export interface Discovery {
 /** For branches that ask in every job. */
 export const REQUESTS_DEFAULT: Requests = { isOrdered: false, capacity: 4, latencyMsMax: 25 }
 
-const BRANCH_NAMES = Object.keys(BRANCHES) as BranchName[]
 /** Windows of event time are what jobs are mostly made of, and what a quiet split is tried with. */
-const BRANCH_PICKS: readonly BranchName[] = [...BRANCH_NAMES, 'windows', 'windows']
+const OFTEN: readonly BranchName[] = ['windows', 'windows']
 
-const REPEATABLE = BRANCH_NAMES.filter((name) => repeats(name))
-
-function randomBranches(random: SeededRandom, names: readonly BranchName[]): BranchName[] {
+function randomBranches(random: SeededRandom, draw: Draw, isAtLeastOnce: boolean): BranchName[] {
+  const all = branchNames(draw)
+  const names = isAtLeastOnce ? all.filter(repeats) : [...all, ...OFTEN]
   const count = random.pick([1, 1, 2, 2, 3, 4])
   const chosen = new Set<BranchName>()
   while (chosen.size < count) chosen.add(random.pick(names))
@@ -170,12 +173,13 @@ export function windowsOf({ windowKind, windowMs, windowStepMs }: SimShape, time
 
 const REMOTE_TIMEOUTS = 3
 
-export function randomShape(random: SeededRandom): SimShape {
+export function randomShape(random: SeededRandom, draw: Draw = DRAW_NEWEST): SimShape {
   const isAtLeastOnce = random.chance(0.08)
-  const branches = randomBranches(random, isAtLeastOnce ? REPEATABLE : BRANCH_PICKS)
+  const branches = randomBranches(random, draw, isAtLeastOnce)
   const needsTwo = branches.some((name) => BRANCHES[name].sources === 2)
   const first = random.between(1, 4)
   const shape = {
+    draw,
     cutPieceBytes: null,
     pendingOutputBytesMax: 0,
     splits: needsTwo ? [first, random.between(1, 3)] : [first],
@@ -213,6 +217,7 @@ export function randomShape(random: SeededRandom): SimShape {
     isAtLeastOnce,
     spillBeyondBytes: random.pick([null, 0, 0, 400]),
     noticesRotLate: random.chance(0.4),
+    requestTimeoutMs: null,
   }
   return {
     ...shape,
@@ -221,7 +226,9 @@ export function randomShape(random: SeededRandom): SimShape {
     timeoutMs: shape.isRemote ? shape.timeoutMs * REMOTE_TIMEOUTS : shape.timeoutMs,
     // Not drawn, so that recorded seeds keep their runs.
     cutPieceBytes: [null, 1, 100][shape.rowsPerSplit % 3]!,
-    pendingOutputBytesMax: [1 << 30, 4_000, 200][shape.livesMs % 3]!,
+    pendingOutputBytesMax: draw === 1 ? 1 << 30 : [1 << 30, 4_000, 200][shape.livesMs % 3]!,
+    // What came later is drawn last, for the same reason.
+    requestTimeoutMs: random.chance(0.5) ? random.between(80, 250) : null,
   }
 }
 

@@ -25,6 +25,9 @@ export interface SimJobWorld extends SimSourceWorld, SimSinkWorld {
   readonly timers: Timers
 }
 
+/** How long an outside system takes that is asked again and again. */
+const WAIT_MS_MAX = 8
+
 export function buildGraph(world: SimJobWorld, program: SimProgram): JobGraph {
   const { shape } = world
   const env = StreamExecutionEnvironment.createEnvironment()
@@ -46,7 +49,10 @@ export function buildGraph(world: SimJobWorld, program: SimProgram): JobGraph {
           const latencyMs = world.random.next() * (shape.requests?.latencyMsMax ?? 0)
           world.timers.schedule(latencyMs, () => resolve([row]))
         }),
-      sink: (stream, id) => void (stream as DataStream<unknown>).sinkTo(simSink(world, id)).uid(id),
+      wait: () => new Promise((resolve) => void world.timers.schedule(world.random.next() * WAIT_MS_MAX, resolve)),
+      sink: (stream, id, heldMax = 0) =>
+        void (stream as DataStream<unknown>).sinkTo(simSink(world, id, heldMax)).uid(id),
+      put: (id, rows) => world.external.put(world.scope, id, rows),
     })
   }
   const graph = env.getGraph()

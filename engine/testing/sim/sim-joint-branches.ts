@@ -4,6 +4,7 @@
  */
 import {
   type DataStream,
+  EventTimeSessionWindows,
   type KeyedBroadcastProcessFunction,
   type KeyedCoProcessFunction,
   MapStateDescriptor,
@@ -11,8 +12,8 @@ import {
   ValueStateDescriptor,
 } from '../../api/index.ts'
 import type { Branch } from './sim-branch.ts'
-import { type InputRow, isOnTime, windowsOf } from './sim-input.ts'
-import type { BranchResults } from './sim-results.ts'
+import { type InputRow, isOnTime, lateIsPossible, windowsOf } from './sim-input.ts'
+import { type BranchResults, sessionsOf } from './sim-results.ts'
 import { assignerOf } from './sim-window-branches.ts'
 
 /** Few rows share it, so that pairs stay few. */
@@ -109,6 +110,82 @@ export const grouped: Branch = {
       )
       if (common?.length === 0) results.fail('I5', `${key} has ${members.join(' ')} in one window`)
     }
+  },
+}
+
+interface Part {
+  readonly key: string
+  readonly id: number
+  readonly copy: number
+}
+
+interface Met {
+  readonly key: string
+  /** An id for each part, in order, with blanks between. */
+  readonly left: string
+  readonly right: string
+}
+
+/** A session has more parts than lie in one piece of a window's elements. */
+const COPIES = 10
+
+/** The ids of rows, each as often as a session has parts of it. Throws where these are not in their order. */
+function idsOfParts(parts: Iterable<Part>): string {
+  const last = new Map<number, number>()
+  const ids: number[] = []
+  for (const { id, copy } of parts) {
+    if (copy <= (last.get(id) ?? -1)) throw new Error(`part ${copy} of row ${id} came after part ${last.get(id)}`)
+    last.set(id, copy)
+    ids.push(id)
+  }
+  return ids.sort((a, b) => a - b).join(' ')
+}
+
+/** What both streams have in a session of a key, in which each row is many elements. */
+export const met: Branch = {
+  sources: 2,
+  build({ shape, streams, sink }) {
+    const [left, right] = streams.map((stream) =>
+      stream.flatMap(({ key, id }) => Array.from({ length: COPIES }, (_, copy): Part => ({ key, id, copy }))),
+    )
+    const meetings = left!
+      .coGroup(right!)
+      .where(({ key }) => key)
+      .equalTo(({ key }) => key)
+      .window(EventTimeSessionWindows.withGap(shape.windowStepMs))
+      .apply((first: Iterable<Part>, second: Iterable<Part>, collect: (met: Met) => void) => {
+        const [ones, twos] = [[...first], [...second]]
+        const { key } = (ones[0] ?? twos[0])!
+        collect({ key, left: idsOfParts(ones), right: idsOfParts(twos) })
+      })
+      .uid('met-by-key')
+    sink(meetings, 'met')
+  },
+  check(results) {
+    const { shape } = results
+    const meetings = results.sink('met') as unknown as readonly Met[]
+    const rows = [...results.rows(0), ...results.rows(1)]
+    const isOfRight = new Set(results.rows(1).map(({ id }) => id))
+    if (!lateIsPossible(shape)) {
+      const sessions = sessionsOf(rows, shape.windowStepMs).map(({ key, members }) => {
+        const ids = members.flatMap(({ id }) => new Array<number>(COPIES).fill(id)).sort((a, b) => a - b)
+        const side = (isRight: boolean): string => ids.filter((id) => isOfRight.has(id) === isRight).join(' ')
+        return `${key}: ${side(false)}; ${side(true)}`
+      })
+      results.same(
+        'sessions',
+        sessions,
+        meetings.map(({ key, left, right }) => `${key}: ${left}; ${right}`),
+      )
+      return
+    }
+    const shown = meetings.flatMap(({ key, left, right }) =>
+      [left, right].flatMap((ids) => (ids === '' ? [] : ids.split(' ').map((id) => `${key} ${id}`))),
+    )
+    // Between two parts of a row time may pass its session.
+    const texts = (of: readonly InputRow[]): string[] =>
+      of.flatMap(({ key, id }) => new Array<string>(COPIES).fill(`${key} ${id}`))
+    results.between('rows', texts(rows.filter((row) => isOnTime(shape, row))), texts(rows), shown)
   },
 }
 

@@ -222,11 +222,11 @@ export class BranchResults {
     this.lateIsAllowed(late.length)
     const shown = this.sink(id)
     if (!lateIsPossible(this.shape)) {
-      this.same(
-        id,
-        sessionsOf(this.rows(0), this.shape.windowStepMs),
-        this.textsOf(shown, ['key', 'window', 'n', 'ids']),
-      )
+      const sessions = sessionsOf(this.rows(0), this.shape.windowStepMs).map(({ key, start, end, members }) => {
+        const ids = members.reduce((sum, { id }) => sum + id, 0)
+        return `${key} ${start}-${end} ${members.length} ${ids}`
+      })
+      this.same(id, sessions, this.textsOf(shown, ['key', 'window', 'n', 'ids']))
     } else if (this.shape.latenessMs === 0) {
       const sums = new Map<string, number>()
       const add = (key: unknown, n: number): void => void sums.set(String(key), (sums.get(String(key)) ?? 0) + n)
@@ -244,17 +244,28 @@ export class BranchResults {
   }
 }
 
-/** Sessions of a key as `key start-end n ids`. */
-function sessionsOf(rows: readonly InputRow[], gapMs: number): string[] {
-  return [...Map.groupBy(rows, (row) => row.key)].flatMap(([key, members]) => {
-    const sessions: { start: number; end: number; n: number; ids: number }[] = []
-    for (const { time, id } of [...members].sort((a, b) => a.time - b.time)) {
+export interface Session {
+  readonly key: string
+  readonly start: number
+  readonly end: number
+  readonly members: readonly InputRow[]
+}
+
+/** The sessions of every key, when no row is late. */
+export function sessionsOf(rows: readonly InputRow[], gapMs: number): Session[] {
+  return [...Map.groupBy(rows, (row) => row.key)].flatMap(([key, ofKey]) => {
+    const sessions: { key: string; start: number; end: number; members: InputRow[] }[] = []
+    for (const row of [...ofKey].sort((a, b) => a.time - b.time)) {
       const last = sessions.at(-1)
       // Sessions that only touch are one.
-      if (last === undefined || time > last.end) sessions.push({ start: time, end: time + gapMs, n: 1, ids: id })
-      else Object.assign(last, { end: time + gapMs, n: last.n + 1, ids: last.ids + id })
+      if (last === undefined || row.time > last.end) {
+        sessions.push({ key, start: row.time, end: row.time + gapMs, members: [row] })
+      } else {
+        last.end = row.time + gapMs
+        last.members.push(row)
+      }
     }
-    return sessions.map(({ start, end, n, ids }) => `${key} ${start}-${end} ${n} ${ids}`)
+    return sessions
   })
 }
 

@@ -8,6 +8,7 @@ import type { Manifest } from '../../checkpoint/manifest.ts'
 import type { SeededRandom } from './seeded-random.ts'
 import type { Branch } from './sim-branch.ts'
 import { BRANCHES, type BranchName } from './sim-branches.ts'
+import { branchNames } from './sim-draws.ts'
 import type { SimExternal } from './sim-external.ts'
 import { isAddable, type SimShape, sourceUid } from './sim-input.ts'
 import type { SimProgram } from './sim-job.ts'
@@ -42,7 +43,7 @@ export class SimVersions {
    */
   upgrade(manifest: Manifest | null): 'none' | 'state-kept' | 'state-lost' {
     const { branches, hasExtraStep } = this.program
-    const addable = (Object.keys(BRANCHES) as BranchName[]).filter(
+    const addable = branchNames(this.shape.draw).filter(
       (name) => !this.branches.has(name) && isAddable(this.shape, name),
     )
     if (addable.length > 0 && (branches.length === 1 || this.random.chance(0.5))) {
@@ -76,9 +77,11 @@ export class SimVersions {
     })
   }
 
-  /** Holds what every branch has shown against its model. */
-  check(external: SimExternal, mayRepeat: boolean, fail: (invariant: string, message: string) => void): void {
+  /** Holds what every branch has shown against its model; after a failure rows of at-least-once may have come again. */
+  check(external: SimExternal, hadFailure: boolean, fail: (invariant: string, message: string) => void): void {
     for (const name of this.branches.keys()) {
+      const branch: Branch = BRANCHES[name]
+      const mayRepeat = hadFailure && (this.shape.isAtLeastOnce || branch.isAtLeastOnce === true)
       BRANCHES[name].check(this.resultsOf(name, external, fail, mayRepeat))
     }
   }

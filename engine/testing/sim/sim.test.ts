@@ -14,8 +14,8 @@ describe('simulated jobs', () => {
   test('seeds keep every invariant', () => assertSeedsHold(1, 250))
 
   test('seeds that once failed', async () => {
-    for (const { seed } of KNOWN_SEEDS) {
-      const result = await runSeed(seed)
+    for (const { seed, draw } of KNOWN_SEEDS) {
+      const result = await runSeed(seed, { draw })
       assert.equal(result.violation, null, replayOf(result))
     }
   })
@@ -24,8 +24,8 @@ describe('simulated jobs', () => {
     const hashes = new Set<string>()
     // With rot, found splits, remote checkpoints, at-least-once, rings, spilling, and what goes by the clock.
     for (const seed of [10, 18, 27, 35]) {
-      const first = await runSeed(seed)
-      const second = await runSeed(seed)
+      const first = await runSeed(seed, { draw: 1 })
+      const second = await runSeed(seed, { draw: 1 })
       assert.deepEqual(second, first)
       hashes.add(first.traceHash)
     }

@@ -2,11 +2,13 @@
  * What the simulator's tests share.
  */
 import assert from 'node:assert/strict'
+import { DRAW_NEWEST } from './sim-draws.ts'
 import { runSeed, type SimResult } from './sim-run.ts'
 
 export function replayOf(result: SimResult): string {
-  const { violation, seed } = result
-  return `${violation?.invariant}: ${violation?.message}\nreplay: npm run sim -- --seed ${seed} --trace`
+  const { violation, seed, shape } = result
+  const draw = shape.draw === DRAW_NEWEST ? '' : ` --draw ${shape.draw}`
+  return `${violation?.invariant}: ${violation?.message}\nreplay: npm run sim -- --seed ${seed}${draw} --trace`
 }
 
 /** Runs the seeds of [from, to], and makes sure that something happened in them. */
