@@ -7,10 +7,11 @@ import { readdir, readFile, truncate, writeFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { describe, test } from 'node:test'
 import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
-import { createManifest, readManifest } from '../checkpoint/manifest-store.ts'
+import { createManifest, listManifests, readManifest } from '../checkpoint/manifest-store.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Sink, SinkCommitter, SinkWriter } from '../contract/sink.ts'
 import type { Source, SourceReader } from '../contract/source.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Disk } from '../core/io.ts'
 import { type Delivered, expectedTotals, type FixtureOptions, fixtureGraph } from './job.fixture.ts'
 import { assertExact, optionsOf, until, withDirectory } from './job.testkit.ts'
@@ -328,6 +329,42 @@ describe('a job', () => {
       // Of what the new owner wrote, only the newest is left.
       await createManifest(disk, checkpointDirectory, { ...manifest!, number: 9, generation: 2, owner: 'another' })
       await assert.rejects(job.done, { code: 'JOB_TAKEN_OVER' })
+    }))
+
+  test('that has the job opens its sinks anew when a process that was taken over opens them late', () =>
+    withDirectory(async (checkpointDirectory) => {
+      const fenced = new MillraceError('SINK_FENCED', 'Another owner has the sink.', { domain: 'external' })
+      const delivered: Delivered = { rows: [], marker: 0 }
+      let opened = 0
+      /** Before the sink answers that it has another owner. */
+      const fencing = (meanwhile: () => Promise<void>): JobGraph =>
+        changed(fixtureGraph(SMALL, delivered), {
+          committer: (committer) => ({
+            ...committer,
+            async open() {
+              if (opened++ > 0) return
+              await meanwhile()
+              throw fenced
+            },
+          }),
+        })
+      const options = optionsOf({ checkpointDirectory })
+      const job = await launchJob(
+        fencing(async () => {}),
+        options,
+      )
+      await job.done
+      assert.equal(delivered.rows.length, expectedTotals(SMALL).size)
+      assert.equal(job.status().restarts, 0)
+      // Who was taken over in fact does not fence the new owner back.
+      opened = 0
+      const takenOver = async (): Promise<void> => {
+        const { last } = await listManifests(nodeIo.disk, checkpointDirectory)
+        const { manifest } = await readManifest(nodeIo.disk, checkpointDirectory, last)
+        await createManifest(nodeIo.disk, checkpointDirectory, { ...manifest!, number: last + 1, owner: 'another' })
+      }
+      await assert.rejects(launchJob(fencing(takenOver), { ...options, restore: 'latest' }), { code: 'SINK_FENCED' })
+      assert.equal(opened, 1)
     }))
 
   test('in a place that cannot be made does not start', () =>

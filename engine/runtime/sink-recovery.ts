@@ -7,9 +7,11 @@
 import { CommitQueue, verifyMarker } from '../checkpoint/commits.ts'
 import { DEAD_LETTER_SINK, deadLetterCommitter } from '../checkpoint/dead-letters.ts'
 import type { Manifest, PendingCommit } from '../checkpoint/manifest.ts'
+import { listManifests } from '../checkpoint/manifest-store.ts'
 import { isAnySegmentGone, readOutbox, segmentsOf } from '../checkpoint/outbox.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { OutboxSegment, SinkCommitter, SinkCommitterContext } from '../contract/sink.ts'
+import { MillraceError } from '../core/errors.ts'
 import type { Disk, Io } from '../core/io.ts'
 
 export interface SinkRecovery {
@@ -84,8 +86,28 @@ function committersOf({ io, graph, jobName, directory }: SinkPlace): NamedCommit
   return [...committers, { id: DEAD_LETTER_SINK, kind: DEAD_LETTER_SINK, create: letters }]
 }
 
+/** So often sinks are opened that another process opens in between. */
+const OPENINGS_MAX = 5
+
 /** Opens every committer, checks the markers and applies what is pending. Throws what commits.ts names. */
 export async function recoverSinks(recovery: SinkRecovery): Promise<CommitQueue> {
+  for (let opening = 1; ; opening++) {
+    try {
+      return await openSinks(recovery)
+    } catch (error) {
+      // What a process that was taken over sent before may come late, and fence whoever has the job.
+      const isFenced = error instanceof MillraceError && error.code === 'SINK_FENCED'
+      if (!isFenced || opening === OPENINGS_MAX || !(await hasJob(recovery))) throw error
+    }
+  }
+}
+
+/** Is the manifest still the newest, because nobody took the job over since? */
+async function hasJob({ io, directory, manifest }: SinkRecovery): Promise<boolean> {
+  return (await listManifests(io.disk, directory)).last === manifest.number
+}
+
+async function openSinks(recovery: SinkRecovery): Promise<CommitQueue> {
   const { io, directory, manifest } = recovery
   const commits = new CommitQueue(io, (commit) => removeOutbox(io.disk, directory, commit))
   const opening = committersOf(recovery).map(({ id, kind, create }) => commits.add(id, kind, create()))

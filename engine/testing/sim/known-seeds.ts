@@ -70,6 +70,12 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     found: 'simulator: a delayed request removed a manifest that was repaired by hand meanwhile',
   },
   {
+    seed: 386,
+    draw: 2,
+    found:
+      'what a process sent before it was taken over fenced the sinks of the one that had the job, whose start ended',
+  },
+  {
     seed: 34100,
     draw: 1,
     found: 'after a rescale a window that had fired fired anew for rows that had been late before it',
