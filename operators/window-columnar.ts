@@ -13,7 +13,7 @@ import type { ValueLayout } from '../engine/contract/keyed-state.ts'
 import type { OperatorContext, Output } from '../engine/contract/operator.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type KeyColumn } from '../engine/core/batch.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import { sourceComment } from '../engine/core/generated-source.ts'
+import { compile, groupsBySource, inFunctions } from '../engine/core/generated-source.ts'
 import { decodeKey } from '../engine/core/keys.ts'
 import { type ColumnKind, type Field, fieldIndex, type Schema } from '../engine/core/schema.ts'
 import { ByteArena } from '../engine/core/strings.ts'
@@ -90,9 +90,13 @@ interface Plan {
 
 function planOf(options: ColumnarWindowOptions): Plan {
   const state: StateColumn[] = []
+  const places = new Map<string, number>()
   const column = (kind: StateColumn['kind'], field: number): number => {
-    const found = state.findIndex((c) => c.kind === kind && c.field === field)
-    return found >= 0 ? found : state.push({ kind, field }) - 1
+    const name = `${kind} ${field}`
+    const known = places.get(name)
+    if (known !== undefined) return known
+    places.set(name, state.length)
+    return state.push({ kind, field }) - 1
   }
   const results = Object.values(options.aggregates).map((aggregate): ResultColumn => {
     if (aggregate.kind === 'count') return { value: column('count', -1), divisor: -1, guard: -1 }
@@ -113,34 +117,52 @@ type Accumulate = (
   doubles: readonly Float64Array[],
 ) => void
 
-/** One loop over the rows that updates all state columns. */
+/** One loop over the rows that updates all state columns, or a few such loops one after the other. */
 function compileAccumulate(plan: Plan, schema: Schema, id: string): Accumulate {
-  const fields = [...new Set(plan.state.map((c) => c.field))].filter((field) => field >= 0)
-  const binds: string[] = plan.state.map((_, k) => `const d${k} = doubles[${k}];`)
-  const updates = (field: number): string =>
-    plan.state
-      .map((c, k) => (c.field === field ? updateOf(c.kind, k) : ''))
-      .filter((text) => text !== '')
-      .join(' ')
-  const body: string[] = [updates(-1)]
-  for (const field of fields) {
-    const { kind, nullable } = schema.fields[field]
-    binds.push(`const c${field} = columns[${field}].values;`)
-    const read = `const v = ${kind === 'int64' ? `Number(c${field}[i])` : `c${field}[i]`}; ${updates(field)}`
-    if (nullable) {
-      binds.push(`const n${field} = columns[${field}].nulls;`)
-      body.push(`if (n${field} === null || n${field}[i] === 0) { ${read} }`)
-    } else body.push(`{ ${read} }`)
+  const params = 'columns, rows, count, slots, doubles'
+  const columns = Map.groupBy(
+    plan.state.map(({ kind, field }, k) => ({ kind, field, k })),
+    ({ field }) => field,
+  )
+  const groups = groupsBySource(
+    [...columns].map(([field, own]) => fieldUpdates(own, schema, field)),
+    ({ binds, update }) => binds + update,
+  )
+  const loops = groups.map((group, i) => ({
+    name: `loop${i}`,
+    params,
+    body: `${group.map(({ binds }) => binds).join('\n')}
+for (let j = 0; j < count; j++) {
+  const i = rows[j], s = slots[j];
+  ${group.map(({ update }) => update).join('\n  ')}
+}`,
+  }))
+  const all = inFunctions({ name: 'loops', params, steps: loops.map(({ name }) => `${name}(${params})`) })
+  return compile<Accumulate>({
+    what: 'window aggregates',
+    id,
+    functions: [...loops, ...all.functions, { name: 'accumulate', params, body: all.body }],
+    result: loops.length === 1 ? 'loop0' : 'accumulate',
+  })
+}
+
+/** What happens to a field's (-1: no field's, the count of rows) state columns for row `i` and slot `s`. */
+function fieldUpdates(
+  own: readonly { readonly kind: StateColumn['kind']; readonly k: number }[],
+  schema: Schema,
+  field: number,
+): { readonly binds: string; readonly update: string } {
+  const doubles = own.map(({ k }) => `const d${k} = doubles[${k}];`).join(' ')
+  const updates = own.map(({ kind, k }) => updateOf(kind, k)).join(' ')
+  if (field < 0) return { binds: doubles, update: updates }
+  const { kind, nullable } = schema.fields[field]
+  const read = `{ const v = ${kind === 'int64' ? `Number(c${field}[i])` : `c${field}[i]`}; ${updates} }`
+  const values = `const c${field} = columns[${field}].values; ${doubles}`
+  if (!nullable) return { binds: values, update: read }
+  return {
+    binds: `${values} const n${field} = columns[${field}].nulls;`,
+    update: `if (n${field} === null || n${field}[i] === 0) ${read}`,
   }
-  const source = `${sourceComment('window aggregates', id)}
-    return function accumulate(columns, rows, count, slots, doubles) {
-      ${binds.join('\n      ')}
-      for (let j = 0; j < count; j++) {
-        const i = rows[j], s = slots[j];
-        ${body.join('\n        ')}
-      }
-    }`
-  return new Function(source)() as Accumulate
 }
 
 function updateOf(kind: StateColumn['kind'], k: number): string {

@@ -13,7 +13,7 @@
 import { deserialize, serialize } from 'node:v8'
 import type { StateMigrations, ValueCodec } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import { sourceComment } from '../engine/core/generated-source.ts'
+import { compile, inFunctions, rowMaking } from '../engine/core/generated-source.ts'
 import type { ColumnKind, Field, Schema } from '../engine/core/schema.ts'
 import { asBuffer, ByteArena } from '../engine/core/strings.ts'
 import { type ObjectCodecOptions, objectCodec, withEvolution } from './value-codec.ts'
@@ -51,7 +51,7 @@ function rowCodec(schema: Schema, options: ObjectCodecOptions): ValueCodec {
       hint: `Got ${got}. ${field.nullable ? '' : 'Declare it with t.nullable(...) if it may be absent.'}`.trim(),
     })
   }
-  const { write, read } = compile(fields, options.id ?? what, fail)
+  const { write, read } = compileRow(fields, options.id ?? what, fail)
   const arena = new ByteArena(256)
   let lastBytes: Uint8Array | null = null
   let buffer: Buffer = Buffer.alloc(0)
@@ -160,28 +160,48 @@ function readerOf(kind: ColumnKind, target: string): string {
   }
 }
 
-function compile(fields: readonly Field[], id: string, fail: (name: string, value: unknown) => never): Compiled {
-  const writes = fields.map(({ name, kind, nullable }) => {
-    const { misfits, source } = writerOf(kind)
-    const property = JSON.stringify(name)
-    const write = `{ if (${misfits}) fail(${property}, row[${property}]); ${source} }`
-    const load = `arena.reserve(9); v = row[${property}];`
-    if (!nullable) return `${load} ${write}`
-    return `${load} if (v === null || v === undefined) arena.bytes[arena.length++] = 1;
+function compileRow(fields: readonly Field[], id: string, fail: (name: string, value: unknown) => never): Compiled {
+  const writing = inFunctions({
+    name: 'write',
+    params: 'row, arena',
+    head: 'let v, at = 0',
+    steps: fields.map(({ name, kind, nullable }) => {
+      const { misfits, source } = writerOf(kind)
+      const property = JSON.stringify(name)
+      const write = `{ if (${misfits}) fail(${property}, row[${property}]); ${source} }`
+      const load = `arena.reserve(9); v = row[${property}];`
+      if (!nullable) return `${load} ${write}`
+      return `${load} if (v === null || v === undefined) arena.bytes[arena.length++] = 1;
       else { arena.bytes[arena.length++] = 0; ${write} }`
+    }),
   })
-  const reads = fields.map(({ kind, nullable }, k) => {
-    const read = readerOf(kind, `v${k}`)
-    return nullable ? `if (buffer[at++] === 1) v${k} = null; else { ${read} }` : read
+  const setOf = (k: number, target: string): string => {
+    const { kind, nullable } = fields[k]!
+    const read = readerOf(kind, target)
+    return nullable ? `if (buffer[at++] === 1) ${target} = null; else { ${read} }` : read
+  }
+  const reading = rowMaking({
+    fields,
+    name: 'read',
+    params: 'buffer, at',
+    head: 'let n = 0',
+    tail: 'return at',
+    call: (name) => `at = ${name}(row, buffer, at)`,
+    narrow: `let n = 0, ${fields.map((_, k) => `v${k}`).join(', ')}
+${fields.map((_, k) => setOf(k, `v${k}`)).join('\n')}
+return { ${fields.map(({ name }, k) => `${JSON.stringify(name)}: v${k}`).join(', ')} }`,
+    set: setOf,
   })
-  const members = fields.map(({ name }, k) => `${JSON.stringify(name)}: v${k}`)
-  const source = `${sourceComment('row codec', id)}
-    function write(row, arena) { let v, at = 0; ${writes.join('\n')} }
-    function read(buffer, at) {
-      let n = 0, ${fields.map((_, k) => `v${k}`).join(', ')};
-      ${reads.join('\n')}
-      return { ${members.join(', ')} };
-    }
-    return { write, read }`
-  return new Function('fail', 'serialize', 'deserialize', source)(fail, serialize, deserialize) as Compiled
+  return compile<Compiled>({
+    what: 'row codec',
+    id,
+    helpers: { fail, serialize, deserialize },
+    functions: [
+      ...writing.functions,
+      ...reading.functions,
+      { name: 'write', params: 'row, arena', body: writing.body },
+      { name: 'read', params: 'buffer, at', body: reading.body },
+    ],
+    result: '{ write, read }',
+  })
 }

@@ -19,7 +19,7 @@
 import { deserialize, serialize } from 'node:v8'
 import type { StateMigrations, ValueCodec, ValueEvolution } from '../engine/contract/keyed-state.ts'
 import { MillraceError } from '../engine/core/errors.ts'
-import { sourceComment } from '../engine/core/generated-source.ts'
+import { compile } from '../engine/core/generated-source.ts'
 import { ByteArena } from '../engine/core/strings.ts'
 import { decodePlain, PlainEncoder } from './plain-codec.ts'
 import { checkRestorable } from './value-restorable.ts'
@@ -296,7 +296,7 @@ interface CompiledCodec {
 }
 
 function compactCodec(fields: readonly CompactField[], sample: object, fallback: ValueCodec, id: string): ValueCodec {
-  const compiled = compile(fields, sample, id)
+  const compiled = compileCompact(fields, sample, id)
   const arena = new ByteArena(256)
   let lastBytes: Uint8Array | null = null
   let view: DataView = new DataView(new ArrayBuffer(0))
@@ -320,7 +320,7 @@ function compactCodec(fields: readonly CompactField[], sample: object, fallback:
   }
 }
 
-function compile(fields: readonly CompactField[], sample: object, id: string): CompiledCodec {
+function compileCompact(fields: readonly CompactField[], sample: object, id: string): CompiledCodec {
   const prototype: unknown = Object.getPrototypeOf(sample)
   const isPlain = prototype === Object.prototype
   const member = (field: CompactField) => `[${JSON.stringify(field.name)}]`
@@ -343,21 +343,21 @@ function compile(fields: readonly CompactField[], sample: object, id: string): C
   const result = isPlain
     ? `return { ${fields.map((f, k) => `${member(f)}: v${k}`).join(', ')} };`
     : `const out = Object.create(prototype); ${fields.map((f, k) => `out${member(f)} = v${k};`).join(' ')} return out;`
-  const source = `${sourceComment('value codec', id)}
-    const owns = Object.prototype.hasOwnProperty;
-    function write(value, arena) {
-      if (value === null || typeof value !== 'object' || Object.getPrototypeOf(value) !== prototype) return false;
+  const write = `if (value === null || typeof value !== 'object' || Object.getPrototypeOf(value) !== prototype) return false;
       let count = 0, at = 0, ${fields.map((_, k) => `v${k}`).join(', ')};
       for (const name in value) { if (!owns.call(value, name)) return false; count++; }
       if (count !== ${fields.length} || ${checks.join(' || ')}) return false;
       arena.reserve(${fixedBytes});
       ${writes.join('\n      ')}
-      return true;
-    }
-    function read(view, buffer, at) {
-      ${reads.join('\n      ')}
-      ${result}
-    }
-    return { write, read }`
-  return new Function('prototype', source)(prototype) as CompiledCodec
+      return true;`
+  return compile<CompiledCodec>({
+    what: 'value codec',
+    id,
+    helpers: { prototype, owns: Object.prototype.hasOwnProperty },
+    functions: [
+      { name: 'write', params: 'value, arena', body: write },
+      { name: 'read', params: 'view, buffer, at', body: `${reads.join('\n      ')}\n      ${result}` },
+    ],
+    result: '{ write, read }',
+  })
 }

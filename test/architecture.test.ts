@@ -262,6 +262,11 @@ describe('house rules', () => {
     )
   })
 
+  test('source becomes functions in one place, which bounds their size', () => {
+    const others = shipped.filter((file) => file !== 'engine/core/generated-source.ts')
+    none(linesLike(others, /\bnew Function\(|\beval\(|\brunIn\w*Context\(/))
+  })
+
   test('every file opens with what it is for', () => {
     none(
       sources

@@ -1,6 +1,7 @@
 /**
  * Aggregates that the engine computes on columns, without calling JavaScript per record:
- * `.aggregate({ flights: count(), delay: avg('delay') })`.
+ * `.aggregate({ flights: count(), delay: avg('delay') })`. Results are doubles: over integers beyond 2^53 they are rounded.
+ * An AggregateFunction over `bigint` is exact.
  */
 import type { BuiltInAggregate } from '../contract/functions.ts'
 

@@ -9,7 +9,7 @@
 import { assert } from './assert.ts'
 import { BATCH_ROWS_MAX, type Batch, type Column, type Nulls } from './batch.ts'
 import { MillraceError } from './errors.ts'
-import { sourceComment } from './generated-source.ts'
+import { compile, inFunctions, rowMaking } from './generated-source.ts'
 import type { Field, Schema } from './schema.ts'
 import { ByteArena, type StringInterner } from './strings.ts'
 
@@ -22,23 +22,41 @@ export type RowReader = (batch: Batch, i: number) => unknown
  */
 export function rowReader(schema: Schema, interner: StringInterner, id: string): RowReader {
   if (schema.isOpaque) return (batch, i) => (batch.columns[0] as { values: readonly unknown[] }).values[i]
-  const declarations: string[] = []
-  const binds: string[] = []
-  const properties: string[] = []
-  schema.fields.forEach((field, k) => {
-    declarations.push(`v${k}, n${k}`)
-    binds.push(`c = batch.columns[${k}]; n${k} = c.nulls;`)
-    binds.push(field.kind === 'string' ? `v${k} = c.bytes; s${k} = c.starts; e${k} = c.ends;` : `v${k} = c.values;`)
-    if (field.kind === 'string') declarations.push(`s${k}, e${k}`)
-    properties.push(`${JSON.stringify(field.name)}: ${readExpression(field, k)}`)
+  const { fields } = schema
+  const variables = fields.map(({ kind }, k) => (kind === 'string' ? `v${k}, n${k}, s${k}, e${k}` : `v${k}, n${k}`))
+  const bind = inFunctions({
+    name: 'bind',
+    params: 'batch',
+    head: 'let c',
+    steps: fields.map(
+      ({ kind }, k) =>
+        `c = batch.columns[${k}]; n${k} = c.nulls; ${kind === 'string' ? `v${k} = c.bytes; s${k} = c.starts; e${k} = c.ends;` : `v${k} = c.values;`}`,
+    ),
   })
-  const source = `${sourceComment('row reader', id)}
-    let bound = null, c, ${declarations.join(', ')}
-    return function readRow(batch, i) {
-      if (batch !== bound) { bound = batch; ${binds.join(' ')} }
-      return { ${properties.join(', ')} }
-    }`
-  return new Function('interner', source)(interner) as RowReader
+  const values = fields.map(readExpression)
+  const row = rowMaking({
+    fields,
+    name: 'read',
+    params: 'i',
+    narrow: `return { ${fields.map(({ name }, k) => `${JSON.stringify(name)}: ${values[k]}`).join(', ')} }`,
+    set: (k, target) => `${target} = ${values[k]}`,
+  })
+  return compile<RowReader>({
+    what: 'row reader',
+    id,
+    helpers: { interner },
+    declarations: `let bound = null, ${variables.join(', ')}`,
+    functions: [
+      ...bind.functions,
+      ...row.functions,
+      {
+        name: 'readRow',
+        params: 'batch, i',
+        body: `if (batch !== bound) { bound = batch; ${bind.body} }\n${row.body}`,
+      },
+    ],
+    result: 'readRow',
+  })
 }
 
 function readExpression(field: Field, k: number): string {
@@ -66,22 +84,30 @@ type RowWriter = (row: object, at: number) => void
 
 /** A function that stores the fields of a row; what is not plainly right is left to the column's `append`. */
 function rowWriter(schema: Schema, columns: readonly ColumnBuilder[]): RowWriter {
-  const steps = schema.fields.map((field, k) => {
-    const stored = columns[k]!.fixed === undefined ? null : plainStore(field.kind)
-    const clear = field.nullable ? `nulls[${k}].clear(at);` : ''
-    const append = `append${k}(v, at);`
-    return `v = row[${JSON.stringify(field.name)}];
+  const writing = inFunctions({
+    name: 'write',
+    params: 'row, at',
+    head: 'let v',
+    steps: schema.fields.map((field, k) => {
+      const stored = columns[k]!.fixed === undefined ? null : plainStore(field.kind)
+      const clear = field.nullable ? `nulls[${k}].clear(at);` : ''
+      const append = `append${k}(v, at);`
+      return `v = row[${JSON.stringify(field.name)}];
       ${stored === null ? append : `if (${stored.test}) { values${k}[at] = ${stored.value}; ${clear} } else ${append}`}`
+    }),
   })
-  const source = `const [${columns.map((_, k) => `values${k}`).join(', ')}] = values, [${columns.map((_, k) => `append${k}`).join(', ')}] = appends
-    return function writeRow(row, at) {
-      let v
-      ${steps.join('\n      ')}
-    }`
-  const values = columns.map((column) => column.fixed?.values)
-  const nulls = columns.map((column) => column.fixed?.nulls)
-  const appends = columns.map((column) => column.append)
-  return new Function('values', 'nulls', 'appends', source)(values, nulls, appends) as RowWriter
+  return compile<RowWriter>({
+    what: 'row writer',
+    id: '',
+    helpers: {
+      values: columns.map((column) => column.fixed?.values),
+      nulls: columns.map((column) => column.fixed?.nulls),
+      appends: columns.map((column) => column.append),
+    },
+    declarations: `const [${columns.map((_, k) => `values${k}`).join(', ')}] = values, [${columns.map((_, k) => `append${k}`).join(', ')}] = appends`,
+    functions: [...writing.functions, { name: 'writeRow', params: 'row, at', body: writing.body }],
+    result: 'writeRow',
+  })
 }
 
 /** How a plain JavaScript value `v` of a kind is told and stored; null where `append` has to look closer. */

@@ -8,7 +8,7 @@
  */
 import { writeAscii, writeDigits } from '../ascii.ts'
 import type { Batch } from '../batch.ts'
-import { sourceComment } from '../generated-source.ts'
+import { compile, inFunctions } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
 import { ByteArena } from '../strings.ts'
 import { type CsvDialect, csvBytes } from './csv-decoder.ts'
@@ -52,15 +52,34 @@ interface Cells {
 }
 
 function generate(fields: readonly Field[], { delimiter, nullBytes, writeText }: Cells, id: string): WriteLine {
-  const helpers = { nullBytes, writeText, writeAscii, writeNumber, writeJson: jsonWriter(writeText) }
-  const source = `'use strict' ${sourceComment('CSV writer', id)}
-let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}
-return function writeLine(batch, i, arena) {
-  if (batch !== bound) { bound = batch; ${fields.map((_, k) => `c${k} = batch.columns[${k}]`).join('; ')} }
-  ${fields.map(cellStatement).join(`\n  arena.writeByte(${delimiter})\n  `)}
-  arena.writeByte(${LINE_FEED})
-}`
-  return new Function(...Object.keys(helpers), source)(...Object.values(helpers)) as WriteLine
+  const bind = inFunctions({
+    name: 'bind',
+    params: 'batch',
+    steps: fields.map((_, k) => `c${k} = batch.columns[${k}]`),
+  })
+  const writing = inFunctions({
+    name: 'write',
+    params: 'i, arena',
+    steps: fields.map(
+      (field, k) => `${cellStatement(field, k)}\narena.writeByte(${k + 1 < fields.length ? delimiter : LINE_FEED})`,
+    ),
+  })
+  return compile<WriteLine>({
+    what: 'CSV writer',
+    id,
+    helpers: { nullBytes, writeText, writeAscii, writeNumber, writeJson: jsonWriter(writeText) },
+    declarations: `let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}`,
+    functions: [
+      ...bind.functions,
+      ...writing.functions,
+      {
+        name: 'writeLine',
+        params: 'batch, i, arena',
+        body: `if (batch !== bound) { bound = batch; ${bind.body} }\n${writing.body}`,
+      },
+    ],
+    result: 'writeLine',
+  })
 }
 
 function cellStatement(field: Field, k: number): string {

@@ -7,7 +7,7 @@
  */
 
 import type { DecoderColumns } from '../decoder-columns.ts'
-import { sourceComment } from '../generated-source.ts'
+import { compile, inFunctions } from '../generated-source.ts'
 import { int32Reader, int64Reader, readNumber, utf8Length } from '../json/scan.ts'
 import { parseTimestamp } from '../json/timestamp.ts'
 import type { Field } from '../schema.ts'
@@ -24,15 +24,46 @@ export interface CsvPlan {
 }
 
 export function generateCsvRecord(plan: CsvPlan): FastCsvRecord {
-  const helpers = {
-    columns: plan.columns.memory,
-    cellEnd: cellScanner(plan.delimiter, plan.quote),
-    readNumber,
-    readInt32: int32Reader(),
-    readInt64: int64Reader(),
-    parseTimestamp,
-  }
-  return new Function(...Object.keys(helpers), source(plan))(...Object.values(helpers)) as FastCsvRecord
+  const { fields } = plan.columns.schema
+  const last = plan.fieldOfColumn.length - 1
+  const cells = inFunctions({
+    name: 'cells',
+    params: 'b, p, row',
+    head: 'let s = 0, e = 0',
+    steps: plan.fieldOfColumn.map((k, i) => cell(plan, k < 0 ? null : fields[k]!, k, i === last)),
+    tail: 'return p',
+    call: (name) => `p = ${name}(b, p, row); if (p === -1) return -1`,
+  })
+  // Fields without a column in the file are NULL; others have been refused.
+  const used = new Set(plan.fieldOfColumn)
+  const absent = inFunctions({
+    name: 'absent',
+    params: 'row',
+    steps: fields.flatMap((_, k) => (used.has(k) ? [] : [`m${k}.setNull(row)`])),
+  })
+  return compile<FastCsvRecord>({
+    what: 'CSV decoder',
+    id: plan.id,
+    helpers: {
+      columns: plan.columns.memory,
+      cellEnd: cellScanner(plan.delimiter, plan.quote),
+      readNumber,
+      readInt32: int32Reader(),
+      readInt64: int64Reader(),
+      parseTimestamp,
+    },
+    declarations: `const [${fields.map((_, k) => `m${k}`).join(', ')}] = columns\n${fields.map(declarations).join('\n')}`,
+    functions: [
+      ...absent.functions,
+      ...cells.functions,
+      {
+        name: 'record',
+        params: 'b, p, row',
+        body: `if (b[p] === 10 || b[p] === 13) return -1\n${absent.body}\n${cells.body}\nreturn p`,
+      },
+    ],
+    result: 'record',
+  })
 }
 
 /** The position of the delimiter or line break after well-formed text without quotes, or -1. */
@@ -51,23 +82,6 @@ function cellScanner(delimiter: number, quote: number): (b: Uint8Array, p: numbe
       p += length
     }
   }
-}
-
-function source(plan: CsvPlan): string {
-  const fields = plan.columns.schema.fields
-  const used = plan.fieldOfColumn.filter((field) => field >= 0)
-  const last = plan.fieldOfColumn.length - 1
-  // Fields without a column in the file are NULL; others have been refused.
-  const absent = fields.flatMap((_, k) => (used.includes(k) ? [] : [`m${k}.setNull(row)`]))
-  return `'use strict' ${sourceComment('CSV decoder', plan.id)}
-const { ${fields.map((_, k) => `${k}: m${k}`).join(', ')} } = columns
-${fields.map(declarations).join('\n')}
-return function record(b, p, row) {
-  let s = 0, e = 0
-  if (b[p] === 10 || b[p] === 13) return -1
-  ${absent.join('\n  ')}
-${plan.fieldOfColumn.map((k, i) => cell(plan, k < 0 ? null : fields[k]!, k, i === last)).join('\n')}
-}`
 }
 
 function declarations(field: Field, k: number): string {
@@ -90,7 +104,7 @@ function declarations(field: Field, k: number): string {
 
 function cell(plan: CsvPlan, field: Field | null, k: number, isLast: boolean): string {
   const ending = isLast
-    ? `if (b[p] === 13) p++; return b[p] === 10 ? p + 1 : -1`
+    ? `if (b[p] === 13) p++; if (b[p] !== 10) return -1; p++`
     : `if (b[p] !== ${plan.delimiter}) return -1; p++`
   if (field === null) return `  p = cellEnd(b, p); if (p === -1) return -1; ${ending}`
   return `  ${read(plan, field, k)}\n  ${ending}`

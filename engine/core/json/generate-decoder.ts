@@ -7,21 +7,22 @@
  *
  * `order[i]` is the field that stood at place i of the record before (or the field count for an unknown
  * key). It is only a guess: a key that does not match is looked up by length and bytes.
+ *
+ * Schemas for which that would be a larger function than may be generated are read by wide-record.ts.
  */
 
 import type { DecoderColumns } from '../decoder-columns.ts'
-import { sourceComment } from '../generated-source.ts'
+import { compile, type GeneratedFunction, isBounded } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
-import { hasProtoKey } from './checked-record.ts'
+import { parseOpaque } from './opaque-value.ts'
 import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
 import { parseTimestamp } from './timestamp.ts'
+import { wideRecord } from './wide-record.ts'
 
 export type FastRecord = (buffer: Buffer, view: DataView, start: number, row: number) => number
 
 /** Guesses are kept for this many leading keys of a record. */
 const ORDER_PLACES = 256
-/** Above this many fields the keys are always looked up: the function must stay small enough to optimise. */
-const PREDICTED_FIELDS_MAX = 200
 const BITS = 30
 
 /** Null for the opaque schema, whose records are made by `JSON.parse` anyway. */
@@ -32,55 +33,53 @@ export function generateFastRecord(
   newlines: boolean,
   id: string,
 ): FastRecord | null {
-  if (schema.isOpaque) return null
-  const helpers = {
-    columns: columns.memory,
-    order: new Int32Array(ORDER_PLACES).map((_, i) => Math.min(i, schema.fields.length)),
-    plainString,
-    readNumber,
-    readInt32: int32Reader(),
-    readInt64: int64Reader(),
-    literalEnd,
-    skipSpace,
-    skipValue,
-    parseTimestamp,
-    parseOpaque,
-  }
-  const body = source(schema.fields, depthMax, newlines, id)
-  return new Function(...Object.keys(helpers), body)(...Object.values(helpers)) as FastRecord
+  const { fields, isOpaque } = schema
+  if (isOpaque) return null
+  const isWide = fields.length > ORDER_PLACES
+  const functions = isWide ? [] : recordFunctions(fields, depthMax, newlines)
+  if (isWide || !functions.every(isBounded)) return wideRecord(fields, columns.memory, depthMax, newlines)
+  return compile<FastRecord>({
+    what: 'JSON decoder',
+    id,
+    helpers: {
+      columns: columns.memory,
+      order: new Int32Array(ORDER_PLACES).map((_, i) => Math.min(i, fields.length)),
+      plainString,
+      readNumber,
+      readInt32: int32Reader(),
+      readInt64: int64Reader(),
+      literalEnd,
+      skipSpace,
+      skipValue,
+      parseTimestamp,
+      parseOpaque,
+    },
+    declarations: `const [${fields.map((_, k) => `m${k}`).join(', ')}] = columns
+${fields.map(declarations).join('\n')}`,
+    functions,
+    result: 'record',
+  })
 }
 
-/** The value of checked JSON text; undefined when it holds a key `__proto__`. */
-function parseOpaque(buffer: Buffer, start: number, end: number): unknown {
-  const text = buffer.utf8Slice(start, end)
-  const value: unknown = JSON.parse(text)
-  const suspicious = text.includes('__proto__') || text.includes('\\')
-  return suspicious && hasProtoKey(value) ? undefined : value
-}
-
-function source(fields: readonly Field[], depthMax: number, newlines: boolean, id: string): string {
+function recordFunctions(fields: readonly Field[], depthMax: number, newlines: boolean): GeneratedFunction[] {
   const masks = Math.ceil(fields.length / BITS)
   const space = `if (c <= 32 && c !== 0) { p = skipSpace(b, p, ${newlines}); c = b[p] }`
-  const usesOrder = fields.length <= PREDICTED_FIELDS_MAX
-  return `'use strict' ${sourceComment('JSON decoder', id)}
-const { ${fields.map((_, k) => `${k}: m${k}`).join(', ')} } = columns
-${fields.map((field, k) => declarations(field, k)).join('\n')}
-function lookup(b, s, length) {
-  switch (length) {
+  const lookup = `switch (length) {
 ${lookupCases(fields)}
-  }
-  return ${fields.length}
 }
-return function record(b, view, p, row) {
-  let c = b[p], s = 0, k = 0, place = 0, ${Array.from({ length: masks }, (_, i) => `seen${i} = 0`).join(', ')}
+return ${fields.length}`
+  const record = `let c = b[p], s = 0, k = 0, place = 0, ${Array.from({ length: masks }, (_, i) => `seen${i} = 0`).join(', ')}
   ${space}
   if (c !== 123) return -1
   c = b[++p]
   ${space}
   if (c === 125) p++
   else for (;;) {
-    k = ${usesOrder ? `place < ${ORDER_PLACES} ? order[place] : ${fields.length}` : fields.length}
-    ${usesOrder ? `switch (k) {\n${fields.map((field, k) => keyCase(field, k)).join('\n')}\n default: k = -1 }` : 'k = -1'}
+    k = place < ${ORDER_PLACES} ? order[place] : ${fields.length}
+    switch (k) {
+${fields.map(keyCase).join('\n')}
+      default: k = -1
+    }
     if (k === -1) {
       if (c !== 34) return -1
       s = p + 1
@@ -116,8 +115,11 @@ ${fields.map((field, k) => valueCase(field, k, depthMax, newlines)).join('\n')}
 ${missing(fields, masks)}
   c = b[p]
   ${space}
-  return p
-}`
+  return p`
+  return [
+    { name: 'lookup', params: 'b, s, length', body: lookup },
+    { name: 'record', params: 'b, view, p, row', body: record },
+  ]
 }
 
 function declarations(field: Field, k: number): string {

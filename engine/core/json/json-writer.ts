@@ -9,7 +9,7 @@
 import { writeAscii, writeDigits } from '../ascii.ts'
 import type { Batch } from '../batch.ts'
 import { MillraceError } from '../errors.ts'
-import { sourceComment } from '../generated-source.ts'
+import { compile, inFunctions } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
 import { asBuffer, type ByteArena } from '../strings.ts'
 
@@ -41,16 +41,29 @@ const writeOpaqueRow: WriteRow = (batch, i, arena) =>
 
 function generate(fields: readonly Field[], id: string): WriteRow {
   const prefixes = fields.map((field, k) => Buffer.from(`${k === 0 ? '{' : ','}${JSON.stringify(field.name)}:`))
-  const helpers = { prefixes, writeAscii, writeText, writeNumber, writeInt64, writeJsonValue }
-  const source = `'use strict' ${sourceComment('JSON writer', id)}
-${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
-let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}
-return function writeRow(batch, i, arena) {
-  if (batch !== bound) { bound = batch; ${fields.map((_, k) => `c${k} = batch.columns[${k}]`).join('; ')} }
-  ${fields.map(fieldStatement).join('\n  ')}
-  arena.writeByte(125)
-}`
-  return new Function(...Object.keys(helpers), source)(...Object.values(helpers)) as WriteRow
+  const bind = inFunctions({
+    name: 'bind',
+    params: 'batch',
+    steps: fields.map((_, k) => `c${k} = batch.columns[${k}]`),
+  })
+  const writing = inFunctions({ name: 'write', params: 'i, arena', steps: fields.map(fieldStatement) })
+  return compile<WriteRow>({
+    what: 'JSON writer',
+    id,
+    helpers: { prefixes, writeAscii, writeText, writeNumber, writeInt64, writeJsonValue },
+    declarations: `${fields.map((_, k) => `const p${k} = prefixes[${k}]`).join('\n')}
+let bound = null, ${fields.map((_, k) => `c${k} = null`).join(', ')}`,
+    functions: [
+      ...bind.functions,
+      ...writing.functions,
+      {
+        name: 'writeRow',
+        params: 'batch, i, arena',
+        body: `if (batch !== bound) { bound = batch; ${bind.body} }\n${writing.body}\narena.writeByte(125)`,
+      },
+    ],
+    result: 'writeRow',
+  })
 }
 
 function fieldStatement(field: Field, k: number): string {

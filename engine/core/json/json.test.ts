@@ -27,6 +27,15 @@ const ALL = schema({
   'clé "x"': t.nullable(t.int32()),
 })
 
+/** So many fields that the quick path is one of tables. */
+const MANY: Schema = {
+  fields: [
+    ...ALL.fields,
+    ...Array.from({ length: 100 }, (_, k): Field => ({ name: `more${k}`, kind: 'int32', nullable: true })),
+  ],
+  isOpaque: false,
+}
+
 let made = 0
 function decoderOf(of: Schema, options: Partial<JsonDecoderOptions> = {}): JsonDecoder {
   return createJsonDecoder(of, { id: `test-${made++}`, ...options })
@@ -324,6 +333,18 @@ describe('JSON decoder', () => {
         )
       }),
       { numRuns: 600 },
+    )
+  })
+
+  test('answers the same for a schema of many fields', () => {
+    fc.assert(
+      fc.property(fc.array(record(ALL), { minLength: 1, maxLength: 8 }), (records) => {
+        check(
+          MANY,
+          records.map((r) => Buffer.from(r)),
+        )
+      }),
+      { numRuns: 60 },
     )
   })
 
