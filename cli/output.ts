@@ -48,7 +48,8 @@ export function describeEvent(event: JobEvent): string | null {
     case 'checkpoint-failed':
       return `checkpoint ${event.id} failed: ${event.reason}`
     case 'restart':
-      return `restart ${event.attempt}: ${event.cause}`
+      // The cause came as an exception just before.
+      return `restart ${event.attempt} from the last checkpoint`
     case 'exception':
       return `exception in ${event.where}: ${event.message}`
     case 'finished':
@@ -126,7 +127,8 @@ export function humanOutput(streams: OutputStreams): RunOutput {
         const now = status()
         const at = performance.now()
         const records = recordsRead(now)
-        const line = progressLine(now, ((records - before) * 1_000) / (at - beforeAt))
+        // A restart counts from 0 again.
+        const line = progressLine(now, (Math.max(0, records - before) * 1_000) / (at - beforeAt))
         before = records
         beforeAt = at
         erase()

@@ -176,7 +176,7 @@ describe('the live page', { timeout: 600_000 }, () => {
     assert.match(await heads('Subtasks'), /Busy Blocked Idle Skew Key groups State/)
     const state = table('Operators and state').locator('tr.state-row').first()
     await state.waitFor()
-    assert.match((await state.textContent()) ?? '', /\d+.*\d\s(B|kB|MB)/, 'a state has entries and a size')
+    assert.match((await state.textContent()) ?? '', /\d+.*\d\s(B|KiB|MiB)/, 'a state has entries and a size')
     const done = table('Checkpoints')
       .locator('tr', { has: page.locator('.checkpoint-completed') })
       .first()

@@ -46,8 +46,9 @@ export function formatRate(value) {
   return value < 10 ? short(Number(value.toFixed(1))) : scaled(Math.round(value), 1000, ['', 'k', 'M', 'G'])
 }
 
+/** In the units of the command line and of the options for memory. */
 export function formatBytes(value) {
-  return isKnown(value) ? scaled(value, 1000, ['B', 'kB', 'MB', 'GB', 'TB', 'PB']) : unknown
+  return isKnown(value) ? scaled(value, 1024, ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB']) : unknown
 }
 
 /** A share from 0 to 1 as 34 %. */

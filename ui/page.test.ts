@@ -5,6 +5,7 @@ import assert from 'node:assert/strict'
 import { readdirSync, readFileSync } from 'node:fs'
 import { describe, test } from 'node:test'
 import fc from 'fast-check'
+import { groupExceptions } from './exceptions.js'
 import { createEventParser, jobPath } from './feed.js'
 import {
   formatBytes,
@@ -22,6 +23,23 @@ import { History, historyMs, RateTracker } from './rates.js'
 
 const plain = (text: string): string => text.replaceAll('\u00a0', ' ')
 
+describe('exceptions', () => {
+  test('newest first; the same from any subtask of a task is one entry', () => {
+    const of = (atMs: number, where: string, message = '503') => ({ atMs, where, message })
+    const groups = groupExceptions([of(1, 'a #0'), of(2, 'a #1'), of(3, 'b #0'), of(4, 'a #0'), of(5, 'a #0', '500')])
+    assert.deepEqual(
+      groups.map(({ exception, count, firstAtMs }) => [exception.atMs, count, firstAtMs]),
+      [
+        [5, 1, 5],
+        [4, 1, 4],
+        [3, 1, 3],
+        [2, 2, 1],
+      ],
+    )
+    assert.deepEqual(groupExceptions([]), [])
+  })
+})
+
 describe('format', () => {
   test('numbers, sizes, durations and times', () => {
     assert.equal(formatCount(9999), '9,999')
@@ -31,7 +49,8 @@ describe('format', () => {
     assert.equal(formatRate(0.25), '0.3')
     assert.equal(plain(formatRate(182_400)), '182 k')
     assert.equal(plain(formatBytes(512)), '512 B')
-    assert.equal(plain(formatBytes(1_420_000_000)), '1.42 GB')
+    assert.equal(plain(formatBytes(1_500)), '1.46 KiB')
+    assert.equal(plain(formatBytes(3 * 2 ** 29)), '1.5 GiB')
     assert.equal(plain(formatPercent(0.345)), '35 %')
     assert.equal(plain(formatDuration(34.4)), '34 ms')
     assert.equal(plain(formatDuration(999.7)), '1 s')

@@ -2,6 +2,7 @@
  * Header, notices, big numbers, chart and lists of the page. Used by main.js; pure descriptions.
  */
 import { h } from './dom.js'
+import { groupExceptions } from './exceptions.js'
 import {
   formatBytes,
   formatClock,
@@ -87,14 +88,26 @@ export function connectionNotice(connection, status, nowMs) {
     return h(
       'div',
       live,
-      h('p', { class: 'notice bad' }, h('strong', null, 'The job failed.'), ` ${last?.message ?? ''}`),
+      h(
+        'p',
+        { class: 'notice bad' },
+        h('strong', null, 'The job failed.'),
+        last === undefined ? null : h('span', { class: 'notice-cause', title: last.message }, last.message),
+      ),
     )
   }
   if (status !== null && status.state === 'restarting') {
+    const cause = status.exceptions.at(-1)
     return h(
       'div',
       live,
-      h('p', { class: 'notice warn' }, h('strong', null, 'Restarting'), ' from the last checkpoint.'),
+      h(
+        'p',
+        { class: 'notice warn' },
+        h('strong', null, 'Restarting'),
+        ' from the last checkpoint.',
+        cause === undefined ? null : h('span', { class: 'notice-cause', title: cause.message }, cause.message),
+      ),
     )
   }
   return h('div', live)
@@ -305,8 +318,11 @@ export function throughput(status, history, rates) {
   )
 }
 
+const groupsMax = 10
+
 export function exceptionsCard(status, exceptions) {
-  const shown = (exceptions.length > 0 ? exceptions : status.exceptions).slice(-20).reverse()
+  const groups = groupExceptions(exceptions.length > 0 ? exceptions : status.exceptions)
+  const shown = groups.slice(0, groupsMax)
   return h(
     'section',
     { class: 'card', 'aria-labelledby': 'exceptions-title' },
@@ -321,14 +337,17 @@ export function exceptionsCard(status, exceptions) {
       : h(
           'ul',
           { class: 'exceptions' },
-          shown.map((exception) =>
+          shown.map(({ exception, count, firstAtMs }) =>
             h(
               'li',
-              { key: `${exception.atMs}/${exception.where}/${exception.message}` },
+              { key: `${firstAtMs}/${exception.where}/${exception.message}` },
               h(
                 'p',
                 { class: 'exception-head' },
                 h('time', { datetime: new Date(exception.atMs).toISOString() }, formatTime(exception.atMs)),
+                count === 1
+                  ? null
+                  : h('span', { class: 'exception-count' }, `${count} times since ${formatClock(firstAtMs)}`),
                 h('span', null, exception.where),
                 exception.code === null ? null : h('code', null, exception.code),
               ),

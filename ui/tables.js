@@ -301,7 +301,7 @@ export function operatorsCard(status) {
 
 export function sinksCard(status) {
   const columns = [
-    ['Sink', 'name', (row) => row.id, (row) => row.id],
+    ['Sink', 'name', (row) => row.name, (row) => row.id],
     ['Kind', '', (row) => row.kind],
     ['Guarantee', '', (row) => pill(row.guarantee.startsWith('exactly') ? 'exactly' : 'other', row.guarantee)],
     ['Epoch', 'number', (row) => row.markerEpoch ?? unknown, () => 'last epoch that this sink has applied'],

@@ -39,7 +39,7 @@ import { peekSinks, recoverSinks } from './sink-recovery.ts'
 import type { SplitDiscovery } from './split-discovery.ts'
 import type { JobState, JobStatus } from './status.ts'
 import { AlignmentBoard } from './watermark-alignment.ts'
-import { errorOf, failureAt, type WorkerFailure } from './worker-failure.ts'
+import { errorOf, failureAt, stackWithCauses, type WorkerFailure } from './worker-failure.ts'
 
 const TICK_MS = 25
 
@@ -638,6 +638,7 @@ export class JobMaster implements RunningJob {
   private abandonRun(): Promise<void> {
     const run = this.run
     if (run === null) return Promise.resolve()
+    if (!run.over) this.board.runEnded()
     run.over = true
     run.gone ??= this.closeRun(run)
     return run.gone
@@ -657,14 +658,12 @@ export class JobMaster implements RunningJob {
   /** Said, unless the job has failed already: results are complete, but something of a user's may not be. */
   private closeFailed(failure: WorkerFailure): void {
     if (this.isOver || this.state === 'restarting') return
-    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
-    this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
+    this.tell(failure)
   }
 
   private failRun(failure: WorkerFailure): void {
     if (this.isOver || this.state === 'restarting') return
-    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure })
-    this.options.onEvent({ type: 'exception', where: failure.where, message: failure.message, stack: failure.stack })
+    this.tell(failure)
     const cause = errorOf(failure)
     const { random } = this.environment.io
     const { delayMs, history } = decideRestart(this.options.restart, this.failures, this.monotonicMs(), random.next())
@@ -742,9 +741,14 @@ export class JobMaster implements RunningJob {
   }
 
   private exception(where: string, error: unknown): void {
-    const failure = failureOf(error)
-    this.board.exception({ atMs: this.environment.io.clock.nowMs(), ...failure, where })
-    this.options.onEvent({ type: 'exception', where, message: failure.message, stack: failure.stack })
+    this.tell({ ...failureOf(error), where })
+  }
+
+  private tell(failure: WorkerFailure): void {
+    const { where, code, message } = failure
+    const stack = stackWithCauses(failure)
+    this.board.exception({ atMs: this.environment.io.clock.nowMs(), where, code, message, stack })
+    this.options.onEvent({ type: 'exception', where, message, stack })
   }
 
   // ---- what the outside may ask ----
@@ -782,6 +786,7 @@ export class JobMaster implements RunningJob {
         ? [
             {
               id: node.uid,
+              name: node.name,
               kind: node.sink.kind,
               guarantee: node.sink.guarantee,
               markerEpoch: markers.get(node.uid) ?? null,

@@ -15,6 +15,7 @@ import type {
 
 const CHECKPOINTS_KEPT = 100
 const EXCEPTIONS_KEPT = 50
+const RUN_ENDED = 'The job restarted or ended before it was complete.'
 
 export interface JobCounts {
   readonly recordsIn: number
@@ -101,6 +102,23 @@ export class StatusBoard {
     if (change.status === 'completed') this.completed++
     if (change.status === 'failed') this.failed++
     this.checkpoints = this.checkpoints.map((entry) => (entry.id === id ? { ...entry, ...change } : entry))
+  }
+
+  /** No worker runs any more: nothing is busy, and what was under way will never be complete. */
+  runEnded(): void {
+    const atRest = { busy: 0, backPressured: 0, idle: 1 }
+    for (const [worker, subtasks] of this.subtasksByWorker) {
+      const resting = subtasks.map((subtask) => ({
+        ...subtask,
+        ...atRest,
+        running: 0,
+        operators: subtask.operators.map((operator) => ({ ...operator, ...atRest })),
+      }))
+      this.subtasksByWorker.set(worker, resting)
+    }
+    for (const { id, status } of this.checkpoints) {
+      if (status === 'in-progress') this.checkpointEnded(id, { status: 'failed', failure: RUN_ENDED })
+    }
   }
 
   exception(exception: ExceptionStatus): void {

@@ -184,7 +184,9 @@ export interface JobStatus {
   /** Newest last, bounded. */
   readonly exceptions: readonly ExceptionStatus[]
   readonly sinks: readonly {
+    /** Uid of its operator. */
     readonly id: string
+    readonly name: string
     readonly kind: string
     readonly guarantee: string
     readonly markerEpoch: number | null

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { MillraceError } from '../core/errors.ts'
-import { errorOf, failureAt, receivedFailure, sentFailure } from './worker-failure.ts'
+import { errorOf, failureAt, receivedFailure, sentFailure, stackWithCauses } from './worker-failure.ts'
 
 class QuotaExceeded extends Error {
   override readonly name = 'QuotaExceeded'
@@ -44,6 +44,18 @@ describe('a failure on its way', () => {
     )
     const inner = cause.cause as Error
     assert.deepEqual([inner.message, inner.cause], ['HTTP 429', '[object Object]'])
+  })
+
+  test('its stack for people has those of its causes', () => {
+    const thrown = new QuotaExceeded('no more calls today', { cause: new Error('HTTP 429') })
+    const error = new MillraceError('USER_FUNCTION_FAILED', 'It failed.', { cause: thrown })
+    const stack = stackWithCauses(failureAt('Map #0', error, NONE))!
+    assert.match(
+      stack,
+      /^MillraceError: It failed\.\n(.|\n)*\ncaused by: \w+: no more calls(.|\n)*\ncaused by: Error: HTTP 429\n/,
+    )
+    assert.equal(stackWithCauses(failureAt('Map #0', new Error('x'), NONE))!.split('Error: x').length, 2)
+    assert.equal(stackWithCauses(failureAt('Map #0', 'text', NONE)), null)
   })
 
   test('whatever was thrown can be sent', () => {

@@ -46,6 +46,18 @@ export function errorOf({ where, code, message, stack, domain, hint, retryable, 
   return error
 }
 
+/** For people: the stack, then those of the causes, the user's own among them. */
+export function stackWithCauses({ stack, code, cause }: WorkerFailure): string | null {
+  // Without a code the failure is what was thrown itself.
+  let thrown = code === null && cause instanceof Error ? cause.cause : cause
+  let text = stack ?? ''
+  for (let i = 0; i < CAUSES_MAX && thrown instanceof Error; i++) {
+    text += `\ncaused by: ${thrown.stack ?? thrown.message}`
+    thrown = thrown.cause
+  }
+  return text === '' ? null : text
+}
+
 /** What a message between threads keeps of anything that was thrown. */
 type Thrown =
   | { readonly kind: 'value'; readonly value: string | number | bigint | boolean | null | undefined }

@@ -175,7 +175,7 @@ export function fixtureStatus(over: Partial<JobStatus> = {}): JobStatus {
         stack: 'Error: confidence is not a number\n    at add (job.ts:12:3)',
       },
     ],
-    sinks: [{ id: 'store', kind: 'postgres', guarantee: 'exactly-once', markerEpoch: 40 }],
+    sinks: [{ id: 'store', name: 'Pattern store', kind: 'postgres', guarantee: 'exactly-once', markerEpoch: 40 }],
     ...over,
   }
 }

@@ -23,6 +23,7 @@ const files: readonly (readonly [path: string, name: string, type: string])[] = 
   ['/icon.svg', 'icon.svg', 'image/svg+xml'],
   ['/main.js', 'main.js', script],
   ['/dom.js', 'dom.js', script],
+  ['/exceptions.js', 'exceptions.js', script],
   ['/feed.js', 'feed.js', script],
   ['/format.js', 'format.js', script],
   ['/graph.js', 'graph.js', script],
