@@ -3,8 +3,8 @@
  */
 import { readdir, readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { DuckDBInstance } from '@duckdb/node-api'
 import { flightsPath } from '../jobs/learning-events.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 
 /** One pattern, reduced to what both sides can say. Numbers are rounded to 9 digits. */
 export interface PatternRow {
@@ -33,27 +33,30 @@ const PATTERNS = `
          (p + z * z / (2 * n) - z * sqrt((p * (1 - p) + z * z / (4 * n)) / n)) / (1 + z * z / n) as confidence
   from scored`
 
+/** A row of `PATTERNS`. */
+interface Scored {
+  readonly session: string
+  readonly day: bigint
+  readonly n: number
+  readonly p: number
+  readonly confidence: number
+}
+
 export async function expectedPatterns(): Promise<{ patterns: PatternRow[]; windows: number }> {
-  const instance = await DuckDBInstance.create(':memory:')
-  const connection = await instance.connect()
-  try {
-    const result = await connection.runAndReadAll(PATTERNS.replace('$FILE', flightsPath().replaceAll("'", "''")))
-    const rows = result.getRowsJS() as [string, bigint, number, number, number][]
-    const patterns = rows
-      .filter(([, , , , confidence]) => confidence > 0.7)
-      .map(([sessionId, day, n, rate, confidence]) => ({
-        sessionId,
-        windowStart: Number(day) * DAY_MS,
-        windowEnd: (Number(day) + 1) * DAY_MS,
-        sampleSize: n,
-        successRate: rate.toFixed(9),
-        confidence: confidence.toFixed(9),
-      }))
-    return { patterns: sorted(patterns), windows: rows.length }
-  } finally {
-    connection.closeSync()
-    instance.closeSync()
-  }
+  const rows = (await queryDuckDb(
+    PATTERNS.replace('$FILE', flightsPath().replaceAll("'", "''")),
+  )) as unknown as Scored[]
+  const patterns = rows
+    .filter(({ confidence }) => confidence > 0.7)
+    .map(({ session, day, n, p, confidence }) => ({
+      sessionId: session,
+      windowStart: Number(day) * DAY_MS,
+      windowEnd: (Number(day) + 1) * DAY_MS,
+      sampleSize: n,
+      successRate: p.toFixed(9),
+      confidence: confidence.toFixed(9),
+    }))
+  return { patterns: sorted(patterns), windows: rows.length }
 }
 
 export function sorted(rows: readonly PatternRow[]): PatternRow[] {

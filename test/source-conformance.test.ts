@@ -10,7 +10,6 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { gzipSync, zstdCompressSync } from 'node:zlib'
-import { DuckDBInstance } from '@duckdb/node-api'
 import type { Source, SourceReader, SplitState } from 'millrace'
 import { schema, t } from 'millrace'
 import { dataGenSource } from 'millrace/connectors/datagen'
@@ -22,6 +21,7 @@ import { checkSource } from 'millrace/testing'
 import { collectionSource } from '../connectors/collection/index.ts'
 import { jsonBytesSource } from '../connectors/datagen/index.ts'
 import { sequenceSource } from '../connectors/datagen/sequence-source.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 
 const RUNS = Number(process.env['CONFORMANCE_RUNS'] ?? 6)
 const ROW = schema({ id: t.int32(), text: t.nullable(t.string()) })
@@ -132,12 +132,10 @@ describe('files', () => {
 
   test('Parquet', async () => {
     const path = await folder('parquet', {})
-    const duckdb = await (await DuckDBInstance.create()).connect()
     for (const part of [0, 1]) {
-      await duckdb.run(`COPY (SELECT CAST(i AS INTEGER) AS id, CASE WHEN i % 3 = 0 THEN NULL ELSE 'row ' || i END AS text
+      await queryDuckDb(`COPY (SELECT CAST(i AS INTEGER) AS id, CASE WHEN i % 3 = 0 THEN NULL ELSE 'row ' || i END AS text
         FROM range(${part * 100}, ${part * 100 + 60}) t(i)) TO '${join(path, `${part}.parquet`)}' (FORMAT parquet)`)
     }
-    duckdb.closeSync()
     const text = (id: number) => (id % 3 === 0 ? null : `row ${id}`)
     const rows = [0, 100].flatMap((from) =>
       Array.from({ length: 60 }, (_, i) => ({ id: from + i, text: text(from + i) })),

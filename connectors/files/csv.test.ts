@@ -8,8 +8,8 @@ import { describe, test } from 'node:test'
 import { brotliCompressSync, deflateSync, gzipSync, zstdCompressSync } from 'node:zlib'
 import fc from 'fast-check'
 import { type Schema, schema, t } from '../../engine/core/schema.ts'
+import { queryDuckDb } from '../../test/duckdb.testkit.ts'
 import { readRows, withDirectory } from '../testing-context.ts'
-import { queryDuckDb } from './duckdb.testkit.ts'
 import { filesSource } from './index.ts'
 
 const DATA = join(dirname(createRequire(import.meta.url).resolve('vega-datasets')), '..', 'data')

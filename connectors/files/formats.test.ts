@@ -7,8 +7,8 @@ import { describe, test } from 'node:test'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { type RowOf, schema, t } from '../../engine/core/schema.ts'
+import { queryDuckDb } from '../../test/duckdb.testkit.ts'
 import { readRows, testCommitterContext, testWriterContext, withDirectory } from '../testing-context.ts'
-import { queryDuckDb } from './duckdb.testkit.ts'
 import { type FilesSinkOptions, filesSink, filesSource } from './index.ts'
 
 const FLIGHTS = join(

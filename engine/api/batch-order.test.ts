@@ -4,8 +4,8 @@
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { DuckDBInstance } from '@duckdb/node-api'
 import fc from 'fast-check'
+import { queryDuckDb } from '../../test/duckdb.testkit.ts'
 import { environment } from './batch.testkit.ts'
 import {
   type BroadcastProcessFunction,
@@ -156,21 +156,12 @@ describe('order of rows in batch mode', () => {
       .keyBy('key')
       .process(() => new RunningSum())
       .executeAndCollect()
-    const instance = await DuckDBInstance.create(':memory:')
-    const connection = await instance.connect()
-    const answer = await connection.runAndReadAll(`
+    const answer = await queryDuckDb(`
       with rows as (
         select 'k' || ((i * 31) % 997) as key, (i * 7919) % ${count} as time, i % 1001 as n from range(${count}) r(i)
       )
-      select key || ' ' || time || ' ' || sum(n) over (partition by key order by time)::bigint from rows`)
-    connection.closeSync()
-    assert.deepEqual(
-      results.sort(),
-      answer
-        .getRowsJS()
-        .map(([row]) => row as string)
-        .sort(),
-    )
+      select key || ' ' || time || ' ' || sum(n) over (partition by key order by time)::bigint as line from rows`)
+    assert.deepEqual(results.sort(), answer.map(({ line }) => line as string).sort())
   })
 
   test('connected streams with keys come together in order of time', async () => {

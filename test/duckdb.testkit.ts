@@ -1,4 +1,4 @@
-/** DuckDB as the second reader of files, in tests of formats. */
+/** DuckDB as the one who knows: the second reader of files in tests of formats, and what a job's answer is compared with. */
 import { DuckDBInstance } from '@duckdb/node-api'
 
 /** The rows of one query on a database of its own. */
