@@ -4,7 +4,8 @@
  * Used by every command. Exit code 2 means wrong usage, 1 any other failure.
  */
 import { fileURLToPath } from 'node:url'
-import { MillraceError, messageOf } from '../engine/core/errors.ts'
+import { type MillraceError, messageOf } from '../engine/core/errors.ts'
+import { IS_BUNDLED, packageFolders } from '../engine/core/own-module.ts'
 
 export const EXIT_FAILURE = 1
 export const EXIT_USAGE = 2
@@ -12,9 +13,12 @@ export const EXIT_USAGE = 2
 const CAUSES_MAX = 5
 
 /** Folders of the package whose frames are not the user's own. */
-const OWN_FOLDERS = ['engine', 'operators', 'connectors', 'state', 'cli', 'sql'].map((folder) =>
-  fileURLToPath(new URL(`../${folder}/`, import.meta.url)),
-)
+const OWN_FOLDERS = packageFolders(['engine', 'operators', 'connectors', 'state', 'cli', 'sql'])
+
+/** Told by its name: a job may have its own copy of this package, as a bundled one does. */
+function isMillraceError(error: unknown): error is MillraceError {
+  return error instanceof Error && error.name === 'MillraceError'
+}
 
 export function isUsageError(error: unknown): boolean {
   return (error as { code?: unknown } | null)?.code === 'USAGE'
@@ -44,8 +48,12 @@ function locationOf(line: string): string | null {
   }
 }
 
+/** Errors in which the first frame that is not known to be the engine's is a user's also in a bundle of both. */
+const OF_USERS: ReadonlySet<string> = new Set(['USER_FUNCTION_FAILED', 'TASK_FAILED'])
+
 /** The first frame in the user's own code, innermost cause first, as `file:line:column`. */
 export function userFrame(error: unknown): string | null {
+  if (IS_BUNDLED && isMillraceError(error) && !OF_USERS.has(error.code)) return null
   for (const cause of causesOf(error).reverse()) {
     if (!(cause instanceof Error)) continue
     for (const line of (cause.stack ?? '').split('\n')) {
@@ -70,7 +78,7 @@ function syntaxExcerpt(error: unknown): string[] {
 export function formatFailure(error: unknown): string {
   const chain = causesOf(error)
   const first = chain[0]
-  const code = first instanceof MillraceError && !isUsageError(first) ? `${first.code}: ` : ''
+  const code = isMillraceError(first) && !isUsageError(first) ? `${first.code}: ` : ''
   const lines = [`millrace: ${code}${messageOf(error)}`, ...syntaxExcerpt(error)]
   const told = [messageOf(error)]
   for (const cause of chain.slice(1)) {

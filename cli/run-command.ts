@@ -21,6 +21,13 @@ function isJob(value: unknown): value is StartableJob {
   return typeof candidate?.start === 'function' && typeof candidate.build === 'function'
 }
 
+/** The default export; of a CommonJS module, as bundlers write them, all exports are that. */
+function jobOf({ default: exported }: { readonly default?: unknown }): StartableJob | null {
+  if (isJob(exported)) return exported
+  const inner = (exported as { default?: unknown } | null | undefined)?.default
+  return isJob(inner) ? inner : null
+}
+
 function jobFile(positionals: readonly string[]): string {
   const [file, stray] = positionals
   if (file === undefined) throw usageError('Which job?', 'Write millrace run JOB.ts.')
@@ -52,8 +59,8 @@ export async function runCommandLine(flags: ParsedFlags, args: readonly string[]
     printFailure(error)
     process.exit(1)
   })
-  const module = (await import(moduleUrl)) as { readonly default?: unknown }
-  if (isJob(module.default)) return (await module.default.start(jobArgs, moduleUrl)) ?? 0
+  const job = jobOf((await import(moduleUrl)) as { readonly default?: unknown })
+  if (job !== null) return (await job.start(jobArgs, moduleUrl)) ?? 0
   await someLaunch(path)
   await allEnd(context)
   return 0

@@ -5,11 +5,11 @@
  * missing (no compiler, no network): then everything but the RocksDB store works. Handles are numbers;
  * a stale one gives an error, never a crash. See native/rocksdb/module.cc.
  */
-import { createRequire } from 'node:module'
+import { dirname } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import type { CheckpointFile } from '../engine/contract/keyed-store.ts'
 import { MillraceError, messageOf } from '../engine/core/errors.ts'
-import { siblingModule } from '../engine/core/own-module.ts'
+import { EXTERNAL, IS_BUNDLED, ownPath, ownRequire, packageFile, packageModule } from '../engine/core/own-module.ts'
 
 export type StoreHandle = number & { readonly handleOf?: 'store' }
 export type ScanHandle = number & { readonly handleOf?: 'scan' }
@@ -88,26 +88,38 @@ export interface SharedStoreMemory {
   readonly writeBuffers: number
 }
 
-/** Where native/install.ts puts the addon. */
-export const ROCKSDB_ADDON_PATH = fileURLToPath(new URL('../native/build/millrace_rocksdb.node', import.meta.url))
+/** Where native/install.ts puts the addon; null where a bundle has none beside it. */
+function addonPath(): string | null {
+  const file = packageFile('native/build/millrace_rocksdb.node')
+  return file === null ? null : fileURLToPath(file)
+}
 
-/** What builds it. */
-const INSTALLER = fileURLToPath(siblingModule(import.meta.url, '../native/install'))
-
-/** Loads the addon. Throws `ROCKSDB_UNAVAILABLE` with the way to build it. */
-export function loadRocksdbAddon(path: string = ROCKSDB_ADDON_PATH): RocksdbAddon {
+/** Loads the addon. Throws `ROCKSDB_UNAVAILABLE` with the way to get it. */
+export function loadRocksdbAddon(path: string | null = addonPath()): RocksdbAddon {
   try {
-    return createRequire(import.meta.url)(path) as RocksdbAddon
+    if (path === null) throw new Error('it is not beside the bundle')
+    return ownRequire()(path) as RocksdbAddon
   } catch (error) {
     const reason = messageOf(error).split('\n', 1)[0]
     throw new MillraceError('ROCKSDB_UNAVAILABLE', `The RocksDB addon cannot be loaded: ${reason}.`, {
       domain: 'external',
-      hint:
-        `Build it with \`MILLRACE_REQUIRE_ROCKSDB=1 node ${INSTALLER}\`, which needs g++ and fetches librocksdb ` +
-        'if it is not installed, or run with `--state-backend memory`.',
+      hint: `${path === null ? copyIt() : buildIt()}, or run with \`--state-backend memory\`.`,
       cause: error,
     })
   }
+}
+
+function copyIt(): string {
+  return `Copy the folder node_modules/millrace/native to ${dirname(ownPath())}/millrace/native, install millrace there, or leave it out of the bundle (${EXTERNAL})`
+}
+
+function buildIt(): string {
+  if (IS_BUNDLED) return 'Build it in the package that it comes from (`npm rebuild millrace`)'
+  const installer = fileURLToPath(packageModule('native/install'))
+  return (
+    `Build it with \`MILLRACE_REQUIRE_ROCKSDB=1 node ${installer}\`, which needs g++ and fetches librocksdb ` +
+    'if it is not installed'
+  )
 }
 
 /** The addon, or null where it is not built. */

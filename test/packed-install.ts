@@ -137,7 +137,7 @@ describe('the packed package', { timeout: 900_000 }, () => {
     await must(ROOT, process.execPath, join(ROOT, 'scripts', 'build-dist.ts'))
     await must(join(ROOT, 'dist'), 'npm', 'pack', '--pack-destination', base)
     const tarball = join(base, `${rootPackage.name}-${rootPackage.version}.tgz`)
-    const tools = ['typescript', '@types/node'].map((name) => `${name}@${rootPackage.devDependencies[name]}`)
+    const tools = ['typescript', '@types/node', 'esbuild'].map((name) => `${name}@${rootPackage.devDependencies[name]}`)
     const said = await must(project, 'npm', 'install', '--foreground-scripts', '--no-audit', tarball, ...tools)
     process.stdout.write(said.replace(/^/gm, '  '))
   })
@@ -197,6 +197,91 @@ describe('the packed package', { timeout: 900_000 }, () => {
     const { code, output } = await run(project, 'node', 'words.js', '--workers', '2', '--port', '0')
     assert.equal(code, 0, output)
     for (const line of [/^to 2$/m, /^be 2$/m, /^or 1$/m, /^read 3 records$/m]) assert.match(output, line)
+  })
+
+  describe('bundled with a job by esbuild', () => {
+    /** Only what is copied there can be seen. */
+    const alone = join(base, 'alone')
+    const esbuild = (source: string, ...flags: string[]) =>
+      must(project, 'npx', 'esbuild', source, '--bundle', '--platform=node', '--log-level=error', ...flags)
+    const clicks = (directory: string) => [
+      ...['--workers', '2', '--parallelism', '2', '--port', '0', '--set', `clicks=${CLICKS}`],
+      ...['--set', `out=${join(directory, 'out')}`, '--checkpoint-dir', join(directory, 'state')],
+    ]
+    const checkClicks = async (directory: string): Promise<void> => {
+      const rows = await rowsIn(join(directory, 'out'))
+      assert.equal(
+        rows.reduce((sum, row) => sum + Number(row['clicks']), 0),
+        CLICKS,
+      )
+    }
+
+    step('one file, run beside the package: its addon and its page are found', async () => {
+      await esbuild('clicks-job.ts', '--format=esm', '--minify', '--outfile=bundles/clicks.mjs')
+      const place = join(base, 'beside')
+      const args = ['run', 'bundles/clicks.mjs', ...clicks(place), '--state-backend', 'rocksdb']
+      const job = start(project, 'npx', ['millrace', ...args])
+      const [, address] = await job.seen(/dashboard (http:\S+)/)
+      await job.seen(/job "clicks" started, state rocksdb \d/)
+      await checkPage(address!)
+      const { code, output } = await job.finished
+      assert.equal(code, 0, output)
+      await checkClicks(place)
+    })
+
+    step('one file, run alone: what it lacks is said, or copied', async () => {
+      await mkdir(join(alone, 'millrace'), { recursive: true })
+      const file = join(alone, 'clicks.mjs')
+      await cp(join(project, 'bundles', 'clicks.mjs'), file)
+      const flags = clicks(alone)
+      const missing = await run(alone, 'node', file, ...flags, '--state-backend', 'rocksdb')
+      assert.equal(missing.code, 1, missing.output)
+      assert.match(missing.output, /ROCKSDB_UNAVAILABLE.*Copy the folder node_modules\/millrace\/native to \S+/)
+      for (const folder of ['native', 'ui']) {
+        await cp(join(installed, folder), join(alone, 'millrace', folder), { recursive: true })
+      }
+      const job = start(alone, 'node', [file, ...flags, '--state-backend', 'rocksdb'])
+      const [, address] = await job.seen(/dashboard (http:\S+)/)
+      await checkPage(address!)
+      const { code, output } = await job.finished
+      assert.equal(code, 0, output)
+      await checkClicks(alone)
+    })
+
+    step('execute at the top level, alone; CommonJS, alone; and with the package left outside', async () => {
+      await esbuild('words.js', '--format=esm', `--outfile=${join(alone, 'words.mjs')}`)
+      const words = await run(alone, 'node', 'words.mjs', '--workers', '2', '--port', '0')
+      assert.equal(words.code, 0, words.output)
+      for (const line of [/^to 2$/m, /^be 2$/m, /^read 3 records$/m]) assert.match(words.output, line)
+
+      await esbuild('clicks-job.ts', '--format=cjs', `--outfile=${join(alone, 'clicks.cjs')}`)
+      await esbuild('clicks-job.ts', '--format=esm', '--external:millrace', '--outfile=bundles/outside.mjs')
+      for (const [cwd, file] of [
+        [alone, 'clicks.cjs'],
+        [project, 'bundles/outside.mjs'],
+      ] as const) {
+        const place = join(base, file)
+        const { code, output } = await run(cwd, 'node', file, ...clicks(place))
+        assert.equal(code, 0, output)
+        assert.match(output, /state rocksdb/)
+        await checkClicks(place)
+      }
+    })
+
+    step('a failure names the line of the bundle, and with source maps that of the job', async () => {
+      await esbuild('failing-job.ts', '--format=esm', '--sourcemap', '--outfile=bundles/failing.mjs')
+      const plain = await run(project, 'node', 'bundles/failing.mjs', '--port', '0')
+      assert.equal(plain.code, 1, plain.output)
+      assert.match(plain.output, /cannot take 2.*bundles\/failing\.mjs:\d+:/)
+      const mapped = await run(project, 'node', '--enable-source-maps', 'bundles/failing.mjs', '--port', '0')
+      assert.match(mapped.output, /failing-job\.ts:10:/)
+    })
+
+    step('PGlite has a thread of its own, whose file must be there', async () => {
+      await esbuild('pglite-query.ts', '--format=esm', `--outfile=${join(alone, 'pglite-query.mjs')}`)
+      const { output } = await run(alone, 'node', 'pglite-query.mjs')
+      assert.match(output, /BUNDLE_INCOMPLETE.*Install the npm package millrace/)
+    })
   })
 
   step('a job inside a service, quietly on the calling thread', async () => {

@@ -13,7 +13,7 @@ import type { AsyncBuffer, Compressors, DecodedArray, FileMetaData } from 'hypar
 import type { SplitState } from '../../engine/contract/source.ts'
 import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
-import { optionalPackage } from '../../engine/core/optional-package.ts'
+import { orPackageMissing } from '../../engine/core/optional-package.ts'
 import { BatchBuilder } from '../../engine/core/rows.ts'
 import type { Field, Schema } from '../../engine/core/schema.ts'
 import type { FilePosition } from './file-splits.ts'
@@ -23,7 +23,7 @@ type Hyparquet = typeof import('hyparquet')
 
 /** Throws `PACKAGE_MISSING`. */
 async function loadHyparquet(): Promise<Hyparquet> {
-  return optionalPackage('hyparquet', 'Reading Parquet files', () => import('hyparquet'))
+  return import('hyparquet').catch(orPackageMissing('hyparquet', 'Reading Parquet files'))
 }
 
 const COMPRESSORS: Compressors = {

@@ -8,7 +8,7 @@ import type { CsvDialect } from '../../engine/core/csv/csv-decoder.ts'
 import { type CsvWriter, createCsvWriter } from '../../engine/core/csv/csv-writer.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import { createJsonRowWriter } from '../../engine/core/json/json-writer.ts'
-import { optionalPackage } from '../../engine/core/optional-package.ts'
+import { orPackageMissing } from '../../engine/core/optional-package.ts'
 import type { Schema } from '../../engine/core/schema.ts'
 import type { ByteArena } from '../../engine/core/strings.ts'
 import { lineWriter, type TextOf, type WriteLines } from '../../engine/core/text/line-writer.ts'
@@ -55,7 +55,8 @@ export async function partEncoders(options: EncoderOptions): Promise<() => PartE
     })
   }
   if (format === 'csv') return csvEncoders(createCsvWriter(schema, csv, id), csv.header !== false)
-  const library = await optionalPackage('hyparquet-writer', 'Writing Parquet files', () => import('hyparquet-writer'))
+  const missing = orPackageMissing('hyparquet-writer', 'Writing Parquet files')
+  const library = await import('hyparquet-writer').catch(missing)
   return () => new ParquetEncoder(schema, library)
 }
 

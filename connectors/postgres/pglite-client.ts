@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { MillraceError, messageOf } from '../../engine/core/errors.ts'
 import { packageMissing } from '../../engine/core/optional-package.ts'
-import { siblingModule } from '../../engine/core/own-module.ts'
+import { packageModule } from '../../engine/core/own-module.ts'
 import { acquireDirectoryLock } from './directory-lock.ts'
 import type { OwnerReply, OwnerRequest } from './pglite-owner.ts'
 import { type AcquireLock, type SqlConnection, SqlFailure, type SqlResult } from './sql-connection.ts'
@@ -37,7 +37,7 @@ class OwnerThread {
   private isEnding = false
 
   constructor(directory: string, lock: { release(): void }) {
-    this.worker = new Worker(siblingModule(import.meta.url, './pglite-owner'), { workerData: { directory } })
+    this.worker = new Worker(packageModule('connectors/postgres/pglite-owner'), { workerData: { directory } })
     this.ready = new Promise((resolve, reject) => {
       this.worker.on('message', (reply: OwnerReply) => this.take(reply, resolve, reject, directory))
       this.worker.on('error', (error) => {

@@ -14,6 +14,7 @@ import { availableParallelism } from 'node:os'
 import { isMainThread } from 'node:worker_threads'
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
+import { provideRequire } from '../core/own-module.ts'
 import { attachWorker, launchJob, workerBootstrap } from '../runtime/launcher.ts'
 import type { JobExecutionResult, RunningJob } from '../runtime/launcher-types.ts'
 import type { JobEvent } from '../runtime/status.ts'
@@ -185,10 +186,15 @@ interface FileRun {
   readonly onRunning: (job: RunningJob) => void
 }
 
+/** Loaded lazily and only here: a job inside a service needs no dashboard and no signal handlers. */
+function loadProgram(): Promise<typeof import('../../cli/run-program.ts')> {
+  provideRequire()
+  return import('../../cli/run-program.ts')
+}
+
 async function runFromFile(program: Program, run: FileRun): Promise<JobExecutionResult> {
   const { config, mode, options, notice, onRunning } = run
-  // Loaded lazily and only here: a job inside a service needs no dashboard and no signal handlers.
-  const { exitOnUsageError, runProgram } = await import('../../cli/run-program.ts')
+  const { exitOnUsageError, runProgram } = await loadProgram()
   try {
     const flags = parseRunFlags(options.args ?? mode.args)
     const placement =
@@ -214,7 +220,7 @@ export async function runAsProgram(options: {
   readonly args: readonly string[]
   readonly moduleUrl: string
 }): Promise<number> {
-  const { exitCodeOf, runProgram } = await import('../../cli/run-program.ts')
+  const { exitCodeOf, runProgram } = await loadProgram()
   return exitCodeOf(async () => {
     launchContext().launches++
     const flags = parseRunFlags(options.args)

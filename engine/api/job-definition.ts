@@ -7,6 +7,7 @@
  */
 import type { JobGraph } from '../contract/job-graph.ts'
 import { MillraceError } from '../core/errors.ts'
+import { attachWorker, workerBootstrap } from '../runtime/launcher.ts'
 import { StreamExecutionEnvironment } from './environment.ts'
 import { currentEntryModule, runAsProgram } from './execution.ts'
 import type { JobSettings } from './job-settings.ts'
@@ -42,6 +43,11 @@ export class JobDefinition {
       })
     }
     return { graph: env.getGraph(), settings: env.getSettings() }
+  }
+
+  /** Runs this thread's part of the job; called in a worker thread of a bundled program. Never resolves. */
+  attach(): Promise<never> {
+    return attachWorker(this.build(workerBootstrap()?.config).graph)
   }
 
   /**

@@ -110,6 +110,14 @@ export class CheckpointCoordinator {
     return { do: 'trigger', attempt, kind }
   }
 
+  /** Until then `tick` has nothing to do, if nothing else happens. */
+  get idleUntilMs(): number {
+    if (this.state.phase !== 'idle' || this.requested !== null) return Number.NEGATIVE_INFINITY
+    const { intervalMs, minPauseMs } = this.options
+    if (intervalMs === null) return Number.POSITIVE_INFINITY
+    return Math.max(this.lastStartedAtMs + intervalMs, this.lastEndedAtMs + minPauseMs)
+  }
+
   private isDue(nowMs: number): boolean {
     const { intervalMs, minPauseMs } = this.options
     if (intervalMs === null) return false

@@ -19,11 +19,12 @@ export function isModuleMissing(error: unknown, name: string): boolean {
   return (code === 'ERR_MODULE_NOT_FOUND' || code === 'MODULE_NOT_FOUND') && error.message.includes(`'${name}'`)
 }
 
-/** What `load` imports; throws `PACKAGE_MISSING`, saying what for, when the package is not installed. */
-export async function optionalPackage<M>(name: string, purpose: string, load: () => Promise<M>): Promise<M> {
-  try {
-    return await load()
-  } catch (error) {
+/**
+ * For `import(name).catch(...)`: throws `PACKAGE_MISSING`, saying what for, when the package is not installed. Bundlers
+ * know that form: they put the package into the bundle where it is installed, and go on without it where not.
+ */
+export function orPackageMissing(name: string, purpose: string): (error: unknown) => never {
+  return (error) => {
     throw isModuleMissing(error, name) ? packageMissing(name, purpose, error) : error
   }
 }

@@ -5,17 +5,16 @@
  * timestamp assigners, ...) and connectors that call functions.
  */
 import { MillraceError, messageOf } from './errors.ts'
+import { packageFolders } from './own-module.ts'
 
-const ENGINE_ROOMS = ['operators/', 'engine/', 'state/', 'connectors/'].map(
-  (room) => new URL(`../../${room}`, import.meta.url).pathname,
-)
+const ENGINE_ROOMS = packageFolders(['operators', 'engine', 'state', 'connectors'])
 
 /** The first stack line outside the engine and Node itself, without its indentation. */
 function firstUserFrame(error: unknown): string | null {
   if (!(error instanceof Error) || error.stack === undefined) return null
   for (const line of error.stack.split('\n')) {
     const frame = line.trim()
-    if (!frame.startsWith('at ') || frame.includes('node:') || frame.includes('<anonymous>')) continue
+    if (!frame.startsWith('at ') || frame.includes('node:') || /<anonymous>\)?$/.test(frame)) continue
     if (!frame.includes('.test.') && ENGINE_ROOMS.some((room) => frame.includes(room))) continue
     return frame
   }

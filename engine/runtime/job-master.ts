@@ -42,6 +42,8 @@ import { AlignmentBoard } from './watermark-alignment.ts'
 import { errorOf, failureAt, stackWithCauses, type WorkerFailure } from './worker-failure.ts'
 
 const TICK_MS = 25
+/** As often while no checkpoint is under way, wanted or soon due. */
+const TICK_QUIET_MS = 100
 
 /** A running worker, wherever it runs. */
 export interface WorkerHandle {
@@ -402,8 +404,10 @@ export class JobMaster implements RunningJob {
 
   private tick(): void {
     if (this.isOver) return
-    this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
     const run = this.run
+    const isQuiet = run !== null && run.coordinator.idleUntilMs - this.monotonicMs() > TICK_QUIET_MS
+    const delayMs = isQuiet ? TICK_QUIET_MS : TICK_MS
+    this.cancelTick = this.environment.io.timers.schedule(delayMs, () => this.tick())
     if (run === null || run.over || run.collecting || run.ready.size < run.workers.length) return
     this.act(run, run.coordinator.tick(this.monotonicMs()))
     // While sources wait no worker asks any more, and the attempt that was to make room may have failed.

@@ -12,7 +12,6 @@ import { existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { mkdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { Worker } from 'node:worker_threads'
 import { acquireFileLock, type FileLock } from '../../state/file-lock.ts'
 import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import { layout } from '../checkpoint/layout.ts'
@@ -20,7 +19,6 @@ import type { JobGraph } from '../contract/job-graph.ts'
 import { isObjectUrl } from '../contract/object-store.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
 import type { Io } from '../core/io.ts'
-import { siblingModule } from '../core/own-module.ts'
 import { LocalChannelPool } from './channel-hub.ts'
 import { JobMaster, type MasterEnvironment, type WorkerHandle } from './job-master.ts'
 import type { JobOptions, RunningJob } from './launcher-types.ts'
@@ -28,9 +26,9 @@ import { nodeIo } from './node-io.ts'
 import type { FromWorker } from './protocol.ts'
 import { createRingMemory } from './ring-memory.ts'
 import { keyedStoreFactory } from './store-factories.ts'
-import type { WorkerBootstrap } from './worker-attach.ts'
 import { receivedFailure, type WorkerFailure } from './worker-failure.ts'
 import { WorkerRuntime } from './worker-runtime.ts'
+import { startWorkerThread } from './worker-start.ts'
 
 export type { WorkerBootstrap } from './worker-attach.ts'
 export { attachWorker, workerBootstrap } from './worker-attach.ts'
@@ -166,26 +164,25 @@ function spawnThread(
   onMessage: (message: FromWorker) => void,
   onExit: (failure: WorkerFailure) => void,
 ): WorkerHandle {
-  const bootstrap: WorkerBootstrap = {
+  const worker = startWorkerThread({
     moduleUrl: options.moduleUrl!,
     workerIndex: index,
     jobName: options.name,
     config: options.config,
-  }
-  const worker = new Worker(siblingModule(import.meta.url, './worker-entry'), {
-    workerData: { millrace: bootstrap },
-    name: `millrace worker ${index}`,
   })
   let ending = false
+  // Before the first message it loads the job's module: what fails there does so each time.
+  let hasLoaded = false
   const failure = (message: string, stack: string | null): WorkerFailure => ({
     where: `worker ${index}`,
-    code: 'WORKER_LOST',
+    code: hasLoaded ? 'WORKER_LOST' : null,
     message,
     stack,
-    restartable: true,
+    restartable: hasLoaded,
   })
   const closed = new Promise<void>((resolve) => {
     worker.on('message', (message: FromWorker) => {
+      hasLoaded = true
       if (message.type === 'closed') resolve()
       else onMessage(received(message))
     })

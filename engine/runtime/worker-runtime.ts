@@ -34,6 +34,10 @@ const TURN_BUDGET_MS = 2
 /** Idleness, processing-time timers and watermark intervals are looked at this often. */
 const TICK_MS = 20
 const STATUS_INTERVAL_MS = 250
+/** The same once nothing was done for `QUIET_MS`: a worker that waits costs next to nothing. Timers are on time. */
+const TICK_QUIET_MS = 100
+const STATUS_INTERVAL_QUIET_MS = 1_000
+const QUIET_MS = 1_000
 
 export interface WorkerEnvironment extends StateEnvironment {
   readonly graph: JobGraph
@@ -65,6 +69,11 @@ export class WorkerRuntime {
   private scheduled = false
   private endedSubtasks = 0
   private cancelTick: (() => void) | null = null
+  /** When a turn last did something, by the clock that nobody sets. */
+  private progressedMs = 0
+  private isQuiet = false
+  /** The attempt after whose cut sources rest; 0 for none. */
+  private lastAttempt = 0
   private lastStatusMs = 0
   /** How often watermarks of aligned sources are reported; null when there are none. */
   private readonly alignmentMs: number | null
@@ -92,11 +101,13 @@ export class WorkerRuntime {
       case 'start':
         if (this.phase !== 'ready') return
         this.phase = 'running'
+        this.progressedMs = this.environment.io.clock.monotonicMs()
         this.tick()
         this.wake()
         return
       case 'trigger':
         this.checkpoints?.triggered(message.attempt)
+        this.lastAttempt = message.last ? message.attempt : 0
         for (const hosted of this.subtasks)
           if (hosted.subtask.source !== null) hosted.subtask.trigger(message.attempt, message.last)
         if (this.subtasks.length === 0) this.checkpoints?.acknowledgeEmpty(message.attempt)
@@ -228,9 +239,15 @@ export class WorkerRuntime {
     this.environment.send({ type: 'ended', worker: this.context.workerIndex })
   }
 
-  /** Sinks may work on what they took until the last cut is durable: what they count by then is in the result. */
+  /**
+   * Sinks may work on what they took until the last cut is durable: what they count by then is in the result, and so are
+   * the records that came since the last status before the job is stopped.
+   */
   private sendOfCheckpoint(message: FromWorker): void {
-    if (message.type === 'ack' && this.endedSubtasks === this.subtasks.length) this.sendStatus(null)
+    if (message.type === 'ack') {
+      if (this.endedSubtasks === this.subtasks.length) this.sendStatus(null)
+      else if (message.ack.attempt === this.lastAttempt) this.sendStatus()
+    }
     this.environment.send(message)
   }
 
@@ -280,6 +297,7 @@ export class WorkerRuntime {
     }
     this.checkpoints?.sendChanges()
     this.evict()
+    if (progressed) this.madeProgress(before)
     return progressed
   }
 
@@ -293,11 +311,28 @@ export class WorkerRuntime {
 
   private tick(): void {
     if (this.phase !== 'running') return
-    this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
     const now = this.environment.io.clock.monotonicMs()
-    if (now - this.lastStatusMs >= STATUS_INTERVAL_MS) this.sendStatus()
+    this.isQuiet = now - this.progressedMs >= QUIET_MS
+    const delayMs = this.isQuiet ? this.quietTickMs() : TICK_MS
+    this.cancelTick = this.environment.io.timers.schedule(delayMs, () => this.tick())
+    if (now - this.lastStatusMs >= (this.isQuiet ? STATUS_INTERVAL_QUIET_MS : STATUS_INTERVAL_MS)) this.sendStatus()
     if (this.alignmentMs !== null && now - this.lastAlignmentMs >= this.alignmentMs) this.sendAlignment(now)
     this.wake()
+  }
+
+  /** Until the next timer is due, at most; timers are set by turns that did something. */
+  private quietTickMs(): number {
+    let dueAtMs = Number.POSITIVE_INFINITY
+    for (const { subtask } of this.subtasks) dueAtMs = Math.min(dueAtMs, subtask.dueAtMs)
+    return Math.max(1, Math.min(TICK_QUIET_MS, dueAtMs - this.environment.io.clock.nowMs()))
+  }
+
+  private madeProgress(nowMs: number): void {
+    this.progressedMs = nowMs
+    if (!this.isQuiet) return
+    this.isQuiet = false
+    this.cancelTick?.()
+    this.cancelTick = this.environment.io.timers.schedule(TICK_MS, () => this.tick())
   }
 
   private sendAlignment(nowMs: number): void {

@@ -225,14 +225,14 @@ test('any label value survives writing and reading, any number too', () => {
 
 test('event loop lag sees a blocked loop', async () => {
   const process = new ProcessMetrics()
-  const pause = () => new Promise((resolve) => setTimeout(resolve, 50))
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 150))
   await pause()
-  const endMs = performance.now() + 120
+  const endMs = performance.now() + 200
   while (performance.now() < endMs);
   // Most turns are short ones soon, on whatever machine.
   do await pause()
   while (process.eventLoopLag().p50Ms >= process.eventLoopLag().maxMs)
   const { maxMs } = process.eventLoopLag()
   process.close()
-  assert.ok(maxMs > 80, `max ${maxMs} ms`)
+  assert.ok(maxMs > 120, `max ${maxMs} ms`)
 })

@@ -7,7 +7,7 @@
 import { type Histogram, monitorEventLoopDelay } from 'node:perf_hooks'
 import type { Exposition } from './exposition.ts'
 
-const resolutionMs = 10
+const resolutionMs = 50
 const windowMs = 10_000
 
 export interface EventLoopLag {

@@ -4,7 +4,9 @@
  * Called by server.ts. The list is fixed: a file of `ui/` is served because it is named here.
  */
 import { readFileSync } from 'node:fs'
+import { dirname } from 'node:path'
 import { MillraceError } from '../core/errors.ts'
+import { ownPath, packageFile } from '../core/own-module.ts'
 
 export interface StaticFile {
   readonly path: string
@@ -33,12 +35,24 @@ const files: readonly (readonly [path: string, name: string, type: string])[] = 
   ['/tables.js', 'tables.js', script],
 ]
 
-const uiDirectory = new URL('../../ui/', import.meta.url)
+/** What a bundled program shows that has no page: everything else the server has is there. */
+function pageOfBundle(): StaticFile {
+  const body = `<!doctype html><html lang="en"><title>Millrace</title>
+<p>The page is not in this bundle. Copy the folder <code>node_modules/millrace/ui</code> to
+<code>${dirname(ownPath())}/millrace/ui</code>, or install millrace there.
+<p><a href="/api/jobs">/api/jobs</a> <a href="/metrics">/metrics</a>
+</html>
+`
+  return { path: '/', type: html, body: Buffer.from(body) }
+}
 
+/** Throws `PAGE_MISSING`. */
 export function readStaticFiles(): readonly StaticFile[] {
+  const directory = packageFile('ui/')
+  if (directory === null) return [pageOfBundle()]
   return files.map(([path, name, type]) => {
     try {
-      return { path, type, body: readFileSync(new URL(name, uiDirectory)) }
+      return { path, type, body: readFileSync(new URL(name, directory)) }
     } catch (cause) {
       throw new MillraceError('PAGE_MISSING', `The file ui/${name} of the page is missing.`, {
         domain: 'internal',
