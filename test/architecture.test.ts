@@ -267,6 +267,12 @@ describe('house rules', () => {
     none(linesLike(others, /\bnew Function\(|\beval\(|\brunIn\w*Context\(/))
   })
 
+  test('no module that a job may load looks at its own URL: in a bundle that is the bundle’s', () => {
+    const loaded = shipped.filter((file) => /^(engine|state|operators|sql|connectors)\//.test(file))
+    const others = loaded.filter((file) => file !== 'engine/core/own-module.ts')
+    none(linesLike(others, /^[^'`*]*\bimport\.meta\b/))
+  })
+
   test('every file opens with what it is for', () => {
     none(
       sources
