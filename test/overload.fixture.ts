@@ -92,14 +92,14 @@ interface Load {
   readonly timeOf: (n: number) => number
 }
 
-/** Two splits of rows that cost nothing to make: all bodies are one and the same piece of memory. */
-function loadSource(load: Load): Source<Row> {
+/** Splits of rows that cost nothing to make: all bodies are one and the same piece of memory. */
+function loadSource(load: Load, splitCount: number): Source<Row> {
   const body = Buffer.alloc(load.bodyBytes, 'overload ')
   return {
     kind: 'load',
     schema: ROWS,
     boundedness: 'bounded',
-    splits: async () => ['0', '1'].map((id) => ({ id, position: 0 })),
+    splits: async () => Array.from({ length: splitCount }, (_, i) => ({ id: String(i), position: 0 })),
     createReader() {
       const next = new Map<string, number>()
       let endsMs = Number.NaN
@@ -110,10 +110,11 @@ function loadSource(load: Load): Source<Row> {
         poll(rowsMax) {
           if (Number.isNaN(endsMs)) endsMs = performance.now() + (load.seconds ?? 3_600) * 1_000
           for (const [split, from] of next) {
-            const count = Math.min(rowsMax, BATCH_ROWS_MAX, load.rows / 2 - from)
+            const count = Math.min(rowsMax, BATCH_ROWS_MAX, load.rows / splitCount - from)
             if (count <= 0 || performance.now() > endsMs) continue
             next.set(split, from + count)
-            return { kind: 'batch', split, batch: batchOf(load, body, Number(split) + 2 * from, count) }
+            const batch = batchOf(load, body, Number(split) + splitCount * from, count, splitCount)
+            return { kind: 'batch', split, batch }
           }
           return { kind: 'end' }
         },
@@ -147,7 +148,7 @@ function recalledSource(load: Load): Source<Row> {
             next.set(split, step + 1)
             if (step === 0) toBeSaved.add(split)
             const body = Buffer.alloc(step === 0 ? load.bodyBytes : 0, 'x')
-            return { kind: 'batch', split, batch: batchOf(load, body, Number(split), 1) }
+            return { kind: 'batch', split, batch: batchOf(load, body, Number(split), 1, 2) }
           }
           return toBeSaved.size === 0 ? { kind: 'end' } : { kind: 'pending' }
         },
@@ -164,13 +165,13 @@ function recalledSource(load: Load): Source<Row> {
 
 const KEY_BYTES = 8
 
-/** Rows `first`, `first + 2`, ... */
-function batchOf({ keyOf, timeOf }: Load, body: Buffer, first: number, count: number): Batch {
+/** Rows `first`, `first + step`, ... */
+function batchOf({ keyOf, timeOf }: Load, body: Buffer, first: number, count: number, step: number): Batch {
   const keys = Buffer.alloc(count * KEY_BYTES)
   const times = new Float64Array(count)
   for (let i = 0; i < count; i++) {
-    keys.latin1Write(String(keyOf(first + 2 * i)).padStart(KEY_BYTES, '0'), i * KEY_BYTES)
-    times[i] = timeOf(first + 2 * i)
+    keys.latin1Write(String(keyOf(first + step * i)).padStart(KEY_BYTES, '0'), i * KEY_BYTES)
+    times[i] = timeOf(first + step * i)
   }
   const starts = Int32Array.from({ length: count }, (_, i) => i * KEY_BYTES)
   return {
@@ -334,10 +335,14 @@ export function overloadGraph(settings: Settings): JobGraph {
     return env.getGraph()
   }
   const load = loadOf(settings)
-  const rows = env.fromSource(
-    scenario === 'huge-restored' ? recalledSource(load) : loadSource(load),
-    WatermarkStrategy.forMonotonousTimestamps<Row>().withTimestampAssigner('at'),
-  )
+  // A row is late once a watermark has come from every reader: of one that is not scheduled yet none comes.
+  const readers = scenario.startsWith('late') ? 1 : 2
+  const rows = env
+    .fromSource(
+      scenario === 'huge-restored' ? recalledSource(load) : loadSource(load, readers),
+      WatermarkStrategy.forMonotonousTimestamps<Row>().withTimestampAssigner('at'),
+    )
+    .setParallelism(readers)
   if (scenario === 'slow-sink') {
     rows
       .keyBy('key')
