@@ -174,17 +174,34 @@ describe('the packed package', { timeout: 900_000 }, () => {
     assert.equal((await must(project, 'npx', 'millrace', '--version')).trim(), rootPackage.version)
   })
 
-  step('npx millrace run job.ts: two worker threads on RocksDB, the dashboard, exactly-once files', async () => {
-    const flags = ['--workers', '2', '--parallelism', '2', '--state-backend', 'rocksdb', '--checkpoint-dir', 'state']
-    const config = ['--set', `clicks=${CLICKS}`, '--set', 'out=clicks']
-    const job = start(project, 'npx', ['millrace', 'run', 'clicks-job.ts', '--port', '0', ...flags, ...config])
+  const clicks = (checkpoints: string, ...config: string[]): Started => {
+    const flags = [
+      '--workers',
+      '2',
+      '--parallelism',
+      '2',
+      '--state-backend',
+      'rocksdb',
+      '--checkpoint-dir',
+      checkpoints,
+    ]
+    return start(project, 'npx', ['millrace', 'run', 'clicks-job.ts', '--port', '0', ...flags, ...config])
+  }
+
+  step('npx millrace run job.ts: two worker threads on RocksDB, the dashboard; npx millrace cancel', async () => {
+    const job = clicks('endless-state', '--set', 'clicks=1000000000', '--set', 'out=endless')
     const [, address] = await job.seen(/dashboard (http:\S+)/)
     await job.seen(/job "clicks" started, state rocksdb \d/)
     await checkPage(address!)
     const { jobs } = (await (await fetch(new URL('/api/jobs', address))).json()) as { jobs: { id: string }[] }
     const detail = await (await fetch(new URL(`/api/jobs/${jobs[0]!.id}`, address))).json()
     assert.equal((detail as { workers: number }).workers, 2)
-    const { code, output } = await job.finished
+    await must(project, 'npx', 'millrace', 'cancel', '--port', new URL(address!).port)
+    await job.finished
+  })
+
+  step('exactly-once files', async () => {
+    const { code, output } = await clicks('state', '--set', `clicks=${CLICKS}`, '--set', 'out=clicks').finished
     assert.equal(code, 0, output)
     const rows = await rowsIn(join(project, 'clicks'))
     const total = rows.reduce((sum, row) => sum + Number(row['clicks']), 0)

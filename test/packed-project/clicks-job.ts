@@ -16,7 +16,7 @@ export default job('clicks', (env) => {
       dataGenSource({
         schema: click,
         count: clicks,
-        ratePerSecond: clicks / 4,
+        ratePerSecond: 4_000,
         splits: 2,
         generator: (index) => ({ page: `page-${index % 10}`, at: index * 10, millis: index % 7 }),
       }),
