@@ -10,11 +10,13 @@ import { type DataGenOptions, dataGenSource } from '../../connectors/datagen/dat
 import { sequenceSource } from '../../connectors/datagen/sequence-source.ts'
 import { printSink } from '../../connectors/print/print-sink.ts'
 import { type SocketSourceOptions, socketSource } from '../../connectors/socket/socket-source.ts'
+import type { Change } from '../../operators/changes.ts'
 import type { JobGraph } from '../contract/job-graph.ts'
 import type { Source } from '../contract/source.ts'
 import { MillraceError } from '../core/errors.ts'
 import type { Duration } from '../core/time.ts'
 import type { JobExecutionResult, RestartStrategy, RunningJob, StateBackendName } from '../runtime/launcher-types.ts'
+import { ChangelogStream, type FromChangelogOptions } from './changelog-stream.ts'
 import { checkInstance } from './check-function.ts'
 import { CheckpointConfig, type CheckpointingMode } from './checkpoint-config.ts'
 import { AwaitedJob, type CloseableIterator, rowIterator } from './closeable-iterator.ts'
@@ -224,6 +226,19 @@ export class StreamExecutionEnvironment {
   ): SingleOutputStreamOperator<T> {
     const source = dataGenSource<T>({ ...(options as DataGenOptions<T>), generator })
     return this.fromSource(source, undefined, 'Source: Data Generator')
+  }
+
+  /** A changelog of inserts: each row of a stream with declared columns is one. Throws `SCHEMA_MISSING`. */
+  fromDataStream<T>(stream: DataStream<T>): ChangelogStream<T> {
+    return ChangelogStream.ofInserts(stream)
+  }
+
+  /**
+   * The changelog that a stream of changes `{ kind: '+U', row }` makes; a -U that is not right before its +U is taken for
+   * a -D. Changes of a row must come in order: from one subtask of the stream. Throws `CHANGELOG_KEY_MISSING`.
+   */
+  fromChangelogStream<T>(stream: DataStream<Change<T>>, options: FromChangelogOptions<T>): ChangelogStream<T> {
+    return ChangelogStream.ofChanges(stream, options)
   }
 
   /**

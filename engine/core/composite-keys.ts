@@ -7,7 +7,7 @@
  * key falls into the key group of its key, so entries lie and move with their key.
  */
 import type { KeyColumn } from './batch.ts'
-import { encodeKey, keyGroupOf, murmur3 } from './keys.ts'
+import { encodeKey, encodeKeyBytes, keyGroupOf, murmur3 } from './keys.ts'
 import { ByteArena } from './strings.ts'
 
 export const COMPOSITE_LENGTH_BYTES = 4
@@ -72,13 +72,29 @@ export class CompositeKeys {
 
   /** Throws `KEY_INVALID`. */
   add(entry: unknown): void {
+    const start = this.beginEntry()
+    encodeKey(entry, this.arena)
+    this.endEntry(start)
+  }
+
+  /** An entry whose key is bytes[start, end). */
+  addBytes(bytes: Uint8Array, start: number, end: number): void {
+    const entry = this.beginEntry()
+    encodeKeyBytes(bytes, start, end, this.arena)
+    this.endEntry(entry)
+  }
+
+  /** The first entry is written behind the prefix that `begin` left; the others begin with a copy of it. */
+  private beginEntry(): number {
     const { arena, count } = this
     if (count === this.starts.length) this.grow()
-    const start = count === 0 ? 0 : arena.length
-    // The first entry is written behind the prefix that `begin` left; the others begin with a copy of it.
-    if (count > 0) arena.writeBytes(arena.bytes, 0, this.ownerLength)
-    const at = arena.length
-    encodeKey(entry, arena)
+    if (count === 0) return 0
+    return arena.writeBytes(arena.bytes, 0, this.ownerLength)
+  }
+
+  private endEntry(start: number): void {
+    const { arena, count } = this
+    const at = start + this.ownerLength
     this.starts[count] = start
     this.ends[count] = arena.length
     this.hashes[count] = mixHashes(this.owner, murmur3(arena.bytes, at, arena.length), this.keyGroups)

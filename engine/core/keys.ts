@@ -9,6 +9,7 @@
  *   0x04 boolean  one byte, 0 or 1
  *   0x05 null     nothing
  *   0x06 array    for each element: u32 big-endian length, then its encoding
+ *   0x07 bytes    as they are; of the engine's own state, never a user's key. Decodes to their hexadecimal text
  * A number column of any width encodes as number, so a key's encoding does not depend on its column.
  *
  * Hash: MurmurHash3 x86 32-bit, seed 0 (Austin Appleby, public domain algorithm).
@@ -27,6 +28,7 @@ const TAG_BIGINT = 3
 const TAG_BOOLEAN = 4
 const TAG_NULL = 5
 const TAG_ARRAY = 6
+const TAG_BYTES = 7
 
 /** Values that may be keys. */
 export type Key = string | number | bigint | boolean | null | readonly Key[]
@@ -131,6 +133,12 @@ export function encodeKey(value: unknown, arena: ByteArena): void {
   }
 }
 
+/** Appends the encoding of bytes[start, end), which begins with a byte of its own. */
+export function encodeKeyBytes(bytes: Uint8Array, start: number, end: number, arena: ByteArena): void {
+  arena.writeByte(TAG_BYTES)
+  arena.writeBytes(bytes, start, end)
+}
+
 function writeNumber(value: number, arena: ByteArena): void {
   arena.reserve(9)
   arena.writeByte(TAG_NUMBER)
@@ -159,6 +167,8 @@ export function decodeKey(bytes: Uint8Array, start: number, end: number): Key {
       return bytes[start + 1] === 1
     case TAG_NULL:
       return null
+    case TAG_BYTES:
+      return buffer.toString('hex', start + 1, end)
     case TAG_ARRAY: {
       const elements: Key[] = []
       let at = start + 1
@@ -296,6 +306,34 @@ export function fieldKeyExtractor(schema: Schema, index: number): KeyExtractor {
         arena.writeByte(TAG_STRING)
         arena.writeBytes(column.bytes, column.starts[i]!, column.ends[i]!)
       } else encodeKey(kind === 'boolean' ? column.values[i] === 1 : column.values[i], arena)
+      builder.end(i, start)
+    }
+    return builder.finish(batch.length)
+  }
+}
+
+/** Extractor for the array of several fields' values, in this order, without making rows. */
+export function fieldsKeyExtractor(schema: Schema, indices: readonly number[]): KeyExtractor {
+  const builder = new KeyColumnBuilder()
+  const isBoolean = indices.map((index) => schema.fields[index]!.kind === 'boolean')
+  const element = new ByteArena(256)
+  return (batch) => {
+    const arena = builder.begin(batch.length)
+    for (let i = 0; i < batch.length; i++) {
+      const start = arena.length
+      arena.writeByte(TAG_ARRAY)
+      for (let k = 0; k < indices.length; k++) {
+        const column = batch.columns[indices[k]!]!
+        element.clear()
+        if (column.nulls !== null && column.nulls[i] === 1) element.writeByte(TAG_NULL)
+        else if (column.kind === 'string') {
+          element.writeByte(TAG_STRING)
+          element.writeBytes(column.bytes, column.starts[i]!, column.ends[i]!)
+        } else encodeKey(isBoolean[k] ? column.values[i] === 1 : column.values[i], element)
+        arena.reserve(4)
+        arena.length = arena.bytes.writeUInt32BE(element.length, arena.length)
+        arena.writeBytes(element.bytes, 0, element.length)
+      }
       builder.end(i, start)
     }
     return builder.finish(batch.length)
