@@ -5,9 +5,11 @@
  * them, because a worker's own stdout is a pipe through that thread and loses its end when the process
  * exits. Lines of one subtask keep their order; lines of several subtasks mix by batch.
  *
- * Guarantee: at-least-once. Rows after the last checkpoint are printed again after a restart.
+ * Guarantee: at-least-once. Rows after the last checkpoint are printed again after a restart. Of a changelog each line
+ * begins with what the row does: +I, -U, +U or -D.
  */
 import type { Sink } from '../../engine/contract/sink.ts'
+import { KIND_TEXTS, kindAt } from '../../engine/core/row-kinds.ts'
 import { rowReader } from '../../engine/core/rows.ts'
 
 /** The part of a writable stream that is used. */
@@ -42,13 +44,18 @@ export function printSink<T = unknown>(options: PrintSinkOptions<T> | string = {
   return {
     kind: 'print',
     guarantee: 'at-least-once',
+    changelogMode: 'upsert',
     createWriter(context) {
+      const isChangelog = (context.changelogMode ?? 'insert-only') !== 'insert-only'
       const read = rowReader(context.schema, context.worker.interner, context.worker.uniqueId('print'))
       return {
         open: async () => {},
         write(batch, from) {
           let text = ''
-          for (let i = from; i < batch.length; i++) text += `${start}${lineOf(read(batch, i))}\n`
+          for (let i = from; i < batch.length; i++) {
+            const kind = isChangelog ? `${KIND_TEXTS[kindAt(batch.kinds, i)]} ` : ''
+            text += `${start}${kind}${lineOf(read(batch, i))}\n`
+          }
           if (text !== '') context.post(text)
           return batch.length
         },

@@ -10,7 +10,7 @@ import { type ColumnKind, type Field, fieldIndex, type Schema } from '../core/sc
 import { type Duration, toMs } from '../core/time.ts'
 
 /** How long the state of a step keeps what nothing has written; for ever when left out. */
-export interface StateOptions {
+export interface StateRetention {
   readonly timeToLive?: Duration | number
 }
 
@@ -21,7 +21,7 @@ export interface AggregateSpec {
 }
 
 /** Throws `TTL_INVALID`. */
-export function timeToLiveMs(options: StateOptions | undefined): number | null {
+export function timeToLiveMs(options: StateRetention | undefined): number | null {
   if (options?.timeToLive === undefined) return null
   const ms = toMs(options.timeToLive)
   if (Number.isFinite(ms) && ms > 0) return ms
@@ -118,17 +118,29 @@ export function joinedSchema(type: JoinType, left: Schema, right: Schema): Schem
   }
 }
 
+/** One side of a join: what identifies its rows, and the fields by which they are brought together. */
+export interface JoinSideKeys {
+  readonly upsertKey: readonly string[] | null
+  readonly joinKey: readonly string[]
+}
+
 /**
- * What identifies a pair: what identifies its rows, together. For the rows that an outer join shows alone the other
- * side's part is NULL, and there is one of them.
+ * What identifies a result of a join, so that its changes come in order: what identifies the rows of both sides, together.
+ * It has to contain the join key, of whichever side is never NULL: changes of one result that come from several subtasks,
+ * as when a row moves to another join key, overtake each other (Flink's upsert keys are lost in the same way).
  */
-export function joinedKey(
-  type: JoinType,
-  left: readonly string[] | null,
-  right: readonly string[] | null,
-): readonly string[] | null {
-  if (type === 'semi' || type === 'anti') return left
-  return left === null || right === null ? null : [...left, ...right]
+export function joinedKey(type: JoinType, left: JoinSideKeys, right: JoinSideKeys): readonly string[] | null {
+  const places = ({ upsertKey, joinKey }: JoinSideKeys): boolean =>
+    upsertKey !== null && joinKey.every((name) => upsertKey.includes(name))
+  if (type === 'semi' || type === 'anti') return places(left) ? left.upsertKey : null
+  if (left.upsertKey === null || right.upsertKey === null) return null
+  const isPlaced =
+    type === 'inner'
+      ? places(left) || places(right)
+      : type === 'full'
+        ? places(left) && places(right)
+        : places(type === 'left' ? left : right)
+  return isPlaced ? [...left.upsertKey, ...right.upsertKey] : null
 }
 
 export function isSameKey(a: readonly string[] | null, b: readonly string[]): boolean {

@@ -30,7 +30,7 @@ import {
   keyFieldIndices,
   keysOfFields,
   requireColumns,
-  type StateOptions,
+  type StateRetention,
   timeToLiveMs,
 } from './changelog-plan.ts'
 import { checkFunction } from './check-function.ts'
@@ -49,7 +49,7 @@ export interface FromChangelogOptions<T> {
 }
 
 /** Aggregates by the name of their result. */
-type ChangelogAggregates<T> = Readonly<Record<string, CountAggregate | FieldAggregate<keyof T & string>>>
+export type ChangelogAggregates<T> = Readonly<Record<string, CountAggregate | FieldAggregate<keyof T & string>>>
 
 /** Results: counts are `bigint`, the others have the type of their field. */
 type ChangelogAggregateRow<T, A> = {
@@ -68,7 +68,7 @@ type Joined<L, R, Type extends JoinType> = Type extends 'inner'
         ? Nullable<L> & Nullable<R>
         : L
 
-export interface JoinOptions<L, R, Type extends JoinType> extends StateOptions {
+export interface JoinOptions<L, R, Type extends JoinType> extends StateRetention {
   /** `inner`, `left`, `right` or `full`; `semi` and `anti` give left rows that have a match, or none. */
   readonly type: Type
   /** Fields of the left side, and the fields of the right side that must equal them. NULL equals nothing. */
@@ -115,10 +115,11 @@ export class ChangelogStream<T> {
     const node = stream.home.builder.add({
       name: 'From Changelog',
       outputSchema: schema,
-      inputs: stream.upstreams,
+      inputs: stream.upstreams.map(inOrder),
       body: { role: 'operator', isKeyed: false, create: () => fromChangesOperator(schema, mode) },
       changelogMode: mode,
     })
+    node.parallelism = sharedParallelism(stream.upstreams)
     return made(stream.home, node, schema, mode, upsertKey)
   }
 
@@ -151,7 +152,7 @@ export class ChangelogStream<T> {
     return this
   }
 
-  /** Subtasks of the step that made it. */
+  /** Subtasks of the step that made it. Set it before further steps: those without keys take it over. */
   setParallelism(parallelism: number): this {
     if (this.node !== null) this.node.parallelism = checkParallelism(parallelism)
     return this
@@ -199,7 +200,7 @@ export class ChangelogStream<T> {
     fields: readonly string[],
     groupFields: readonly number[],
     specs: Readonly<Record<string, AggregateSpec>>,
-    options: StateOptions | undefined,
+    options: StateRetention | undefined,
   ): ChangelogStream<unknown> {
     const { schema: inputSchema } = this
     const aggregates = aggregateCalls(inputSchema, specs)
@@ -262,14 +263,21 @@ export class ChangelogStream<T> {
       },
       changelogMode: mode,
     })
-    return made(home, node, outputSchema, mode, joinedKey(type, this.upsertKey, right.upsertKey))
+    const leftKeys = { upsertKey: this.upsertKey, joinKey: where }
+    return made(
+      home,
+      node,
+      outputSchema,
+      mode,
+      joinedKey(type, leftKeys, { upsertKey: right.upsertKey, joinKey: equalTo }),
+    )
   }
 
   /**
    * Adds what was there before each change of a changelog of mode `upsert`, and drops changes that change nothing. Throws
    * `CHANGELOG_KEY_MISSING` when no fields are known that identify a row.
    */
-  normalize(options?: StateOptions): ChangelogStream<T> {
+  normalize(options?: StateRetention): ChangelogStream<T> {
     const { schema, upsertKey } = this
     if (upsertKey === null) {
       throw new MillraceError(
@@ -295,6 +303,7 @@ export class ChangelogStream<T> {
       inputs: upstreams,
       body: { role: 'operator', isKeyed: false, create: toChangesOperator, consumes: 'upsert' },
     })
+    this.keepOrder(node)
     return new SingleOutputStreamOperator<Change<T>>(home, node, OPAQUE_SCHEMA as Schema<Change<T>>)
   }
 
@@ -325,6 +334,7 @@ export class ChangelogStream<T> {
       inputs: key === null ? upstreams : this.through(key),
       body: { role: 'sink', sink: sink as Sink },
     })
+    if (key === null) this.keepOrder(node)
     return new DataStreamSink(node)
   }
 
@@ -343,7 +353,13 @@ export class ChangelogStream<T> {
     const { home, upstreams, mode } = this.place
     const body = { role: 'operator', isKeyed: false, create, consumes } as const
     const node = home.builder.add({ name, outputSchema, inputs: upstreams, body, changelogMode: mode })
+    this.keepOrder(node)
     return made(home, node, outputSchema, mode, upsertKey)
+  }
+
+  /** Unless told, a step without keys has as many subtasks as the step before it, so that changes stay in order. */
+  private keepOrder(next: Transformation): void {
+    if (this.changelogMode !== 'insert-only') next.parallelism = sharedParallelism(this.place.upstreams)
   }
 
   private keyed<R>(
@@ -372,12 +388,15 @@ export class ChangelogStream<T> {
 export class GroupedChangelog<T, F extends keyof T & string> {
   private readonly make: (
     specs: Readonly<Record<string, AggregateSpec>>,
-    options: StateOptions | undefined,
+    options: StateRetention | undefined,
   ) => ChangelogStream<never>
 
   /** @internal */
   constructor(
-    make: (specs: Readonly<Record<string, AggregateSpec>>, options: StateOptions | undefined) => ChangelogStream<never>,
+    make: (
+      specs: Readonly<Record<string, AggregateSpec>>,
+      options: StateRetention | undefined,
+    ) => ChangelogStream<never>,
   ) {
     this.make = make
   }
@@ -389,10 +408,27 @@ export class GroupedChangelog<T, F extends keyof T & string> {
    */
   aggregate<const A extends ChangelogAggregates<T>>(
     aggregates: A,
-    options?: StateOptions,
+    options?: StateRetention,
   ): ChangelogStream<Pick<T, F> & { -readonly [N in keyof A]: ChangelogAggregateRow<T, A>[N] }> {
     return this.make(aggregates, options)
   }
+}
+
+/** What reads these edges has as many subtasks as what they come from; 0 is the job's default. */
+function sharedParallelism(upstreams: readonly Upstream[]): number {
+  const [first] = upstreams
+  return first?.partitioning === 'forward' ? first.from.parallelism : 0
+}
+
+/** Throws `CHANGELOG_UNORDERED` for an edge on which changes of one row would overtake each other. */
+function inOrder(upstream: Upstream): Upstream {
+  if (upstream.partitioning === 'forward') return { ...upstream, mustForward: true }
+  if (!['rebalance', 'rescale', 'shuffle'].includes(upstream.partitioning)) return upstream
+  throw new MillraceError(
+    'CHANGELOG_UNORDERED',
+    `Changes from "${upstream.from.name}" would go to any subtask, so that they lose their order.`,
+    { hint: 'Key the stream by what identifies a row before fromChangelogStream.' },
+  )
 }
 
 function made<T>(

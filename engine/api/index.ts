@@ -2,6 +2,9 @@
  * The public DataStream API: everything that `import ... from 'millrace'` offers. A reviewed list;
  * test/api-surface.txt must agree with it.
  */
+
+export type { Change } from '../../operators/changes.ts'
+export type { JoinType } from '../../operators/streaming-join.ts'
 export type {
   AggregateFunction,
   AggregatingState,
@@ -130,6 +133,13 @@ export {
   BroadcastStream,
   KeyedBroadcastConnectedStream,
 } from './broadcast-stream.ts'
+export {
+  type ChangelogAggregates,
+  ChangelogStream,
+  type FromChangelogOptions,
+  GroupedChangelog,
+  type JoinOptions,
+} from './changelog-stream.ts'
 export { CheckpointConfig, CheckpointingMode, ExternalizedCheckpointRetention } from './checkpoint-config.ts'
 export type { CloseableIterator } from './closeable-iterator.ts'
 export { ConnectedStreams, KeyedConnectedStreams } from './connected-streams.ts'

@@ -85,6 +85,8 @@ export interface SinkWriterContext {
   readonly worker: WorkerContext
   /** Rows arrive in this schema. */
   readonly schema: Schema
+  /** What the rows that arrive may be; inserts only when left out. */
+  readonly changelogMode?: ChangelogMode
   /** What `snapshotState` returned in each subtask (of whatever parallelism) at the checkpoint; empty on a fresh start. */
   readonly restored: readonly JsonValue[]
   /** Of the rows written so far: -Infinity before the first. */

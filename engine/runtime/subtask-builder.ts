@@ -13,6 +13,7 @@ import type { DeadLetter } from '../contract/source.ts'
 import type { WorkerContext } from '../contract/worker-context.ts'
 import { AccumulatorRegistry } from '../core/accumulators.ts'
 import { MillraceError } from '../core/errors.ts'
+import type { ChangelogMode } from '../core/row-kinds.ts'
 import { OPAQUE_SCHEMA } from '../core/schema.ts'
 import { MetricRegistry } from '../core/user-metrics.ts'
 import { orderedInputs, sortsInputs } from './batch-inputs.ts'
@@ -78,7 +79,8 @@ async function buildSubtask(
     const own = { uid, name, counters, metrics, accumulators: new AccumulatorRegistry() }
     if (node.role === 'sink') {
       const input = inputSchemaEdge(options, vertex, k)
-      const operator = createSink(options, node, input, { index, parallelism: vertex.parallelism, label, ...own })
+      const place = { index, parallelism: vertex.parallelism, label, ...own }
+      const operator = createSink(options, node, input, inputChangelogMode(options, vertex, k), place)
       sink = { id: node.uid, operator }
       operators.push({ ...own, operator, keyed: null })
       links.push({ operator, keys, projection })
@@ -191,6 +193,14 @@ function inputSchemaEdge(options: BuildOptions, vertex: PlannedVertex, k: number
   return channelSchema(options.plan, planned)
 }
 
+/** What the rows that arrive at position `k` of a vertex may be; sinks do not read side outputs of changelogs. */
+function inputChangelogMode({ plan }: BuildOptions, vertex: PlannedVertex, k: number): ChangelogMode {
+  if (k > 0) return vertex.nodes[k - 1]!.changelogMode ?? 'insert-only'
+  const edges = plan.edges.filter(({ to, edge }) => to === vertex.id && edge.sideTag === null)
+  const modes = edges.map(({ from }) => plan.vertices[from]!.nodes.at(-1)!.changelogMode)
+  return modes.find((mode) => mode !== undefined) ?? 'insert-only'
+}
+
 function outboxOf(options: BuildOptions, sink: string, part: string, label: string) {
   const { deployment, worker } = options
   return createOutbox({
@@ -207,6 +217,7 @@ function createSink(
   options: BuildOptions,
   node: SinkNode,
   input: GraphNodeSchema,
+  changelogMode: ChangelogMode,
   place: Pick<HostedOperator, 'name' | 'metrics' | 'accumulators'> & {
     readonly index: number
     readonly parallelism: number
@@ -227,6 +238,7 @@ function createSink(
     accumulators,
     worker,
     schema: target,
+    changelogMode,
     restored: deployment.operatorStates[node.uid] ?? [],
     currentWatermark: () => operator.watermark,
     createOutbox: () => outboxOf(options, node.uid, `${node.id}-${index}`, label),
