@@ -19,9 +19,9 @@ import type { OutboxSegment, SinkCommitter, SinkCommitterContext } from '../../e
 import { MillraceError } from '../../engine/core/errors.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
 import type { SinkPlan } from './postgres-sink.ts'
-import { DEAD_LETTER_MARK } from './postgres-writer.ts'
+import { DEAD_LETTER_MARK, DELETE_MARK } from './postgres-writer.ts'
 import { externalError, inTransaction, type SqlConnection, SqlFailure } from './sql-connection.ts'
-import { insertStatement } from './statements.ts'
+import { chunkStatements } from './statements.ts'
 
 const MARKER_TABLE = 'millrace_epochs'
 const TRIES_MAX = 8
@@ -207,7 +207,7 @@ export class PostgresCommitter implements SinkCommitter {
   }
 
   /**
-   * Inserts records in order, in chunks of one bind parameter each, from record `from` on. Returns null at the
+   * Applies records in order, in chunks of one bind parameter each, from record `from` on. Returns null at the
    * end, or how many are applied in all when the transaction is large enough.
    */
   private async apply(
@@ -215,18 +215,20 @@ export class PostgresCommitter implements SinkCommitter {
     segments: readonly OutboxSegment[],
     from: number,
   ): Promise<number | null> {
-    const rows = insertStatement(this.plan)
     const letters = `INSERT INTO ${this.plan.deadLetterTable} SELECT * FROM json_to_recordset($1::text::json)
       AS r(column_name text, reason text, row_text text)`
     let chunk: string[] = []
     let chunkBytes = 0
     let isLetters = false
+    let hasDeletes = false
     const send = async () => {
       if (chunk.length === 0) return
       const json = `[${chunk.join(',')}]`
       chunk = []
       chunkBytes = 0
-      await connection.query(isLetters ? letters : rows, [json])
+      const statements = isLetters ? [letters] : chunkStatements(this.plan, hasDeletes)
+      hasDeletes = false
+      for (const statement of statements) await connection.query(statement, [json])
     }
     let bytesTaken = 0
     let at = 0
@@ -242,7 +244,9 @@ export class PostgresCommitter implements SinkCommitter {
       if (isLetter !== isLetters || isFull) await send()
       isLetters = isLetter
       const bytes = Buffer.from(record.buffer, record.byteOffset, record.byteLength)
-      chunk.push(bytes.utf8Slice(isLetter ? 1 : 0, bytes.length))
+      const isDelete = record[0] === DELETE_MARK
+      hasDeletes ||= isDelete
+      chunk.push(bytes.utf8Slice(isLetter || isDelete ? 1 : 0, bytes.length))
       chunkBytes += record.length
     }
     await send()

@@ -6,7 +6,8 @@ import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import fc from 'fast-check'
 import type { SinkCommitter } from '../../engine/contract/sink.ts'
-import { BATCH_ROWS_MAX } from '../../engine/core/batch.ts'
+import { BATCH_ROWS_MAX, withKinds } from '../../engine/core/batch.ts'
+import { RowKind } from '../../engine/core/row-kinds.ts'
 import { batchOfRows } from '../../engine/core/rows.ts'
 import { OPAQUE_SCHEMA, schema, t } from '../../engine/core/schema.ts'
 import { MemoryOutboxes } from '../memory-outbox.ts'
@@ -92,6 +93,47 @@ describe('conformance', () => {
   for (const { name, run } of sinkChecks(subject({}))) if (!/batches of [127]$/.test(name)) test(name, run)
   const inParts = { ...subject({ transactionBytesMax: 20 }), commitIsAtomic: false }
   for (const { name, run } of sinkChecks(inParts)) if (/cut off/.test(name)) test(`in parts: ${name}`, run)
+})
+
+describe('a changelog', () => {
+  test('becomes the table that it stands for: the last change of each key counts, within an epoch and over epochs', async () => {
+    const fields = schema({ id: t.int32(), name: t.string() })
+    const options: Options = { table: 'changed', schema: fields, key: ['id'], chunkRowsMax: 4 }
+    const sink = postgresSink({ ...options, connection })
+    assert.deepEqual([sink.changelogMode, sink.primaryKey], ['upsert', ['id']])
+    assert.equal(postgresSink({ ...options, key: [], connection }).changelogMode, undefined)
+    const committer = await openCommitter(options)
+    let epoch = 0
+    const apply = async (changes: readonly [RowKind, number, string][]): Promise<unknown> => {
+      const writer = sink.createWriter(outboxes.writerContext(fields))
+      await writer.open()
+      const rows = changes.map(([, id, name]) => ({ id, name }))
+      const batch = withKinds(batchOfRows(fields, rows), Uint8Array.from(changes.map(([kind]) => kind)))
+      assert.equal(writer.write(batch, 0), batch.length)
+      await committer.commit(++epoch, [(await writer.prepareCommit())!])
+      return (await rowsOf('SELECT id, name FROM changed ORDER BY id')).map(({ id, name }) => `${id} ${name}`)
+    }
+    const { INSERT, UPDATE_BEFORE, UPDATE_AFTER, DELETE } = RowKind
+    const first = await apply([
+      [INSERT, 1, 'a'],
+      [INSERT, 2, 'b'],
+      [DELETE, 1, 'a'],
+      [INSERT, 3, 'c'],
+      [UPDATE_BEFORE, 3, 'c'],
+      [UPDATE_AFTER, 3, 'd'],
+      [INSERT, 1, 'e'],
+    ])
+    assert.deepEqual(first, ['1 e', '2 b', '3 d'])
+    const second = await apply([
+      [DELETE, 2, 'b'],
+      [UPDATE_AFTER, 1, 'f'],
+      [DELETE, 3, 'd'],
+      [INSERT, 3, 'g'],
+      [DELETE, 1, 'f'],
+      [DELETE, 9, ''],
+    ])
+    assert.deepEqual(second, ['3 g'])
+  })
 })
 
 describe('commits', () => {

@@ -30,7 +30,8 @@ export interface PostgresSinkOptions<T> {
   readonly columns?: Readonly<Record<string, string>>
   /**
    * Columns that identify a row: a later row replaces an earlier one with the same key. They need a unique
-   * index. Rows of one key must come from one subtask (key the stream by them) for their order to count.
+   * index. Rows of one key must come from one subtask (key the stream by them) for their order to count. With a key, and
+   * without `toRow`, the sink takes changelogs too, and deletes what they delete.
    */
   readonly key?: readonly string[]
   readonly connection: PostgresConnection
@@ -84,6 +85,7 @@ export function postgresSink<T = unknown>(options: PostgresSinkOptions<T>): Sink
     kind: 'postgres',
     guarantee: 'exactly-once',
     ...(options.schema === undefined ? {} : { schema: options.schema }),
+    ...(plan.key.length === 0 || toRow !== undefined ? {} : { changelogMode: 'upsert', primaryKey: plan.key }),
     createWriter: (context) => new PostgresWriter(context, plan, toRow ?? null),
     createCommitter: (context): SinkCommitter =>
       new PostgresCommitter(context, plan, () => connectPostgres(options.connection, options.host)),

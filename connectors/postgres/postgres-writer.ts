@@ -2,7 +2,8 @@
  * The Postgres sink's writer: encodes rows and appends them to the checkpoint's outbox.
  *
  * Runs in every subtask. A record is the row as a JSON object of its columns. A row that Postgres
- * cannot store is either an error here or, with a dead-letter table, a record whose first byte is `!`.
+ * cannot store is either an error here or, with a dead-letter table, a record whose first byte is `!`. Of a changelog, a
+ * -D is a record of its key with the first byte `-`, and a -U is left out: the +U after it has the same key.
  *
  * Invariant: a committable is one outbox segment (sink.ts), so what it holds is in a file and checked.
  */
@@ -10,16 +11,20 @@ import type { OutboxWriter, SinkWriter, SinkWriterContext } from '../../engine/c
 import type { Batch } from '../../engine/core/batch.ts'
 import { MillraceError } from '../../engine/core/errors.ts'
 import type { JsonValue } from '../../engine/core/json-value.ts'
+import { kindAt, RowKind } from '../../engine/core/row-kinds.ts'
 import { type RowReader, rowReader } from '../../engine/core/rows.ts'
 import { fieldIndex } from '../../engine/core/schema.ts'
 import { Refusal, rowEncoder } from './column-types.ts'
 import type { SinkPlan } from './postgres-sink.ts'
+import { DELETE_MEMBER } from './statements.ts'
 
 /** Above this the writer waits for the disk. */
 const BUFFERED_BYTES_MAX = 4 * 1024 * 1024
 
 /** First byte of a dead letter's record; rows start with `{`. */
 export const DEAD_LETTER_MARK = '!'.charCodeAt(0)
+/** First byte of the record that deletes the row of a key. */
+export const DELETE_MARK = '-'.charCodeAt(0)
 
 export class PostgresWriter implements SinkWriter {
   private readonly context: SinkWriterContext
@@ -27,6 +32,7 @@ export class PostgresWriter implements SinkWriter {
   private readonly toRow: ((row: unknown) => unknown) | null
   private readonly read: RowReader
   private readonly encode: (row: unknown) => string
+  private readonly encodeKey: (row: unknown) => string
   private outbox: OutboxWriter | null = null
   private flushing: Promise<void> | null = null
   private failure: { readonly error: unknown } | null = null
@@ -40,6 +46,7 @@ export class PostgresWriter implements SinkWriter {
     }
     this.read = rowReader(context.schema, context.worker.interner, context.worker.uniqueId('postgres'))
     this.encode = rowEncoder(plan.columns)
+    this.encodeKey = rowEncoder(plan.columns.filter((column) => plan.key.includes(column.name)))
   }
 
   async open(): Promise<void> {
@@ -53,7 +60,9 @@ export class PostgresWriter implements SinkWriter {
         this.flush()
         return i
       }
-      outbox.append(Buffer.from(this.encodeRow(this.read(batch, i))))
+      const kind = kindAt(batch.kinds, i)
+      if (kind === RowKind.UPDATE_BEFORE) continue
+      outbox.append(Buffer.from(this.encodeRow(this.read(batch, i), kind === RowKind.DELETE)))
     }
     return batch.length
   }
@@ -85,9 +94,10 @@ export class PostgresWriter implements SinkWriter {
     )
   }
 
-  private encodeRow(row: unknown): string {
+  private encodeRow(row: unknown, isDelete: boolean): string {
     const values = this.toRow === null ? row : this.toRow(row)
     try {
+      if (isDelete) return `-{"${DELETE_MEMBER}":true,${this.encodeKey(values).slice(1)}`
       return this.encode(values)
     } catch (error) {
       if (!(error instanceof Refusal)) throw error

@@ -240,7 +240,7 @@ function checkConsumes({ name, body }: TransformationSpec, from: Transformation)
   throw new MillraceError('CHANGELOG_UNSUPPORTED', `"${name}" does not ${what}, which "${from.name}" produces.`, {
     hint:
       consumes === 'insert-only'
-        ? 'Turn the changelog into rows that say what they do, by toChangelogStream(), before this step.'
+        ? 'Turn the changelog into rows that say what they do, by toChangelogStream(), or give the sink a key if it can have one.'
         : 'Call normalize() before this step: it adds what was there before each change.',
   })
 }
