@@ -8,7 +8,6 @@
  */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { queryDuckDb } from '../connectors/files/duckdb.testkit.ts'
 import type { Batch } from '../engine/core/batch.ts'
 import { isRetraction, kindAt, RowKind } from '../engine/core/row-kinds.ts'
 import { rowReader } from '../engine/core/rows.ts'
@@ -16,6 +15,7 @@ import { StringInterner } from '../engine/core/strings.ts'
 import { SeededRandom } from '../engine/testing/sim/seeded-random.ts'
 import { RandomTable, randomPlan, TABLES } from './changelog-plans.ts'
 import { ChangelogRig, Materialized, rowText } from './changelog-rig.ts'
+import { queryDuckDb } from './duckdb.testkit.ts'
 
 /** Numbers by value, whatever their type, to nine digits: DuckDB's sums of doubles are rounded at each step. */
 function plain(row: Record<string, unknown>): string {
