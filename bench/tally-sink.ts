@@ -1,9 +1,11 @@
 /**
  * The sink of the benchmarks: adds up what windows counted, so that a run can be checked to have every event in
- * exactly as many windows as it belongs to. Cheap: it touches two columns.
+ * exactly as many windows as it belongs to. Cheap: it touches two columns. What a changelog takes back is subtracted, so
+ * that what is left is what its rows say in the end.
  */
 import type { Sink } from '../engine/contract/sink.ts'
-import type { Batch, Float64Column } from '../engine/core/batch.ts'
+import type { Batch, Float64Column, Int64Column } from '../engine/core/batch.ts'
+import { isRetraction, kindAt } from '../engine/core/row-kinds.ts'
 
 /** Totals of what arrived. */
 export interface Tally {
@@ -23,6 +25,7 @@ export function tallySink(): TallySink {
   return {
     kind: 'tally',
     guarantee: 'at-least-once',
+    changelogMode: 'upsert',
     tally,
     createWriter(context) {
       let own: Tally = { rows: 0, events: 0, value: 0 }
@@ -61,8 +64,16 @@ function add(batch: Batch, from: number, into: Tally): void {
     return
   }
   const names = batch.schema.fields.map((field) => field.name)
-  const events = (batch.columns[names.indexOf('events')] as Float64Column).values
+  const events = (batch.columns[names.indexOf('events')] as Float64Column | Int64Column).values
   const values = (batch.columns[names.indexOf('value')] as Float64Column).values
+  if (events instanceof BigInt64Array) {
+    for (let i = from; i < batch.length; i++) {
+      const sign = isRetraction(kindAt(batch.kinds, i)) ? -1 : 1
+      into.events += sign * Number(events[i])
+      into.value += sign * values[i]!
+    }
+    return
+  }
   for (let i = from; i < batch.length; i++) {
     into.events += events[i]!
     into.value += values[i]!

@@ -1,5 +1,5 @@
 /**
- * `millrace bench engine | lambdas | sliding`: a whole job on bounded load, in events per CPU-second.
+ * `millrace bench engine | lambdas | sliding | changelog`: a whole job on bounded load, in events per CPU-second.
  */
 import { parseArgs } from 'node:util'
 import type { BuiltBench } from './bench-job.ts'
@@ -37,6 +37,11 @@ export const PIPELINES = {
     title: 'columns -> keyBy string -> count and sum in 10 s windows every 2 s',
     module: './sliding-job',
     load: async () => (await import('./sliding-job.ts')).default,
+  },
+  changelog: {
+    title: 'columns -> groupBy string -> count, sum and max so far, as a changelog',
+    module: './changelog-job',
+    load: async () => (await import('./changelog-job.ts')).default,
   },
 } as const
 

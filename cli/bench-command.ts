@@ -11,6 +11,7 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   engine: throughput('engine'),
   lambdas: throughput('lambdas'),
   sliding: throughput('sliding'),
+  changelog: throughput('changelog'),
   'checkpoint-loss': paired('checkpoint-loss'),
   scaling: paired('scaling'),
   memory: async () => (await import('../bench/memory.ts')).runMemory,
@@ -19,7 +20,7 @@ const SUITES: Readonly<Record<string, () => Promise<Suite>>> = {
   recovery: async () => (await import('../bench/recovery.ts')).runRecovery,
 }
 
-function throughput(pipeline: 'engine' | 'lambdas' | 'sliding'): () => Promise<Suite> {
+function throughput(pipeline: 'engine' | 'lambdas' | 'sliding' | 'changelog'): () => Promise<Suite> {
   return async () => {
     const { runThroughput } = await import('../bench/throughput.ts')
     return (args) => runThroughput(pipeline, args)

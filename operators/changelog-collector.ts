@@ -11,12 +11,14 @@ import { BATCH_ROWS_MAX } from '../engine/core/batch.ts'
 import { type OpaqueCodec, RowBuffer } from '../engine/core/row-bytes.ts'
 import { RowKind } from '../engine/core/row-kinds.ts'
 import type { Field, Schema } from '../engine/core/schema.ts'
+import { ByteArena } from '../engine/core/strings.ts'
 
 export class ChangelogCollector {
   /** Rows under way: `begin` a row, then fill its cells. */
   readonly rows: RowBuffer
   private readonly fields: readonly Field[]
   private readonly kinds = new Uint8Array(BATCH_ROWS_MAX)
+  private readonly scratch = new ByteArena(256)
   private isPairOpen = false
   /** Some row under way is no insert. */
   private hasChanges = false
@@ -42,6 +44,14 @@ export class ChangelogCollector {
   /** A whole row, as a writer of the output's schema wrote it. */
   add(kind: RowKind, eventTime: number, bytes: Uint8Array, start: number, output: Output): void {
     this.begin(kind, eventTime, output).appendBytes(0, this.fields, bytes, start)
+  }
+
+  /** The same of a row that has an array of its own: it is read in memory that stays, where that is cheaper. */
+  addCopy(kind: RowKind, eventTime: number, row: Uint8Array, output: Output): void {
+    const { scratch } = this
+    scratch.clear()
+    scratch.writeBytes(row, 0, row.length)
+    this.add(kind, eventTime, scratch.bytes, 0, output)
   }
 
   flush(output: Output): void {

@@ -23,15 +23,15 @@ class ChangelogNormalizeOperator extends KeyedRows implements Operator {
     const { collector } = this
     const after = rows[0]
     if (after === undefined) {
-      if (before !== null) collector.add(RowKind.DELETE, timeMs, before, 0, output)
+      if (before !== null) collector.addCopy(RowKind.DELETE, timeMs, before, output)
       return
     }
     if (before === null) {
-      collector.add(RowKind.INSERT, timeMs, after, 0, output)
+      collector.addCopy(RowKind.INSERT, timeMs, after, output)
       return
     }
     if (!this.ttl.isLimited && equalBytes(before, after)) return
-    collector.add(RowKind.UPDATE_BEFORE, timeMs, before, 0, output)
-    collector.add(RowKind.UPDATE_AFTER, timeMs, after, 0, output)
+    collector.addCopy(RowKind.UPDATE_BEFORE, timeMs, before, output)
+    collector.addCopy(RowKind.UPDATE_AFTER, timeMs, after, output)
   }
 }

@@ -27,7 +27,6 @@ import {
   type RetractableAggregate,
   retractableAggregate,
 } from './retractable-aggregates.ts'
-import { equalBytes } from './row-list.ts'
 import { numberOf, ValueCounts } from './value-counts.ts'
 
 export interface GroupAggregateOptions {
@@ -180,25 +179,28 @@ class GroupAggregateOperator implements Operator {
     const time = batch.eventTime[i]!
     const before = group.result
     if (group.rows === 0) {
-      if (before !== null) collector.add(RowKind.DELETE, time, before, 0, output)
+      if (before !== null) collector.addCopy(RowKind.DELETE, time, before, output)
       group.result = null
       for (const counts of this.counts) counts.clear(keys, i)
       return true
     }
-    const after = this.resultOf(group, batch, keys, i)
+    this.writeResult(group, batch, keys, i)
+    const { bytes, length } = this.arena
     if (before === null) {
-      collector.add(RowKind.INSERT, time, after, 0, output)
+      collector.add(RowKind.INSERT, time, bytes, 0, output)
     } else {
-      if (!this.ttl.isLimited && equalBytes(before, after)) return false
-      if (this.options.emitsUpdateBefore) collector.add(RowKind.UPDATE_BEFORE, time, before, 0, output)
-      collector.add(RowKind.UPDATE_AFTER, time, after, 0, output)
+      if (!this.ttl.isLimited && startsWith(bytes, length, before)) return false
+      if (this.options.emitsUpdateBefore) collector.addCopy(RowKind.UPDATE_BEFORE, time, before, output)
+      collector.add(RowKind.UPDATE_AFTER, time, bytes, 0, output)
     }
-    group.result = new Uint8Array(after)
+    // Written over where it fits: a row a change is too much for the garbage collector.
+    if (before?.length !== length) group.result = new Uint8Array(length)
+    for (let b = 0; b < length; b++) group.result![b] = bytes[b]!
     return false
   }
 
-  /** The bytes of a group's result; valid until the next call. */
-  private resultOf(group: Group, batch: Batch, keys: KeyColumn, i: number): Uint8Array {
+  /** Leaves the bytes of a group's result in the arena. */
+  private writeResult(group: Group, batch: Batch, keys: KeyColumn, i: number): void {
     const { aggregates, cells, arena } = this
     const { groupFields } = this.options
     arena.clear()
@@ -211,7 +213,6 @@ class GroupAggregateOperator implements Operator {
       }
       cells[groupFields.length + k]!.writeValue(aggregate.result(group.states[k]), arena)
     }
-    return arena.view()
   }
 
   private valueOf(aggregate: RetractableAggregate, value: unknown): unknown {
@@ -221,6 +222,13 @@ class GroupAggregateOperator implements Operator {
   advanceWatermark(): boolean {
     return true
   }
+}
+
+/** Whether bytes[0, length) are `all`. */
+function startsWith(bytes: Uint8Array, length: number, all: Uint8Array): boolean {
+  if (length !== all.length) return false
+  for (let i = 0; i < length; i++) if (bytes[i] !== all[i]) return false
+  return true
 }
 
 /** Rows f64, stamp f64, result u32 length (all ones for none) and bytes, then the states. */

@@ -30,10 +30,10 @@ class SinkUpsertMaterializerOperator extends KeyedRows implements Operator {
   protected emit(before: Uint8Array | null, rows: readonly Uint8Array[], timeMs: number, output: Output): void {
     const after = rows.at(-1)
     if (after === undefined) {
-      if (before !== null) this.collector.add(RowKind.DELETE, timeMs, before, 0, output)
+      if (before !== null) this.collector.addCopy(RowKind.DELETE, timeMs, before, output)
       return
     }
     if (before !== null && !this.ttl.isLimited && equalBytes(before, after)) return
-    this.collector.add(before === null ? RowKind.INSERT : RowKind.UPDATE_AFTER, timeMs, after, 0, output)
+    this.collector.addCopy(before === null ? RowKind.INSERT : RowKind.UPDATE_AFTER, timeMs, after, output)
   }
 }

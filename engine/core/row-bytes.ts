@@ -291,7 +291,9 @@ export class RowBuffer {
   /** Rows begun. */
   length = 0
   private readonly eventTime = new Float64Array(BATCH_ROWS_MAX)
-  private readonly cursor = new ByteCursor()
+  /** One for each of the two arrays that rows come from in turn, so that neither is looked at anew. */
+  private cursor = new ByteCursor()
+  private otherCursor = new ByteCursor()
 
   constructor(schema: Schema, opaque: OpaqueCodec) {
     this.schema = schema
@@ -313,6 +315,11 @@ export class RowBuffer {
   /** Fills cells from column `offset` on with a row that a `RowWriter` of `fields` wrote at `start`; returns its end. */
   appendBytes(offset: number, fields: readonly Field[], bytes: Uint8Array, start: number): number {
     const at = this.length - 1
+    if (bytes !== this.cursor.bytes) {
+      const { cursor } = this
+      this.cursor = this.otherCursor
+      this.otherCursor = cursor
+    }
     const { cursor } = this
     cursor.set(bytes, start)
     for (let k = 0; k < fields.length; k++) this.columns[offset + k]!.decode(cursor, fields[k]!, at)
