@@ -27,7 +27,7 @@ export default job('local prices', (env) => {
   AsyncDataStream.orderedWaitWithRetry(
     orderStream,
     async (order, request) => [{ id: order.id, local: order.euros * (await rateOf(order.country, request)) }],
-    seconds(5), // for all attempts of one element
+    seconds(30), // for all attempts of one element
     100, // requests under way at once in a subtask
     AsyncRetryStrategies.exponentialBackoff(3, milliseconds(5), seconds(1), 2),
   ).print()
