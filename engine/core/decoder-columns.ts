@@ -64,6 +64,23 @@ export class ColumnMemory {
   }
 }
 
+/**
+ * Declarations for generated decoders, over `columns` (a `ColumnMemory` a field): m0 is the memory of field 0, v0 its values (of
+ * texts s0 and e0, their starts and ends), n0 its NULLs where there may be some.
+ */
+export function memoryVariables(fields: readonly Field[]): string {
+  const arrays = { boolean: 'booleans', int32: 'int32s', int64: 'words', float64: 'doubles', timestamp: 'doubles' }
+  return fields
+    .map(({ kind, nullable }, k) => {
+      const memory = `const m${k} = columns[${k}]`
+      // Its array is a new one for each batch.
+      if (kind === 'opaque') return memory
+      const values = kind === 'string' ? `s${k} = m${k}.starts, e${k} = m${k}.ends` : `v${k} = m${k}.${arrays[kind]}`
+      return `${memory}, ${values}${nullable ? `, n${k} = m${k}.nulls` : ''}`
+    })
+    .join('\n')
+}
+
 export class DecoderColumns {
   readonly schema: Schema
   readonly memory: readonly ColumnMemory[]

@@ -6,7 +6,7 @@
  * a wrong number of cells. The checked path then decides. What is accepted here must be what that path accepts.
  */
 
-import type { DecoderColumns } from '../decoder-columns.ts'
+import { type DecoderColumns, memoryVariables } from '../decoder-columns.ts'
 import { compile, inFunctions } from '../generated-source.ts'
 import { int32Reader, int64Reader, readNumber, utf8Length } from '../json/scan.ts'
 import { parseTimestamp } from '../json/timestamp.ts'
@@ -52,7 +52,7 @@ export function generateCsvRecord(plan: CsvPlan): FastCsvRecord {
       readInt64: int64Reader(),
       parseTimestamp,
     },
-    declarations: `const [${fields.map((_, k) => `m${k}`).join(', ')}] = columns\n${fields.map(declarations).join('\n')}`,
+    declarations: memoryVariables(fields),
     functions: [
       ...absent.functions,
       ...cells.functions,
@@ -81,24 +81,6 @@ function cellScanner(delimiter: number, quote: number): (b: Uint8Array, p: numbe
       if (length === 0) return -1
       p += length
     }
-  }
-}
-
-function declarations(field: Field, k: number): string {
-  const nulls = field.nullable && field.kind !== 'opaque' ? `const n${k} = m${k}.nulls;` : ''
-  switch (field.kind) {
-    case 'string':
-      return `${nulls} const s${k} = m${k}.starts, e${k} = m${k}.ends`
-    case 'int32':
-      return `${nulls} const v${k} = m${k}.int32s`
-    case 'int64':
-      return `${nulls} const v${k} = m${k}.words`
-    case 'boolean':
-      return `${nulls} const v${k} = m${k}.booleans`
-    case 'opaque':
-      return nulls
-    default:
-      return `${nulls} const v${k} = m${k}.doubles`
   }
 }
 

@@ -11,15 +11,13 @@
  * Schemas for which that would be a larger function than may be generated are read by wide-record.ts.
  */
 
-import type { DecoderColumns } from '../decoder-columns.ts'
+import { type DecoderColumns, memoryVariables } from '../decoder-columns.ts'
 import { compile, type GeneratedFunction, isBounded } from '../generated-source.ts'
 import type { Field, Schema } from '../schema.ts'
-import { parseOpaque } from './opaque-value.ts'
+import { type FastRecord, parseOpaque } from './fast-record.ts'
 import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
 import { parseTimestamp } from './timestamp.ts'
 import { wideRecord } from './wide-record.ts'
-
-export type FastRecord = (buffer: Buffer, view: DataView, start: number, row: number) => number
 
 /** Guesses are kept for this many leading keys of a record. */
 const ORDER_PLACES = 256
@@ -54,8 +52,7 @@ export function generateFastRecord(
       parseTimestamp,
       parseOpaque,
     },
-    declarations: `const [${fields.map((_, k) => `m${k}`).join(', ')}] = columns
-${fields.map(declarations).join('\n')}`,
+    declarations: memoryVariables(fields),
     functions,
     result: 'record',
   })
@@ -120,24 +117,6 @@ ${missing(fields, masks)}
     { name: 'lookup', params: 'b, s, length', body: lookup },
     { name: 'record', params: 'b, view, p, row', body: record },
   ]
-}
-
-function declarations(field: Field, k: number): string {
-  const nulls = field.nullable ? `, n${k} = m${k}.nulls` : ''
-  switch (field.kind) {
-    case 'string':
-      return `const s${k} = m${k}.starts, e${k} = m${k}.ends${nulls}`
-    case 'boolean':
-      return `const v${k} = m${k}.booleans${nulls}`
-    case 'int32':
-      return `const v${k} = m${k}.int32s${nulls}`
-    case 'int64':
-      return `const v${k} = m${k}.words${nulls}`
-    case 'opaque':
-      return ''
-    default:
-      return `const v${k} = m${k}.doubles${nulls}`
-  }
 }
 
 /** A test that the bytes at `at` are exactly `bytes`. Reads nothing behind a byte that differs but for 3. */

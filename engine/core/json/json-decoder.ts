@@ -21,7 +21,8 @@ import { MillraceError } from '../errors.ts'
 import type { Schema } from '../schema.ts'
 import { asBuffer } from '../strings.ts'
 import { checkedDecode, type RecordLimits } from './checked-record.ts'
-import { type FastRecord, generateFastRecord } from './generate-decoder.ts'
+import type { FastRecord } from './fast-record.ts'
+import { generateFastRecord } from './generate-decoder.ts'
 
 export interface JsonDecoderOptions {
   /** Unique in the process (`worker.uniqueId`): keeps the generated function's inline caches its own. */

@@ -9,8 +9,7 @@
  */
 import type { ColumnMemory } from '../decoder-columns.ts'
 import type { ColumnKind, Field } from '../schema.ts'
-import type { FastRecord } from './generate-decoder.ts'
-import { parseOpaque } from './opaque-value.ts'
+import { type FastRecord, parseOpaque } from './fast-record.ts'
 import { int32Reader, int64Reader, literalEnd, plainString, readNumber, skipSpace, skipValue } from './scan.ts'
 import { parseTimestamp } from './timestamp.ts'
 

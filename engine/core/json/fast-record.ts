@@ -1,5 +1,11 @@
-/** A JSON value that stays as it is, in a column of values. For the quick paths of a JSON decoder. */
+/** What the two quick paths of a JSON decoder share: generate-decoder.ts for few fields, wide-record.ts for many. */
 import { hasProtoKey } from './checked-record.ts'
+
+/**
+ * Reads the record at `start` into row `row`; the position after it and the spaces behind it, or -1 when the record is not
+ * plain, so that the checked path has to decide about it.
+ */
+export type FastRecord = (buffer: Buffer, view: DataView, start: number, row: number) => number
 
 /** The value of checked JSON text; undefined when it holds a key `__proto__`. */
 export function parseOpaque(buffer: Buffer, start: number, end: number): unknown {
