@@ -1,6 +1,6 @@
 /**
  * Every kind of keyed state against plain JavaScript values, through small batches, evictions, restores at other
- * parallelisms, and times to live.
+ * parallelisms, and times to live. Longer than other files: one model and one driver of all kinds serve all of it.
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'

@@ -1,7 +1,7 @@
 /**
  * Windows of every assigner, trigger and evictor against the model of window-semantics.testkit.ts: random rows,
  * watermarks, clock and lateness, batch sizes 1 to 7, blocked output, restores at other parallelisms, tiny memory
- * budgets. `WINDOW_RUNS=2000` runs more of it.
+ * budgets. `WINDOW_RUNS=2000` runs more of it. Longer than other files: one driver, its triggers and its model serve all of it.
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
