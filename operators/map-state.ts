@@ -12,7 +12,7 @@ import type { KeyedState, SegmentChunk, StateTable } from '../engine/contract/ke
 import { CompositeKeys, entryStart } from '../engine/core/composite-keys.ts'
 import { decodeKey, type Key } from '../engine/core/keys.ts'
 import type { CurrentKey } from './current-key.ts'
-import type { Stamped, TtlPolicy } from './state-ttl.ts'
+import { type Stamped, type TtlPolicy, usedValue } from './state-ttl.ts'
 
 /** Entries read at a time. Few, because those at hand are looked up again when the map changes meanwhile. */
 const CHUNK_ENTRIES = 32
@@ -69,20 +69,7 @@ export class KeyedMap implements MapState<Key, unknown> {
   }
 
   get(key: Key): unknown {
-    const slot = this.find(key)
-    if (slot < 0) return undefined
-    const segment = this.table.segment(0)
-    if (this.ttl === null) return segment.objects[slot]
-    const stamped = segment.objects[slot] as Stamped
-    if (this.ttl.hasExpired(stamped.atMs)) {
-      segment.remove(slot)
-      return this.ttl.returnExpired ? stamped.value : undefined
-    }
-    if (this.ttl.updateOnRead) {
-      stamped.atMs = this.ttl.nowMs()
-      segment.markDirty(slot)
-    }
-    return stamped.value
+    return usedValue(this.table.segment(0), this.find(key), this.ttl)
   }
 
   put(key: Key, value: unknown): void {

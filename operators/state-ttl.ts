@@ -6,7 +6,7 @@
  * `ReturnExpiredIfNotCleanedUp`. The store drops the rest by `TableDeclaration.isExpired`.
  */
 import type { StateTtl } from '../engine/contract/functions.ts'
-import type { ValueCodec } from '../engine/contract/keyed-state.ts'
+import type { StateSegment, ValueCodec } from '../engine/contract/keyed-state.ts'
 
 /** A value with the processing time at which it was last used. */
 export class Stamped {
@@ -40,6 +40,25 @@ export class TtlPolicy {
   stamp(value: unknown): Stamped {
     return new Stamped(value, this.nowMs())
   }
+}
+
+/**
+ * What a look-up finds in `slot` of a segment (-1: nothing) whose values are stamped where `ttl` is given: what has expired is
+ * cleared, and the use is noted.
+ */
+export function usedValue(segment: StateSegment, slot: number, ttl: TtlPolicy | null): unknown {
+  if (slot < 0) return undefined
+  if (ttl === null) return segment.objects[slot]
+  const stamped = segment.objects[slot] as Stamped
+  if (ttl.hasExpired(stamped.atMs)) {
+    segment.remove(slot)
+    return ttl.returnExpired ? stamped.value : undefined
+  }
+  if (ttl.updateOnRead) {
+    stamped.atMs = ttl.nowMs()
+    segment.markDirty(slot)
+  }
+  return stamped.value
 }
 
 const STAMP_BYTES = 8

@@ -31,7 +31,7 @@ import { copyOfKeys } from './copy-of-keys.ts'
 import type { CurrentKey } from './current-key.ts'
 import { KeyedList, type ListHead, listHeadCodec, listPieceCodec } from './list-state.ts'
 import { KeyedMap } from './map-state.ts'
-import { type Stamped, stampedCodec, TtlPolicy } from './state-ttl.ts'
+import { type Stamped, stampedCodec, TtlPolicy, usedValue } from './state-ttl.ts'
 import { asyncFunctionError, isPromise } from './user-function.ts'
 
 /** What a descriptor says of its values. */
@@ -117,19 +117,7 @@ class KeyedValue implements StateSlot {
   get(): unknown {
     const segment = this.table.segment(0)
     segment.find(this.current.require(), this.current.rows, 1, this.slots)
-    const slot = this.slots[0]
-    if (slot < 0) return undefined
-    if (this.ttl === null) return segment.objects[slot]
-    const stamped = segment.objects[slot] as Stamped
-    if (this.ttl.hasExpired(stamped.atMs)) {
-      segment.remove(slot)
-      return this.ttl.returnExpired ? stamped.value : undefined
-    }
-    if (this.ttl.updateOnRead) {
-      stamped.atMs = this.ttl.nowMs()
-      segment.markDirty(slot)
-    }
-    return stamped.value
+    return usedValue(segment, this.slots[0], this.ttl)
   }
 
   set(value: unknown): void {
