@@ -7,7 +7,7 @@
 import { h, patch } from './dom.js'
 import { fetchJson, follow, jobPath, storeToken } from './feed.js'
 import { createGraphView } from './graph.js'
-import { connectionNotice, emptyPage, exceptionsCard, header, throughput, tiles } from './panels.js'
+import { connectionNotice, emptyPage, endedStates, exceptionsCard, header, throughput, tiles } from './panels.js'
 import { History, RateTracker } from './rates.js'
 import { checkpointsCard, operatorsCard, sinksCard, subtasksCard, watermarksCard } from './tables.js'
 
@@ -73,7 +73,9 @@ function onStatus(status) {
     state.showAll = false
   }
   state.status = status
-  state.rates.observe(status.nowMs, countersOf(status))
+  // What has ended has no rate, and its last one says nothing.
+  if (endedStates.includes(status.state)) state.rates = new RateTracker()
+  else state.rates.observe(status.nowMs, countersOf(status))
   state.history.add(status.nowMs, [state.rates.rate('total/in'), state.rates.rate('total/out')])
   refreshExceptions(status)
   scheduleDraw()

@@ -15,7 +15,7 @@ import {
 } from './format.js'
 import { historyMs } from './rates.js'
 
-const endedStates = ['finished', 'failed', 'cancelled']
+export const endedStates = ['finished', 'failed', 'cancelled']
 
 export function header(status, jobs, onPick) {
   const uptimeMs = status.nowMs - status.startedAtMs
@@ -66,34 +66,14 @@ function jobPicker(status, jobs, onPick) {
 /** What the visitor has to know about the connection; empty while all is well. */
 export function connectionNotice(connection, status, nowMs) {
   const live = { class: 'notices', role: 'status' }
+  const isOver = status !== null && endedStates.includes(status.state)
+  if (isOver) return h('div', live, endNotice(connection, status))
   if (connection.kind === 'lost') {
-    const seconds = Math.max(0, Math.ceil((connection.retryAtMs - nowMs) / 1000))
     const since = status === null ? '' : ` These figures are from ${formatClock(status.nowMs)} UTC.`
-    const ended = status !== null && endedStates.includes(status.state) ? ` The job had ${pastOf(status.state)}.` : ''
     return h(
       'div',
       live,
-      h(
-        'p',
-        { class: 'notice bad' },
-        h('strong', null, 'Connection lost.'),
-        `${since}${ended} `,
-        // Counts down twice a second: not for a screen reader to read out each time.
-        h('span', { 'aria-hidden': 'true' }, seconds > 0 ? `Trying again in ${seconds} s.` : 'Trying again …'),
-      ),
-    )
-  }
-  if (status !== null && status.state === 'failed') {
-    const last = status.exceptions.at(-1)
-    return h(
-      'div',
-      live,
-      h(
-        'p',
-        { class: 'notice bad' },
-        h('strong', null, 'The job failed.'),
-        last === undefined ? null : h('span', { class: 'notice-cause', title: last.message }, last.message),
-      ),
+      h('p', { class: 'notice bad' }, h('strong', null, 'Connection lost.'), `${since} `, countdown(connection, nowMs)),
     )
   }
   if (status !== null && status.state === 'restarting') {
@@ -113,8 +93,33 @@ export function connectionNotice(connection, status, nowMs) {
   return h('div', live)
 }
 
-function pastOf(state) {
-  return state === 'cancelled' ? 'been cancelled' : state
+/** Counts down twice a second: not for a screen reader to read out each time. */
+function countdown(connection, nowMs) {
+  const seconds = Math.max(0, Math.ceil((connection.retryAtMs - nowMs) / 1000))
+  return h('span', { 'aria-hidden': 'true' }, seconds > 0 ? `Trying again in ${seconds} s.` : 'Trying again …')
+}
+
+const endings = {
+  failed: ['bad', 'The job failed.'],
+  finished: ['good', 'The job is finished.'],
+  cancelled: ['warn', 'The job was cancelled.'],
+}
+
+/** How the job ended; with most programs the process ends then too, and the figures are the last. */
+function endNotice(connection, status) {
+  const [tone, text] = endings[status.state]
+  const cause = status.state === 'failed' ? status.exceptions.at(-1) : undefined
+  const last =
+    connection.kind === 'lost'
+      ? ` Its process has ended or does not answer: these figures are from ${formatClock(status.nowMs)} UTC.`
+      : ''
+  return h(
+    'p',
+    { class: `notice ${tone}` },
+    h('strong', null, text),
+    last,
+    cause === undefined ? null : h('span', { class: 'notice-cause', title: cause.message }, cause.message),
+  )
 }
 
 /** A page without a job: connecting, nothing runs, or a token is needed. */
@@ -182,7 +187,7 @@ export function tiles(status, rates) {
   const lagMs = status.watermarkMs === null ? null : status.nowMs - status.watermarkMs
   const held = status.heldBackBy
   const allEnded = status.subtasks.length > 0 && status.subtasks.every((subtask) => subtask.ended)
-  const noWatermark = allEnded || isEnded ? 'end of input' : 'none yet'
+  const noWatermark = allEnded || status.state === 'finished' ? 'end of input' : isEnded ? 'none' : 'none yet'
   const watermark = formatTime(status.watermarkMs)
   const [day, clock] = watermark.split(' ')
   return h(
@@ -200,7 +205,7 @@ export function tiles(status, rates) {
     tile(
       'Watermark lag',
       formatDuration(lagMs),
-      held !== null && (held.behindMs ?? 1) > 0 ? `held back by ${held.split}` : 'behind the wall clock',
+      !isEnded && held !== null && (held.behindMs ?? 1) > 0 ? `held back by ${held.split}` : 'behind the wall clock',
     ),
     tile(
       'Last checkpoint',

@@ -62,9 +62,11 @@ export class EventStreams {
     this.#timer ??= setInterval(() => this.#tick(), tickMs).unref()
   }
 
-  /** Ends all streams. */
+  /** Ends all streams, each with a last event: how its job ended, if that is why the server closes. */
   close(): void {
-    for (const { response } of [...this.#connections]) response.end()
+    for (const { jobId, response } of [...this.#connections]) {
+      response.end(response.writableNeedDrain ? '' : (this.#render(jobId) ?? ''))
+    }
     this.#connections.clear()
     this.#stopTimer()
   }

@@ -307,9 +307,14 @@ describe('events', () => {
     const other = await openStream(server.port)
     await readUntil(other, /event: status/)
     const ended = new Promise((resolve) => other.on('close', resolve))
-    other.resume()
+    let rest = ''
+    other.on('data', (chunk) => {
+      rest += chunk
+    })
+    jobs = [fixtureJob(fixtureStatus({ state: 'finished' }))]
     await server.close()
     await ended
+    assert.match(rest, /"state":"finished".*\n\n$/, 'the last event says how the job ended')
     assert.ok(other.complete, 'an open stream is ended, and not cut off once closing has waited for it')
   })
 
