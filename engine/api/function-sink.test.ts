@@ -10,6 +10,7 @@ import { functionSink, type SinkFunction, type SinkObject } from './function-sin
 import {
   type JobExecutionResult,
   perSubtask,
+  RestartStrategies,
   RichSinkFunction,
   type RuntimeContext,
   StreamExecutionEnvironment,
@@ -164,4 +165,27 @@ test('a sink function cannot share what it opens, nor keep state by key', async 
   }
   const writer = functionSink(new Asks()).createWriter(new MemoryOutboxes().writerContext(OPAQUE_SCHEMA))
   await assert.rejects(writer.open(), { code: 'STATE_NOT_KEYED' })
+})
+
+test('a call that never ends keeps no job from ending, nor from failing for want of checkpoints', async () => {
+  const stuck = async (tolerable: number) => {
+    const env = StreamExecutionEnvironment.createEnvironment().enableCheckpointing(10)
+    env.setRestartStrategy(RestartStrategies.noRestart())
+    env.getCheckpointConfig().setCheckpointTimeout(20).setTolerableCheckpointFailureNumber(tolerable)
+    const called = Promise.withResolvers<void>()
+    env
+      .fromDataGenerator((index) => index)
+      .addSink(() => {
+        called.resolve()
+        return new Promise<void>(() => {})
+      })
+    const job = await env.executeAsync('stuck')
+    await called.promise
+    return job
+  }
+  const [cancelled, failing] = await Promise.all([stuck(1_000_000), stuck(3)])
+  await Promise.all([
+    cancelled.cancel().then(async () => assert.equal((await cancelled.done).state, 'cancelled')),
+    assert.rejects(failing.done, { code: 'CHECKPOINTS_FAILED' }),
+  ])
 })

@@ -27,7 +27,13 @@ export type CoordinatorState =
       readonly startedAtMs: number
       readonly missing: ReadonlySet<number>
     }
-  | { readonly phase: 'aborting'; readonly attempt: number; readonly missing: ReadonlySet<number> }
+  | {
+      readonly phase: 'aborting'
+      readonly attempt: number
+      readonly missing: ReadonlySet<number>
+      /** Since the last time-out, or the first tick; null before. */
+      readonly sinceMs: number | null
+    }
   /** All acks are in; the manifest is being written. */
   | { readonly phase: 'completing'; readonly attempt: number; readonly kind: CheckpointKind }
 
@@ -35,6 +41,8 @@ export type Decision =
   | { readonly do: 'nothing' }
   | { readonly do: 'trigger'; readonly attempt: number; readonly kind: CheckpointKind }
   | { readonly do: 'abort'; readonly attempt: number; readonly reason: string }
+  /** The attempt was given up long ago and still keeps others from starting: the next one has failed too. */
+  | { readonly do: 'report'; readonly attempt: number; readonly reason: string }
   | { readonly do: 'complete'; readonly attempt: number; readonly kind: CheckpointKind }
 
 const NOTHING: Decision = { do: 'nothing' }
@@ -99,6 +107,7 @@ export class CheckpointCoordinator {
         `Workers ${[...this.state.missing].join(', ')} did not ack within ${this.options.timeoutMs} ms.`,
       )
     }
+    if (this.state.phase === 'aborting') return this.awaitAbort(this.state, nowMs)
     if (this.finished || this.state.phase !== 'idle' || this.pendingEpochs >= PENDING_EPOCHS_MAX) return NOTHING
     if (this.requested !== null && nowMs < this.retryAtMs) return NOTHING
     const kind = this.requested ?? (this.isDue(nowMs) ? 'checkpoint' : null)
@@ -108,6 +117,17 @@ export class CheckpointCoordinator {
     const attempt = ++this.lastAttempt
     this.state = { phase: 'collecting', attempt, kind, startedAtMs: nowMs, missing: this.everyWorker() }
     return { do: 'trigger', attempt, kind }
+  }
+
+  /** What never ends (as a call of a sink that nobody answers) must not hide that there are no checkpoints any more. */
+  private awaitAbort(state: Extract<CoordinatorState, { phase: 'aborting' }>, nowMs: number): Decision {
+    const { attempt, missing, sinceMs } = state
+    const isOut = sinceMs !== null && nowMs - sinceMs >= this.options.timeoutMs
+    if (sinceMs === null || isOut) this.state = { ...state, sinceMs: nowMs }
+    if (!isOut || this.options.intervalMs === null) return NOTHING
+    this.failuresInARow++
+    const workers = [...missing].join(', ')
+    return { do: 'report', attempt, reason: `Workers ${workers} are still busy with it, and no other can start.` }
   }
 
   /** Until then `tick` has nothing to do, if nothing else happens. */
@@ -152,7 +172,7 @@ export class CheckpointCoordinator {
     if (this.state.phase !== 'collecting') return NOTHING
     const { attempt, kind } = this.state
     this.failed(kind)
-    this.state = { phase: 'aborting', attempt, missing: this.everyWorker() }
+    this.state = { phase: 'aborting', attempt, missing: this.everyWorker(), sinceMs: null }
     return { do: 'abort', attempt, reason }
   }
 

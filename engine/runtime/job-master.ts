@@ -477,6 +477,9 @@ export class JobMaster implements RunningJob {
           if (!run.over) this.failRun(failureOf(error))
         })
         return
+      case 'report':
+        this.checkpointFailed(run, decision.attempt, decision.reason)
+        return
       case 'complete':
         this.complete(run, decision.attempt, decision.kind).catch((error) => {
           if (!run.over) this.failRun(failureOf(error))

@@ -133,7 +133,11 @@ function removeTemporary(directory: string, onEvent: JobOptions['onEvent']): voi
 type Placement = Pick<MasterEnvironment, 'spawn' | 'createRings' | 'releaseMemory'>
 
 /** Ends a worker politely, then by force. */
-function closing(send: () => void, closed: Promise<void>, force: () => Promise<unknown>): Promise<void> {
+function closing(
+  send: () => void,
+  closed: Promise<void>,
+  force: () => Promise<unknown> = async () => {},
+): Promise<void> {
   send()
   let timer: NodeJS.Timeout | undefined
   const grace = new Promise<void>((resolve) => {
@@ -217,10 +221,7 @@ function callingThread(graph: JobGraph, io: Io): Placement {
       return null
     },
     spawn(_index, onMessage) {
-      let closed: () => void = () => {}
-      const closing = new Promise<void>((resolve) => {
-        closed = resolve
-      })
+      const { promise: closed, resolve: onClosed } = Promise.withResolvers<void>()
       const runtime = new WorkerRuntime({
         io,
         graph,
@@ -228,7 +229,7 @@ function callingThread(graph: JobGraph, io: Io): Placement {
         createHub: (deployment, wake) => pool.hub(deployment.workerIndex, wake),
         send(message) {
           // In the order in which they were sent.
-          if (message.type === 'closed') setImmediate(closed)
+          if (message.type === 'closed') setImmediate(onClosed)
           else setImmediate(onMessage, message)
         },
         defer: setImmediate,
@@ -236,8 +237,8 @@ function callingThread(graph: JobGraph, io: Io): Placement {
       return {
         send: (message) => setImmediate(() => runtime.receive(message)),
         terminate() {
-          runtime.receive({ type: 'close' })
-          return closing
+          // A function that never answers cannot be stopped here, but must not keep the job from ending.
+          return closing(() => runtime.receive({ type: 'close' }), closed)
         },
       }
     },
