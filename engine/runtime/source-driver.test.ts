@@ -1,4 +1,4 @@
-/** Idleness of a source's splits: silence counts, waiting for others does not. */
+/** A source's splits: silence makes them idle, waiting for others does not; and which may not be read on. */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import type { SourceNode } from '../contract/job-graph.ts'
@@ -10,7 +10,8 @@ import { type AssignedSplit, SourceDriver } from './source-driver.ts'
 const ROW = schema({ n: t.float64() })
 const IDLE_AFTER_MS = 1_000
 
-async function rig() {
+async function rig({ alignment = null as { group: string } | null, restoredA = Number.NEGATIVE_INFINITY } = {}) {
+  const paused: string[][] = []
   let nowMs = 50_000
   const polls: SourcePoll[] = []
   const node = {
@@ -23,32 +24,33 @@ async function rig() {
             for (let i = 0; i < count; i++) watermark = Math.max(watermark, times[i]!)
           },
           current: () => watermark,
-          restore() {},
+          restore(restored: number) {
+            watermark = restored
+          },
         }
       },
       createAssigner: null,
       idleAfterMs: IDLE_AFTER_MS,
+      alignment,
     },
     source: {
       createReader: () => ({
         open: async () => {},
         poll: () => polls.shift() ?? { kind: 'pending' },
         snapshot: () => [],
+        pauseSplits: (splits: ReadonlySet<string>) => paused.push([...splits]),
         close: async () => {},
       }),
     },
   }
   const context = { worker: { io: { clock: { monotonicMs: () => nowMs } } }, deadLetter() {} }
   const driver = new SourceDriver(node as unknown as SourceNode, context as unknown as SourceReaderContext)
-  const split = (id: string): AssignedSplit => ({
-    id,
-    position: null,
-    watermark: Number.NEGATIVE_INFINITY,
-    idle: false,
-  })
-  await driver.open([split('a'), split('b')])
+  const split = (id: string, watermark: number): AssignedSplit => ({ id, position: null, watermark, idle: false })
+  await driver.open([split('a', restoredA), split('b', Number.NEGATIVE_INFINITY)])
   return {
     driver,
+    /** What the reader was told, in order. */
+    paused,
     wait: (ms: number) => {
       nowMs += ms
     },
@@ -122,4 +124,12 @@ describe('a split', () => {
     wait(IDLE_AFTER_MS)
     assert.deepEqual(pending(), ['a', 'b'], 'there was nothing to read at all')
   })
+})
+
+test('a restored split waits until it is known how far its group may read', async () => {
+  const { driver, paused } = await rig({ alignment: { group: 'all' }, restoredA: 500 })
+  assert.deepEqual(paused, [['a']])
+  driver.limitTo('all', 499)
+  driver.limitTo('all', 500)
+  assert.deepEqual(paused, [['a'], []])
 })

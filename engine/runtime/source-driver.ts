@@ -106,6 +106,8 @@ export class SourceDriver {
     }
     await this.reader.open(splits)
     this.watermark = this.minimum()
+    // Of what is restored some splits are further than others; how far they may read is not known yet.
+    if (this.limit !== Number.POSITIVE_INFINITY) this.pauseSplits()
   }
 
   /** Takes splits that were found while the job runs. */

@@ -6,9 +6,9 @@
  */
 import { BRANCHES, type BranchName } from './sim-branches.ts'
 
-/** 2 is the newest: every part there is. */
-export type Draw = 1 | 2
-export const DRAW_NEWEST: Draw = 2
+/** 3 is the newest: every part there is. */
+export type Draw = 1 | 2 | 3
+export const DRAW_NEWEST: Draw = 3
 
 export function isDraw(draw: number): draw is Draw {
   return draw >= 1 && draw <= DRAW_NEWEST

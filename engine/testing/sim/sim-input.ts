@@ -86,6 +86,10 @@ export interface SimShape {
   readonly noticesRotLate: boolean
   /** After this long a request is given up, and some are never answered; null: all are, and none is given up. */
   readonly requestTimeoutMs: number | null
+  /** In batch execution: nothing is late, and a failure begins the job anew. */
+  readonly isBatch: boolean
+  /** Readers stop reading single splits that are too far ahead. */
+  readonly pausesSplits: boolean
 }
 
 export interface Discovery {
@@ -129,7 +133,7 @@ export function clockMayGoBack({ branches }: SimShape): boolean {
 export function isAddable(shape: SimShape, name: BranchName): boolean {
   if (BRANCHES[name].sources > shape.splits.length) return false
   if (shape.isAtLeastOnce && !repeats(name)) return false
-  return !goesByClock(name) || !clockMayGoBack(shape)
+  return !goesByClock(name) || !(shape.isBatch || clockMayGoBack(shape))
 }
 
 /** The shape as a job whose rows may repeat after a failure. */
@@ -218,8 +222,10 @@ export function randomShape(random: SeededRandom, draw: Draw = DRAW_NEWEST): Sim
     spillBeyondBytes: random.pick([null, 0, 0, 400]),
     noticesRotLate: random.chance(0.4),
     requestTimeoutMs: null,
+    isBatch: false,
+    pausesSplits: false,
   }
-  return {
+  const drawn = {
     ...shape,
     hasQuietSplit: canBeQuiet(shape) && random.chance(0.8),
     // Where every step is a request, a short one would be met by so few attempts that the job might not end.
@@ -230,6 +236,14 @@ export function randomShape(random: SeededRandom, draw: Draw = DRAW_NEWEST): Sim
     // What came later is drawn last, for the same reason.
     requestTimeoutMs: random.chance(0.5) ? random.between(80, 250) : null,
   }
+  if (draw < 3) return drawn
+  return { ...drawn, isBatch: canBeBatch(drawn) && random.chance(0.1), pausesSplits: random.chance(0.5) }
+}
+
+/** What goes by the clock comes to nothing when time only moves at the end of input. */
+function canBeBatch(shape: SimShape): boolean {
+  const needsTime = shape.hasQuietSplit || shape.driftMs !== null || shape.branches.some(goesByClock)
+  return !needsTime && !shape.isAtLeastOnce
 }
 
 /** The other splits must get a window to its end by themselves, and still bring rows when the quiet one is idle. */
@@ -277,6 +291,7 @@ function comesLate({ lateEvery }: SimShape, i: number): boolean {
 
 /** Is the row certainly not late, whatever the order in which rows came? */
 export function isOnTime(shape: SimShape, row: InputRow): boolean {
+  if (shape.isBatch) return true
   return shape.idleAfterMs === null && shape.discovery === null && !comesLate(shape, originOf(row.id).offset)
 }
 
@@ -300,5 +315,5 @@ export function sourceUid(source: number): string {
 
 /** Could any record be later than the watermark before it? */
 export function lateIsPossible(shape: SimShape): boolean {
-  return shape.lateEvery > 0 || shape.idleAfterMs !== null || shape.discovery !== null
+  return !shape.isBatch && (shape.lateEvery > 0 || shape.idleAfterMs !== null || shape.discovery !== null)
 }

@@ -315,6 +315,9 @@ export const ruled: Branch = {
     for (const [key, of] of Map.groupBy(judged, (row) => row.key)) {
       const ordered = [...of].sort((a, b) => a.number - b.number)
       const drop = ordered.findIndex((row, i) => i > 0 && row.rules < ordered[i - 1]!.rules)
+      if (results.shape.isBatch && ordered.some((row) => row.rules !== results.rows(1).length)) {
+        results.fail('I5', `${key} was judged before all rules had come, in batch execution`)
+      }
       if (drop > 0) results.fail('I5', `${key} knew ${ordered[drop]!.rules} rules after ${ordered[drop - 1]!.rules}`)
     }
     const all = results.rows(1)

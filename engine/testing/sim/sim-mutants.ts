@@ -1,7 +1,7 @@
 /**
  * Bugs that the simulator must find, planted around the engine: one for each lesson of the reliability
  * design that the engine could have to learn again, and more of their kind. Here those of the protocol; those of single
- * parts are in sim-part-mutants.ts.
+ * parts are in sim-part-mutants.ts, those of what serves users' functions in sim-function-mutants.ts.
  *
  * Run by mutants.ts (`npm run sim:mutants`), a few by the tests. Each entry says what the bug is; `plant`
  * makes it afresh for every run, because some remember things.
@@ -14,6 +14,7 @@ import type { JsonValue } from '../../core/json-value.ts'
 import { rowReader } from '../../core/rows.ts'
 import type { FromWorker, WorkerAck } from '../../runtime/protocol.ts'
 import type { SinkRow } from './sim-external.ts'
+import { FUNCTION_MUTANTS } from './sim-function-mutants.ts'
 import type { SimShape } from './sim-input.ts'
 import type { SimJobWorld } from './sim-job.ts'
 import { PART_MUTANTS } from './sim-part-mutants.ts'
@@ -62,31 +63,28 @@ function danglingTransactions(): Plant {
   return {
     graph: (graph, { external, scope }) =>
       changeNodes(graph, {
-        sink: (node) => ({
-          ...node,
-          sink: {
-            ...node.sink,
-            createWriter: writerOf,
-            createCommitter(context) {
-              let owner = 0
-              return {
-                async open() {
-                  owner = await external.claim(scope, context.sinkId)
-                },
-                readMarker: () => external.readMarker(scope, context.sinkId),
-                async commit(epoch, committables) {
-                  const alive = (id: JsonValue): SinkRow[] => {
-                    const transaction = open.get(id as number)!
-                    const age = context.io.clock.monotonicMs() - transaction.openedAtMs
-                    return age < BROKER_TIMEOUT_MS ? transaction.rows : []
-                  }
-                  await external.transact(scope, context.sinkId, owner, epoch, committables.flatMap(alive))
-                },
-                async close() {},
-              }
-            },
-          },
-        }),
+        sink: (node) => {
+          if (node.sink.guarantee !== 'exactly-once') return node
+          const createCommitter: typeof node.sink.createCommitter = (context) => {
+            let owner = 0
+            return {
+              async open() {
+                owner = await external.claim(scope, context.sinkId)
+              },
+              readMarker: () => external.readMarker(scope, context.sinkId),
+              async commit(epoch, committables) {
+                const alive = (id: JsonValue): SinkRow[] => {
+                  const transaction = open.get(id as number)!
+                  const age = context.io.clock.monotonicMs() - transaction.openedAtMs
+                  return age < BROKER_TIMEOUT_MS ? transaction.rows : []
+                }
+                await external.transact(scope, context.sinkId, owner, epoch, committables.flatMap(alive))
+              },
+              async close() {},
+            }
+          }
+          return { ...node, sink: { ...node.sink, createWriter: writerOf, createCommitter } }
+        },
       }),
   }
 }
@@ -485,6 +483,6 @@ const PROTOCOL_MUTANTS = {
   },
 } as const satisfies Record<string, Mutant>
 
-export const MUTANTS = { ...PROTOCOL_MUTANTS, ...PART_MUTANTS } as const
+export const MUTANTS = { ...PROTOCOL_MUTANTS, ...PART_MUTANTS, ...FUNCTION_MUTANTS } as const
 
 export type MutantName = keyof typeof MUTANTS

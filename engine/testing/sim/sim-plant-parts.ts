@@ -123,10 +123,14 @@ export function changeSinks(
           const writer = node.sink.createWriter(context)
           return change.writer?.(writer, context) ?? writer
         },
-        createCommitter(context) {
-          const committer = node.sink.createCommitter!(context)
-          return change.committer?.(committer, context.sinkId) ?? committer
-        },
+        ...(node.sink.createCommitter === undefined
+          ? {}
+          : {
+              createCommitter(context) {
+                const committer = node.sink.createCommitter!(context)
+                return change.committer?.(committer, context.sinkId) ?? committer
+              },
+            }),
       },
     }),
   })

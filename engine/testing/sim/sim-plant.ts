@@ -30,8 +30,23 @@ export interface Plant extends ChannelPlant {
   stores?(factory: SimStoreFactory, worker: number): SimStoreFactory
   /** Messages of one worker on their way to the coordinator. */
   fromWorker?(deliver: (message: FromWorker) => void): (message: FromWorker) => void
+  /** Replaces methods of the engine's classes for the run; what it returns puts them back. */
+  patch?(): () => void
   /** Now and then, with a disk of a process; `directory` is the job's. */
   meanwhile?(disk: Disk, directory: string): void
+}
+
+/** Replaces a method that all objects of a class share; what it returns puts it back. */
+export function replaceMethod<T extends object, K extends keyof T>(
+  prototype: T,
+  name: K,
+  replace: (original: T[K]) => T[K],
+): () => void {
+  const original = prototype[name]
+  prototype[name] = replace(original)
+  return () => {
+    prototype[name] = original
+  }
 }
 
 /** A bug with its name in plain words; `plant` makes it afresh for every run, because some remember things. */

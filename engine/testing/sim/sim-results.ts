@@ -133,8 +133,11 @@ export class BranchResults {
     if (count > 0 && !lateIsPossible(this.shape)) this.fail('I9', `${count} rows came out as late`)
   }
 
-  /** I5: rows of a group are numbered from 1 without gaps, and records of a split keep their order in it. */
-  numbered(what: string, rows: readonly SinkRow[], field: string): void {
+  /**
+   * I5: rows of a group are numbered from 1 without gaps, and records of a split keep their order in it. In batch
+   * execution, where `isSorted`, they are in order of time instead.
+   */
+  numbered(what: string, rows: readonly SinkRow[], field: string, isSorted = true): void {
     for (const [name, members] of Map.groupBy(rows, (row) => String(row[field]))) {
       const ordered = [...members].sort((a, b) => (a['number'] as number) - (b['number'] as number))
       const last = new Map<string, number>()
@@ -145,10 +148,12 @@ export class BranchResults {
         }
         const id = row['id'] as number
         if (id === -1) continue
-        const { source, split } = originOf(id)
-        const path = `${row['key']} ${source} ${split}`
-        if (id <= (last.get(path) ?? -1)) this.fail('I5', `${what}: ${name} has ${id} after ${last.get(path)}`)
-        last.set(path, id)
+        const { source, split, offset } = originOf(id)
+        const path = this.shape.isBatch ? '' : `${row['key']} ${source} ${split}`
+        const at = this.shape.isBatch ? inputRow(this.shape, source, split, offset).time : id
+        if (this.shape.isBatch ? isSorted && at < (last.get(path) ?? -1) : at <= (last.get(path) ?? -1))
+          this.fail('I5', `${what}: ${name} has ${id} after ${last.get(path)}`)
+        last.set(path, at)
       }
     }
   }

@@ -31,6 +31,7 @@ import type { Plant } from './sim-plant.ts'
 import { SimProcess } from './sim-process.ts'
 import { checkDeadLetters } from './sim-results.ts'
 import { Scope, SIM_START_MS, SimScheduler } from './sim-scheduler.ts'
+import { SimDrift } from './sim-source.ts'
 import { SimVersions } from './sim-versions.ts'
 
 export interface SimOptions {
@@ -205,6 +206,7 @@ class Simulation {
     const onRejection = (reason: unknown): void =>
       this.invariants.fail('I10', `unhandled rejection: ${messageOf(reason)}`)
     process.on('unhandledRejection', onRejection)
+    const takeOut = this.plant.patch?.() ?? (() => {})
     try {
       while (this.violation === null && !this.isOver) await this.step()
     } catch (error) {
@@ -212,6 +214,7 @@ class Simulation {
     } finally {
       process.off('unhandledRejection', onRejection)
       for (const { process } of this.actives) process.scope.kill()
+      takeOut()
     }
     return {
       seed: this.seed,
@@ -264,6 +267,7 @@ class Simulation {
       quietIsOver: () => !program.branches.includes('windows') || this.external.sink('windows').rows.length > 0,
       mayEnd: () => this.versions.haveAll(this.external),
       given: new Set(),
+      drift: new SimDrift(shape, (message) => this.invariants.fail('I9', message)),
     }
     const start = this.next
     this.next = this.plainStart()
@@ -306,9 +310,9 @@ class Simulation {
       parallelism,
       workers,
       moduleUrl: null,
-      checkpointIntervalMs: this.shape.intervalMs,
+      checkpointIntervalMs: this.shape.isBatch ? null : this.shape.intervalMs,
       checkpointTimeoutMs: this.shape.timeoutMs,
-      runtimeMode: 'streaming',
+      runtimeMode: this.shape.isBatch ? 'batch' : 'streaming',
       checkpointPolicy: {
         ...CHECKPOINT_POLICY_DEFAULT,
         mode: this.shape.isAtLeastOnce ? 'at-least-once' : 'exactly-once',
@@ -649,7 +653,8 @@ class Simulation {
       )
       if (stop) active.ending = 'stop'
     } catch (error) {
-      if (errorCode(error) !== 'JOB_NOT_RUNNING') throw error
+      const refused = this.shape.isBatch ? 'BATCH_SAVEPOINT' : 'JOB_NOT_RUNNING'
+      if (!['JOB_NOT_RUNNING', refused].includes(errorCode(error))) throw error
     }
   }
 

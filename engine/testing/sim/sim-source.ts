@@ -6,7 +6,7 @@
 import type { Source, SourceReader, SourceReaderContext, SplitState } from '../../contract/source.ts'
 import { batchOfRows } from '../../core/rows.ts'
 import type { SeededRandom } from './seeded-random.ts'
-import { INPUT, type InputRow, inputRow, type SimShape, TRICKLE_MS } from './sim-input.ts'
+import { INPUT, type InputRow, inputRow, isBadRow, type SimShape, TRICKLE_MS } from './sim-input.ts'
 
 export interface SimSourceWorld {
   readonly shape: SimShape
@@ -19,6 +19,40 @@ export interface SimSourceWorld {
   readonly mayEnd: () => boolean
   /** Splits of the first source that readers of this process were given so far. */
   readonly given: Set<string>
+  readonly drift: SimDrift
+}
+
+/**
+ * How far each reader of a run has come in event time: with watermark alignment none may be asked for more while it is
+ * further ahead of the slowest than that allows. Idle splits hold nobody back, and found ones come late; so only where
+ * there are neither.
+ */
+export class SimDrift {
+  private readonly maxDriftMs: number | null
+  private readonly fail: (message: string) => void
+  private readonly readers = new Map<string, { readonly parallelism: number; readonly reachedMs: () => number }>()
+
+  constructor({ driftMs, idleAfterMs, discovery, isBatch }: SimShape, fail: (message: string) => void) {
+    this.maxDriftMs = idleAfterMs === null && discovery === null && !isBatch ? driftMs : null
+    this.fail = fail
+  }
+
+  /** A subtask of a source has a new reader; `reachedMs` is +Infinity once that holds nobody back. */
+  opened(source: number, { subtask, parallelism }: SourceReaderContext, reachedMs: () => number): void {
+    for (const [name, other] of this.readers) {
+      if (name.startsWith(`${source} `) && other.parallelism !== parallelism) this.readers.delete(name)
+    }
+    this.readers.set(`${source} ${subtask}`, { parallelism, reachedMs })
+  }
+
+  /** `who`, which has come as far as `reachedMs`, was asked for more. */
+  asked(who: string, reachedMs: number): void {
+    if (this.maxDriftMs === null) return
+    let slowestMs = Number.POSITIVE_INFINITY
+    for (const reader of this.readers.values()) slowestMs = Math.min(slowestMs, reader.reachedMs())
+    const driftMs = reachedMs - slowestMs
+    if (driftMs > this.maxDriftMs) this.fail(`${who} is read on ${driftMs} ms ahead of the slowest`)
+  }
 }
 
 /** How often a reader looks whether the quiet split has become loud, or input may end. */
@@ -41,9 +75,21 @@ export function simSource(world: SimSourceWorld, index: number): Source<InputRow
   }
 }
 
+interface SimSplit {
+  readonly id: string
+  next: number
+  /** Latest event time read so far. */
+  reachedMs: number
+}
+
 class SimReader implements SourceReader {
-  private splits: { readonly id: string; next: number }[] = []
+  private splits: SimSplit[] = []
+  private hasEnded = false
   private isPaused = false
+  /** Too far ahead of others. */
+  private ahead: ReadonlySet<string> = new Set()
+  /** Not every reader has it. */
+  readonly pauseSplits?: (splits: ReadonlySet<string>) => void
   private cancelPause: () => void = () => {}
   private readonly world: SimSourceWorld
   private readonly index: number
@@ -53,15 +99,36 @@ class SimReader implements SourceReader {
     this.world = world
     this.index = index
     this.context = context
+    if (!world.shape.pausesSplits) return
+    this.pauseSplits = (splits) => {
+      this.ahead = new Set(splits)
+      context.wake()
+    }
   }
 
   async open(assigned: readonly SplitState[]): Promise<void> {
     this.addSplits(assigned)
+    this.world.drift.opened(this.index, this.context, () => this.reachedMs)
+  }
+
+  private get reachedMs(): number {
+    if (this.hasEnded) return Number.POSITIVE_INFINITY
+    return this.splits.reduce((least, { reachedMs }) => Math.min(least, reachedMs), Number.POSITIVE_INFINITY)
+  }
+
+  private readOn(split: SimSplit, to: number): InputRow[] {
+    const offsets = Array.from({ length: to - split.next }, (_, k) => split.next + k)
+    const rows = offsets.map((i) => inputRow(this.world.shape, this.index, Number(split.id), i))
+    split.next = to
+    for (const row of rows) if (!isBadRow(row)) split.reachedMs = Math.max(split.reachedMs, row.time)
+    return rows
   }
 
   addSplits(found: readonly SplitState[]): void {
     for (const { id, position } of found) {
-      this.splits.push({ id, next: position as number })
+      const split: SimSplit = { id, next: 0, reachedMs: Number.NEGATIVE_INFINITY }
+      this.readOn(split, position as number)
+      this.splits.push(split)
       if (this.index === 0) this.world.given.add(id)
     }
     this.context.wake()
@@ -81,13 +148,16 @@ class SimReader implements SourceReader {
       throw new Error('planned failure of a reader')
     }
     const open = this.splits.filter((split) => split.next < shape.rowsPerSplit)
-    if (open.length === 0 && !this.isPaused && this.isAtEnd) return { kind: 'end' }
+    if (open.length === 0 && !this.isPaused && this.isAtEnd) {
+      this.hasEnded = true
+      return { kind: 'end' }
+    }
     if (this.isPaused) return { kind: 'pending' }
     if (open.length === 0) {
       this.pause(LOOK_MS)
       return { kind: 'pending' }
     }
-    const loud = open.filter((split) => !this.isQuiet(split))
+    const loud = open.filter((split) => !this.isQuiet(split) && !this.ahead.has(split.id))
     if (loud.length === 0) {
       this.pause(LOOK_MS)
       return { kind: 'pending' }
@@ -96,10 +166,11 @@ class SimReader implements SourceReader {
     else if (random.chance(0.5)) this.pause(random.next() * shape.pauseMsMax)
     const split = random.pick(loud)
     const from = split.next
+    this.world.drift.asked(`subtask ${this.context.subtask} of source ${this.index}`, this.reachedMs)
+    if (shape.pausesSplits) this.world.drift.asked(`split ${split.id} of source ${this.index}`, split.reachedMs)
     const rowsMax = shape.hasQuietSplit ? 1 : random.between(1, shape.batchRows)
-    split.next = Math.min(shape.rowsPerSplit, from + rowsMax)
-    const offsets = Float64Array.from({ length: split.next - from }, (_, k) => from + k)
-    const rows = Array.from(offsets, (i) => inputRow(shape, this.index, Number(split.id), i))
+    const rows = this.readOn(split, Math.min(shape.rowsPerSplit, from + rowsMax))
+    const offsets = Float64Array.from(rows, (_, k) => from + k)
     return { kind: 'batch', split: split.id, batch: batchOfRows(INPUT, rows), offsets }
   }
 
