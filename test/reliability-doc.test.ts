@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict'
 import { existsSync, readFileSync } from 'node:fs'
 import { test } from 'node:test'
+import { BRANCHES } from '../engine/testing/sim/sim-branches.ts'
 import { SimInvariants } from '../engine/testing/sim/sim-invariants.ts'
 import { MUTANTS } from '../engine/testing/sim/sim-mutants.ts'
 
@@ -40,6 +41,12 @@ test('every invariant has its check, every fault a test, every bug a plant', () 
   for (const row of rows('Bugs of other')) {
     for (const [, plant] of row.split('|')[2]!.matchAll(/`([^`]+)`/g)) assert.ok(plant! in MUTANTS, plant)
   }
+  const parts = rows('What simulated jobs')
+  for (const row of parts) {
+    for (const [, plant] of row.split('|')[3]!.matchAll(/`([^`]+)`/g)) assert.ok(plant! in MUTANTS, plant)
+  }
+  const told = parts.flatMap((row) => [...row.split('|')[1]!.matchAll(/`([^`]+)`/g)].map(([, name]) => name!))
+  assert.deepEqual(told.sort(), Object.keys(BRANCHES).sort())
   assert.ok(text.includes(`plants ${Object.keys(MUTANTS).length} bugs`), `there are ${Object.keys(MUTANTS).length}`)
 })
 

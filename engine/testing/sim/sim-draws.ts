@@ -35,9 +35,7 @@ const FIRST: readonly BranchName[] = [
   'forgotten',
 ]
 
-const ALL = Object.keys(BRANCHES) as BranchName[]
-
 /** In this order. */
 export function branchNames(draw: Draw): readonly BranchName[] {
-  return draw === 1 ? FIRST : ALL
+  return draw === 1 ? FIRST : (Object.keys(BRANCHES) as BranchName[])
 }

@@ -11,7 +11,9 @@ const SEEDS_MAX = 100
 const QUICK: readonly MutantName[] = [
   'at-least-once-loses',
   'barrier-overtakes',
+  'cleared-map-comes-back',
   'clock-timers-early',
+  'drift-too-wide',
   'found-splits-forgotten',
   'lives-too-long',
   'live-store-reopened',
@@ -21,6 +23,7 @@ const QUICK: readonly MutantName[] = [
   'restored-hashed-anew',
   'shared-file-deleted',
   'stale-ack',
+  'state-outlives-key',
   'state-rot-unnoticed',
   'sync-does-nothing',
   'watermark-forgotten',
