@@ -2,6 +2,7 @@
  * `millrace bench engine | lambdas | sliding | changelog`: a whole job on bounded load, in events per CPU-second.
  */
 import { parseArgs } from 'node:util'
+import { usageError } from '../engine/api/run-flags.ts'
 import type { BuiltBench } from './bench-job.ts'
 import { type JobCost, measureJob } from './measure-job.ts'
 
@@ -77,7 +78,7 @@ export function wholeFlag(text: string | undefined, fallback: number, name: stri
   if (text === undefined) return fallback
   const value = Number(text)
   if (Number.isInteger(value) && value >= least) return value
-  throw new Error(`--${name} takes a whole number of ${least} or more, not ${text}.`)
+  throw usageError(`--${name} ${text} is not possible.`, `Give a whole number, ${least} or more.`)
 }
 
 const helpOf = (pipeline: PipelineName): string => `millrace bench ${pipeline}: ${PIPELINES[pipeline].title}

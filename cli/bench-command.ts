@@ -2,6 +2,7 @@
  * `millrace bench ...`: hands the arguments to the benchmark that they name.
  */
 import { closest, usageError } from '../engine/api/run-flags.ts'
+import { messageOf } from '../engine/core/errors.ts'
 import { commandHelp } from './help.ts'
 
 type Suite = (args: readonly string[]) => Promise<number>
@@ -36,11 +37,12 @@ function paired(comparison: 'checkpoint-loss' | 'scaling'): () => Promise<Suite>
 
 export async function benchCommand(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args
+  const names = Object.keys(SUITES)
   if (name === '--help' || name === 'help') {
-    process.stdout.write(`${commandHelp('bench')}\n`)
+    const more = `NAME is one of ${names.join(', ')};\nmillrace bench NAME --help shows the flags of each.`
+    process.stdout.write(`${commandHelp('bench')}\n\n${more}\n`)
     return 0
   }
-  const names = Object.keys(SUITES)
   if (name === undefined || !Object.hasOwn(SUITES, name)) {
     const near = name === undefined ? null : closest(name, names)
     throw usageError(
@@ -49,5 +51,13 @@ export async function benchCommand(args: readonly string[]): Promise<number> {
     )
   }
   const suite = await SUITES[name]!()
-  return suite(rest)
+  try {
+    return await suite(rest)
+  } catch (error) {
+    // Each benchmark has Node parse its flags.
+    const code = String((error as { code?: unknown } | null)?.code)
+    if (!code.startsWith('ERR_PARSE_ARGS')) throw error
+    const [said] = messageOf(error).split('. ', 1)
+    throw usageError(`${said!.replace(/\.$/, '')}.`, `See millrace bench ${name} --help.`)
+  }
 }

@@ -59,7 +59,8 @@ async function verify(directory: string, asJson: boolean): Promise<number> {
   const { checkpoints, filesChecked, problems } = found
   if (asJson) process.stdout.write(`${JSON.stringify(found)}\n`)
   else {
-    const verdict = problems.length === 0 ? 'all is well' : `${problems.length} problems`
+    const verdict =
+      problems.length === 0 ? 'all is well' : problems.length === 1 ? '1 problem' : `${problems.length} problems`
     const head = `${checkpoints.length} checkpoints, ${filesChecked} files: ${verdict}`
     process.stdout.write(`${[head, ...problems].join('\n')}\n`)
   }

@@ -21,6 +21,8 @@ function version(): string {
 export async function runCommand(args: readonly string[]): Promise<number> {
   const [name, ...rest] = args
   if (name === undefined) throw usageError('Which command?', `\n\n${generalHelp()}`)
+  // `help run` is `run --help`.
+  if (name === 'help' && rest[0] !== undefined && isCommand(rest[0])) return runCommand([rest[0], '--help'])
   if (name === '--help' || name === '-h' || name === 'help') return print(generalHelp())
   if (name === '--version' || name === '-v') return print(version())
   if (!isCommand(name)) {

@@ -5,7 +5,7 @@
  * a program as under `flink run`: it ends when it is loaded and no job of it runs any more, with 1 if one failed.
  */
 import { existsSync, realpathSync, statSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { extname, resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
 import { type LaunchContext, launchContext } from '../engine/api/launch-context.ts'
 import { closest, type ParsedFlags, runFlagsOf, usageError } from '../engine/api/run-flags.ts'
@@ -34,7 +34,10 @@ function jobFile(positionals: readonly string[]): string {
   if (stray !== undefined)
     throw usageError(`"${stray}" is one job too many.`, 'Flags need two dashes: --parallelism 4.')
   const path = resolve(file)
-  if (!existsSync(path) || statSync(path).isDirectory()) {
+  if (existsSync(path) && statSync(path).isDirectory()) {
+    throw usageError(`${path} is a directory.`, 'Give the path of the module that declares the job.')
+  }
+  if (!existsSync(path)) {
     const near = existsSync(`${path}.ts`) ? `${file}.ts` : closest(file, ['JOB.ts'])
     throw usageError(
       `There is no file ${path}.`,
@@ -43,8 +46,17 @@ function jobFile(positionals: readonly string[]): string {
         : 'Give the path of the module that declares the job.',
     )
   }
+  if (!MODULE_EXTENSIONS.includes(extname(path))) {
+    throw usageError(
+      `${path} is no module of TypeScript or JavaScript.`,
+      `Its name has to end with one of ${MODULE_EXTENSIONS.join(', ')}.`,
+    )
+  }
   return realpathSync(path)
 }
+
+/** What Node can import. */
+const MODULE_EXTENSIONS = ['.ts', '.mts', '.cts', '.js', '.mjs', '.cjs']
 
 /** Resolves to the exit code. `args` is everything after `run`. */
 export async function runCommandLine(flags: ParsedFlags, args: readonly string[]): Promise<number> {

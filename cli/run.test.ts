@@ -7,6 +7,7 @@ import { existsSync, mkdtempSync, rmSync, statSync, symlinkSync, writeFileSync }
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, describe, test } from 'node:test'
+import { fileURLToPath } from 'node:url'
 import { fixture, MAIN, millrace, node, start } from './command-testkit.ts'
 import { runCommand } from './commands.ts'
 import { exitCodeForError } from './failure.ts'
@@ -194,6 +195,10 @@ describe('what cannot be run', { concurrency: 2 }, () => {
       [['checkpoints', 'lst', folder], /checkpoints list DIR/],
       [['checkpoints', 'list', join(folder, 'nowhere')], /no directory/],
       [['bench', 'engin'], /Did you mean engine/],
+      [['bench', 'engine', '--evnts', '5'], /'--evnts'.*millrace bench engine --help/],
+      [['bench', 'engine', '--events', 'x'], /--events x.*whole number/],
+      [['run', folder], /is a directory/],
+      [['run', fileURLToPath(new URL('../package.json', import.meta.url))], /package\.json is no module/],
     ] as const) {
       await assert.rejects(runCommand(args), (error) => {
         assert.match((error as Error).message, message)

@@ -7,7 +7,7 @@ import type { CheckpointPolicy } from '../checkpoint/checkpoint-policy.ts'
 import { DEFAULT_KEY_GROUPS } from '../core/keys.ts'
 import type { JobOptions, RestartStrategy, StateBackendName } from '../runtime/launcher-types.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
-import type { RunFlags } from './run-flags.ts'
+import { type RunFlags, usageError } from './run-flags.ts'
 import { type RuntimeExecutionMode, runtimeModeOf } from './runtime-mode.ts'
 
 /** Null means that the program did not say. */
@@ -46,7 +46,7 @@ export function threadsPlacement(flags: RunFlags, moduleUrl: string, cores: numb
   return { workers, moduleUrl: workers === 0 ? null : moduleUrl }
 }
 
-/** Throws `BATCH_UNBOUNDED`. */
+/** Throws `BATCH_UNBOUNDED`, and `USAGE` where there is nothing to restore from. */
 export function toJobOptions(
   name: string,
   settings: JobSettings,
@@ -57,6 +57,13 @@ export function toJobOptions(
   const runtimeMode = runtimeModeOf(flags.runtimeMode ?? settings.runtimeMode, settings.unboundedSources)
   const checkpointIntervalMs =
     runtimeMode === 'batch' ? null : (flags.checkpointIntervalMs ?? settings.checkpointIntervalMs)
+  const checkpointDirectory = flags.checkpointDirectory ?? settings.checkpointDirectory
+  if (flags.restore === 'latest' && checkpointDirectory === null) {
+    throw usageError(
+      '--restore latest needs to know where checkpoints are.',
+      'Add --checkpoint-dir DIR, or have the job call setCheckpointStorage(DIR).',
+    )
+  }
   return {
     name,
     parallelism: flags.parallelism ?? settings.parallelism ?? Math.max(1, placement.workers),
@@ -66,7 +73,7 @@ export function toJobOptions(
     checkpointIntervalMs,
     checkpointTimeoutMs: settings.checkpointTimeoutMs,
     checkpointPolicy: settings.checkpointPolicy,
-    checkpointDirectory: flags.checkpointDirectory ?? settings.checkpointDirectory,
+    checkpointDirectory,
     stateBackend: flags.stateBackend ?? settings.stateBackend ?? defaultStateBackend(),
     restore: flags.restore,
     allowNonRestoredState: flags.allowNonRestoredState,

@@ -6,7 +6,7 @@ import { describe, test } from 'node:test'
 import { CHECKPOINT_POLICY_DEFAULT } from '../checkpoint/checkpoint-policy.ts'
 import { MillraceError } from '../core/errors.ts'
 import { defaultStateBackend } from '../runtime/store-factories.ts'
-import { threadsPlacement, toJobOptions } from './job-settings.ts'
+import { type JobSettings, threadsPlacement, toJobOptions } from './job-settings.ts'
 import { closest, parseRunFlags } from './run-flags.ts'
 
 function usage(args: readonly string[]): string {
@@ -95,7 +95,7 @@ describe('job options', () => {
     restart: null,
   } as const
   const unset = { ...settings, parallelism: null, checkpointIntervalMs: null, stateBackend: null } as const
-  const options = (args: readonly string[], from: typeof settings | typeof unset = settings) => {
+  const options = (args: readonly string[], from: JobSettings = settings) => {
     const flags = parseRunFlags(args)
     return toJobOptions('j', from, flags, threadsPlacement(flags, 'file:///job.ts', 8), () => {})
   }
@@ -124,6 +124,14 @@ describe('job options', () => {
     assert.deepEqual([options([]).workers, options([]).moduleUrl], [8, 'file:///job.ts'])
     const none = options(['--workers', '0'])
     assert.deepEqual([none.workers, none.moduleUrl, none.parallelism], [0, null, 3])
+  })
+
+  test('the last checkpoint has to be somewhere', () => {
+    const nowhere = { ...settings, checkpointDirectory: null }
+    const restore = ['--restore', 'latest']
+    assert.equal(options(restore).restore, 'latest')
+    assert.equal(options([...restore, '--checkpoint-dir', 'flag'], nowhere).restore, 'latest')
+    assert.throws(() => options(restore, nowhere), { code: 'USAGE', message: /Add --checkpoint-dir DIR/ })
   })
 
   test('only jobs with checkpoints restart by default', () => {
