@@ -32,6 +32,7 @@ export function objectDisk(options: ObjectDiskOptions): Disk {
   const disk = new ObjectDisk(options)
   return {
     read: (path) => disk.read(path),
+    readRange: (path, at, length) => (isObjectUrl(path) ? null : (options.local.readRange?.(path, at, length) ?? null)),
     create: (path) => disk.create(path),
     createExclusive: (path, bytes) => disk.createExclusive(path, bytes),
     rename: (from, to) => disk.rename(from, to),

@@ -3,7 +3,7 @@
  * disk has not taken counts as buffered.
  */
 import assert from 'node:assert/strict'
-import { rm, truncate, writeFile } from 'node:fs/promises'
+import { open, rm, truncate, writeFile } from 'node:fs/promises'
 import { test } from 'node:test'
 import fc from 'fast-check'
 import type { OutboxSegment } from '../contract/sink.ts'
@@ -82,6 +82,36 @@ test('a damaged or shortened segment is noticed', () =>
     assert.equal((await recordsOf(directory, segment)).length, 3)
     await truncate(path, bytes.length - 1)
     await assert.rejects(recordsOf(directory, segment), { code: 'OUTPUT_LOST' })
+  }))
+
+test('a large segment is read in pieces, and gives no record before all of it was checked', () =>
+  withCheckpointDirectory(async (directory) => {
+    const outbox = outboxIn(directory)
+    const lengths = [0, 1, 3 << 20, 5, 9 << 20, 100_000, 7]
+    for (const [i, length] of lengths.entries()) outbox.append(Buffer.alloc(length, i))
+    const segment = (await outbox.seal())!
+    let longest = 0
+    const disk: Disk = {
+      ...nodeIo.disk,
+      read: () => assert.fail('as a whole it may be larger than memory'),
+      readRange(path, at, length) {
+        longest = Math.max(longest, length)
+        return nodeIo.disk.readRange!(path, at, length)
+      },
+    }
+    const read: number[] = []
+    for await (const record of readOutbox(disk, directory, segment)) {
+      assert.ok(Buffer.alloc(record.length, read.length).equals(record))
+      read.push(record.length)
+    }
+    assert.deepEqual(read, lengths)
+    assert.ok(longest <= 4 << 20)
+
+    const file = await open(`${directory}/${segment.file}`, 'r+')
+    await file.write(Buffer.of(1), 0, 1, segment.bytes - 1)
+    await file.close()
+    const records = readOutbox(disk, directory, segment)
+    await assert.rejects(records.next(), { code: 'OUTPUT_LOST', message: /does not match its checksum/ })
   }))
 
 test('a segment is gone when its directory is there; what is read wrong once is read again', () =>

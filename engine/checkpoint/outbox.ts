@@ -136,25 +136,71 @@ export function createOutbox(options: OutboxOptions): OutboxWriter {
   }
 }
 
-/** The records of a sealed segment, in order. Throws `OUTPUT_LOST`. */
+/** Of a segment that is read in pieces. */
+const PIECE_BYTES = 4 << 20
+
+/**
+ * The records of a sealed segment, in order; none before the whole of it has matched its checksum. Throws `OUTPUT_LOST`.
+ *
+ * A batch job's output waits in one segment a subtask, however large, so it is read in pieces where the disk can: once to
+ * check it, once for the records.
+ */
 export async function* readOutbox(disk: Disk, directory: string, segment: OutboxSegment): AsyncGenerator<Uint8Array> {
-  const bytes = await readSegment(disk, directory, segment)
-  let at = 0
-  while (at < bytes.length) {
-    const length = bytes.readUInt32LE(at)
-    yield bytes.subarray(at + 4, at + 4 + length)
-    at += 4 + length
+  const path = `${directory}/${segment.file}`
+  let whole: Uint8Array | null = null
+  // Bytes can also be hurt on the way: what does not match is read once more before it is called damaged.
+  for (let left = 1; ; left--) {
+    const check = await checkSegment(disk, path, segment).catch((error) => goneOr(error, disk, directory, path))
+    whole = check.whole
+    if (check.matches) break
+    if (left === 0) throw outputLost(path, 'does not match its checksum')
+  }
+  let rest: Buffer = Buffer.alloc(0)
+  for await (const piece of whole === null ? piecesOf(disk, path, segment.bytes) : [whole]) {
+    const bytes = rest.length === 0 ? bufferOf(piece) : Buffer.concat([rest, piece])
+    let at = 0
+    while (at + 4 <= bytes.length) {
+      const end = at + 4 + bytes.readUInt32LE(at)
+      if (end > bytes.length) break
+      yield bytes.subarray(at + 4, end)
+      at = end
+    }
+    rest = bytes.subarray(at)
+  }
+  if (rest.length > 0) throw outputLost(path, 'ends within a record')
+}
+
+/** Whether the file is what was sealed. `whole` are its bytes, of a small one. */
+export async function checkSegment(
+  disk: Disk,
+  path: string,
+  segment: OutboxSegment,
+): Promise<{ readonly matches: boolean; readonly whole: Uint8Array | null }> {
+  const matches = (bytes: number, crc: number): boolean => bytes === segment.bytes && crc === segment.crc32
+  if (segment.bytes > PIECE_BYTES && (await disk.size(path)) === segment.bytes) {
+    let crc: number | null = null
+    let bytes = 0
+    for await (const piece of piecesOf(disk, path, segment.bytes)) {
+      crc = crc32(piece, crc ?? 0)
+      bytes += piece.length
+    }
+    if (crc !== null) return { matches: matches(bytes, crc), whole: null }
+  }
+  const whole = await disk.read(path)
+  return { matches: matches(whole.length, crc32(whole)), whole }
+}
+
+/** None where the disk reads whole files only. */
+async function* piecesOf(disk: Disk, path: string, bytes: number): AsyncGenerator<Uint8Array> {
+  for (let at = 0; at < bytes; at += PIECE_BYTES) {
+    const reading = disk.readRange?.(path, at, Math.min(PIECE_BYTES, bytes - at)) ?? null
+    if (reading === null) return
+    yield await reading
   }
 }
 
-async function readSegment(disk: Disk, directory: string, segment: OutboxSegment): Promise<Buffer> {
-  const path = `${directory}/${segment.file}`
-  // Bytes can also be hurt on the way: what does not match is read once more before it is called damaged.
-  for (let left = 1; left >= 0; left--) {
-    const bytes = Buffer.from(await disk.read(path).catch((error) => goneOr(error, disk, directory, path)))
-    if (bytes.length === segment.bytes && crc32(bytes) === segment.crc32) return bytes
-  }
-  throw outputLost(path, 'does not match its checksum')
+function bufferOf(bytes: Uint8Array): Buffer {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 /** Without any manifest all of the directory is away, and may come back: a volume that is not mounted. */

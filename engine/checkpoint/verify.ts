@@ -5,7 +5,6 @@
  * Verification reads everything: manifests against their checksums, state files against their hashes,
  * pending output against its CRC, and numbers for gaps. It changes nothing and needs no lock.
  */
-import { crc32 } from 'node:zlib'
 import { isObjectUrl } from '../contract/object-store.ts'
 import { mapBounded } from '../core/bounded.ts'
 import { type MillraceError, messageOf } from '../core/errors.ts'
@@ -14,7 +13,7 @@ import { layout } from './layout.ts'
 import type { Manifest } from './manifest.ts'
 import { type ManifestEntry, manifestNumbers, readManifest } from './manifest-store.ts'
 import { damagedFile } from './object-disk.ts'
-import { isSegment } from './outbox.ts'
+import { checkSegment, isSegment } from './outbox.ts'
 
 const FILES_AT_ONCE = 4
 
@@ -119,10 +118,8 @@ async function pendingProblems(disk: Disk, directory: string, manifest: Manifest
   const committables: readonly unknown[] = manifest.pending.flatMap((commit) => commit.committables)
   for (const segment of committables.filter(isSegment)) {
     try {
-      const bytes = await disk.read(`${directory}/${segment.file}`)
-      if (bytes.length !== segment.bytes || crc32(bytes) !== segment.crc32) {
-        problems.push(`${segment.file}: does not match its checksum`)
-      }
+      const { matches } = await checkSegment(disk, `${directory}/${segment.file}`, segment)
+      if (!matches) problems.push(`${segment.file}: does not match its checksum`)
     } catch (error) {
       // Applied output is deleted while the newest manifest still lists it.
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') problems.push(`${segment.file}: ${messageOf(error)}`)

@@ -38,6 +38,8 @@ export interface DiskFile {
  */
 export interface Disk {
   read(path: string): Promise<Uint8Array>
+  /** Bytes [at, at + length) of a file that has them. Absent, or null, where only whole files can be read. */
+  readRange?(path: string, at: number, length: number): Promise<Uint8Array> | null
   /** Creates or truncates a file for appending. */
   create(path: string): Promise<DiskFile>
   /**

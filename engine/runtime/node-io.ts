@@ -136,8 +136,25 @@ async function hashOf(path: string): Promise<ContentHash> {
   return { sha256: hash.digest('hex'), size }
 }
 
+async function readRange(path: string, at: number, length: number): Promise<Buffer> {
+  const file = await open(path)
+  try {
+    const bytes = Buffer.allocUnsafeSlow(length)
+    let done = 0
+    while (done < length) {
+      const { bytesRead } = await file.read(bytes, done, length - done, at + done)
+      if (bytesRead === 0) break
+      done += bytesRead
+    }
+    return bytes.subarray(0, done)
+  } finally {
+    await file.close()
+  }
+}
+
 const fileSystem: Disk = {
   read: (path) => readFile(path),
+  readRange,
   create: createFile,
   createExclusive,
   async rename(from, to) {
