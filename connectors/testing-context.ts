@@ -65,7 +65,8 @@ export class HandTime implements Clock, Timers {
 /** The worker of a test; with `time` its clock and timers are that. */
 export function testWorkerAt(time: HandTime | null): WorkerContext {
   const worker = connectorWorker()
-  return time === null ? worker : { ...worker, io: { ...worker.io, clock: time, timers: time } }
+  if (time === null) return worker
+  return { ...worker, io: { ...worker.io, clock: time, timers: time }, nowMs: () => time.nowMs() }
 }
 
 /** A reader that is silent for so long will never wake anybody: only a test that hangs waits for it. */

@@ -248,9 +248,11 @@ describe('buckets by time', () => {
 
   test('go by the machine’s clock as Flink’s do, or by event time', () =>
     withDirectory(async (directory) => {
-      const sink = await opened(directory, { bucketAssigner: dateTimeBuckets('yyyy', 'UTC') })
-      sink.write(rowsOf('a'), [0])
-      assert.deepEqual(await sink.commit(), [`${new Date().getUTCFullYear()}/part-00000001-0.jsonl`])
+      const time = new HandTime()
+      const sink = await opened(directory, { bucketAssigner: dateTimeBuckets('HH-mm', 'UTC') }, time)
+      time.pass(61_000)
+      sink.write(rowsOf('a'), [HOUR_MS])
+      assert.deepEqual(await sink.commit(), ['00-01/part-00000001-0.jsonl'])
       await sink.close()
       const byEvents = join(directory, 'by events')
       const other = await opened(byEvents, { bucketAssigner: dateTimeBuckets('yyyy-MM-dd/HH', 'UTC', 'event-time') })
