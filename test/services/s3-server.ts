@@ -63,7 +63,13 @@ async function server(): Promise<string> {
   const folder = await mkdtemp(join(CACHE, 'build-'))
   try {
     const env = { ...process.env, GOBIN: folder, GOFLAGS: '-trimpath' }
-    await run(await findGo(), ['install', `github.com/versity/versitygw/cmd/versitygw@${VERSION}`], { env })
+    const install = [
+      await findGo(),
+      ['install', `github.com/versity/versitygw/cmd/versitygw@${VERSION}`],
+      { env },
+    ] as const
+    // A module that cannot be fetched now may come the next time.
+    await run(...install).catch(() => run(...install))
     await rename(join(folder, 'versitygw'), binary)
   } finally {
     await rm(folder, { recursive: true, force: true })
@@ -71,6 +77,7 @@ async function server(): Promise<string> {
   return binary
 }
 
+/** A server that does not answer for so long never will. */
 const ANSWER_MS_MAX = 60_000
 
 /** Resolves once the server answers; rejects with what it said when it ends instead. */
