@@ -479,6 +479,8 @@ export class Segment extends SegmentSlots implements StateSegment {
 
   /** The last call: nothing of this segment is needed any more. */
   dispose(): void {
+    // Nobody looks at its slots any more: giving up millions of entries costs no more than giving up a few.
+    this.slotCount = 0
     this.release()
     this.shared.memory.arrayBytes -= this.accountedBytes
     this.accountedBytes = 0

@@ -56,6 +56,8 @@ export interface FireCase {
   readonly inputs: number
   readonly resultOf: (row: unknown) => Result
   readonly model: () => FireModel
+  /** That fire in one turn. */
+  readonly turnKeys: number
   /** What makes all keys fire: the watermark or the clock. */
   readonly firesBy: 'watermark' | 'clock'
   /** Results of one row for a key come in any order. */
@@ -67,6 +69,9 @@ export interface FireCase {
   /** Nothing is emitted: one call cleans up. */
   readonly isCleanup?: boolean
 }
+
+/** Of columns, of objects for each of which a function is called, of timers. */
+const TURN_KEYS = { columns: 2_000, objects: 500, timers: 256 } as const
 
 /** Depends on the order of the ids. */
 const orderOf = (ids: readonly number[]): number => ids.reduce((sum, id) => (sum * 31 + id) % 1_000_000_007, 7)
@@ -138,6 +143,7 @@ function slicedCase(name: string, slices: SliceScheme | null, assigner: ModelAss
     inputs: 1,
     resultOf: columnarResult,
     model: () => new WindowsModel(assigner, sumOf),
+    turnKeys: TURN_KEYS.columns,
     firesBy: 'watermark',
   }
 }
@@ -157,6 +163,7 @@ const WINDOWS: readonly FireCase[] = [
     inputs: 1,
     resultOf: columnarResult,
     model: () => new WindowsModel(tumblingModel(true, WINDOW_MS, 0), sumOf),
+    turnKeys: TURN_KEYS.columns,
     firesBy: 'watermark',
   },
   {
@@ -173,6 +180,7 @@ const WINDOWS: readonly FireCase[] = [
     inputs: 1,
     resultOf: asResult,
     model: () => new WindowsModel(tumblingModel(true, WINDOW_MS, 0), orderOf),
+    turnKeys: TURN_KEYS.objects,
     firesBy: 'watermark',
   },
   slicedCase(
@@ -209,6 +217,7 @@ const WINDOWS: readonly FireCase[] = [
     inputs: 1,
     resultOf: asResult,
     model: () => new WindowsModel(sessionModel(true, GAP_MS), orderOf),
+    turnKeys: TURN_KEYS.timers,
     firesBy: 'watermark',
   },
 ]
@@ -303,6 +312,7 @@ const sumUntil = (name: string, byClock: boolean): FireCase => ({
   inputs: 1,
   resultOf: asResult,
   model: () => new SumUntilModel(byClock),
+  turnKeys: TURN_KEYS.timers,
   firesBy: byClock ? 'clock' : 'watermark',
   isVariant: byClock,
 })
@@ -359,6 +369,7 @@ export const FIRE_CASES: readonly FireCase[] = [
     inputs: 2,
     resultOf: asResult,
     model: () => new PairsModel(),
+    turnKeys: TURN_KEYS.columns,
     firesBy: 'watermark',
     isUnordered: true,
     isCleanup: true,

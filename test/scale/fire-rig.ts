@@ -108,6 +108,8 @@ export interface RigPlan {
   /** Keyed state in memory, bytes; what does not fit is in the store. */
   readonly memoryBytes: number
   readonly stores: KeyedStoreFactory
+  /** Entries that are encoded in a cut itself, and between two turns; as many as a worker encodes when left out. */
+  readonly captureEntries?: number
 }
 
 /** A durable cut. */
@@ -299,7 +301,7 @@ export class FireSubtask {
     assert.equal(this.cut, null, 'one cut at a time')
     const snapshot = structuredClone(this.operator.snapshot?.({ checkpointId: attempt }) ?? null)
     this.backend.beginCut(this.pieces.builder)
-    this.backend.captureMore(CAPTURE_AT_ONCE)
+    this.backend.captureMore(this.plan.captureEntries ?? CAPTURE_AT_ONCE)
     this.cut = { attempt, snapshot, tables: this.backend.declarations() }
     this.cuts.push(attempt)
   }
@@ -307,7 +309,7 @@ export class FireSubtask {
   /** Encodes some more of the open cut, as a worker does between turns. */
   async encodeSome(): Promise<void> {
     if (this.cut === null) return
-    this.backend.captureMore(CAPTURE_ENTRIES)
+    this.backend.captureMore(this.plan.captureEntries ?? CAPTURE_ENTRIES)
     this.pieces.send()
     await (this.pieces.room() ?? nextTurn())
   }
