@@ -31,6 +31,8 @@ const STORE_THREADS_MAX = 3
 const DESCRIPTORS_A_WORKER = 48
 
 const STATE_BYTES = 8 * MIB
+/** Of it, for a store's cache and unflushed writes: a quarter. */
+const STORE_BYTES = 2 * MIB
 const OPERATORS = 20
 const IDS = 40_000
 const TEXT_BYTES = 200
@@ -82,7 +84,7 @@ function assertBounded(samples: readonly Sample[], workers: number): string {
     assert.ok(tableBytes <= workers * STATE_BYTES, said)
     assert.ok(shared.cache <= shared.cacheCapacity * 1.1 + shared.cachePinned, said)
     assert.ok(shared.writeBuffers <= shared.writeBuffersCapacity * 1.5, said)
-    assert.ok(shared.cacheCapacity + shared.writeBuffersCapacity <= (workers * STATE_BYTES) / 4, said)
+    assert.ok(shared.cacheCapacity + shared.writeBuffersCapacity <= workers * STORE_BYTES, said)
     assert.ok(storeThreads <= STORE_THREADS_MAX, said)
     assert.ok(descriptors <= 100 + workers * DESCRIPTORS_A_WORKER, said)
   }
@@ -166,11 +168,11 @@ function storeThreads(): number {
 test('thirty-two stores of a process share a cache, what is unflushed, and three threads', () => {
   const directory = mkdtempSync(join(tmpdir(), 'millrace-many-'))
   const addon = loadRocksdbAddon()
-  const factory = rocksdbStoreFactory(2 * MIB)
+  const factory = rocksdbStoreFactory(STORE_BYTES)
   const stores = Array.from({ length: 32 }, (_, i) => factory.create(join(directory, String(i))))
   try {
     const open = addon.sharedMemory()
-    assert.equal(open.cacheCapacity + open.writeBuffersCapacity, 32 * 2 * MIB)
+    assert.equal(open.cacheCapacity + open.writeBuffersCapacity, 32 * STORE_BYTES)
     const rssBefore = process.memoryUsage().rss
     // One store takes what the others leave.
     const rows = isLong ? 200_000 : 12_000
