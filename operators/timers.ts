@@ -24,7 +24,7 @@ import { NumberQueue, type QueuedTimer, TimerQueue } from './timer-queue.ts'
 const BUCKET_MS = 1_000
 const SCAN_KEYS = 2_000
 /** Steps a call: one for a timer, which calls a function of the user's, several for a piece of a bucket. */
-const STEPS_MAX = 256
+const STEPS_MAX_DEFAULT = 256
 const SCAN_STEPS = 128
 /** Deleted timers that may lie in the queue before it is made anew. */
 const STALE_MIN = 1_000
@@ -37,6 +37,8 @@ export interface TimerServiceOptions {
   readonly name?: string
   /** False: every namespace is 0, and times take half the room. */
   readonly namespaced?: boolean
+  /** Timers that one call fires at most: fewer where each means much work. */
+  readonly stepsMax?: number
 }
 
 /** Pairs of time and namespace in order of time, 8 bytes a number, little-endian; times alone without namespaces. */
@@ -95,10 +97,12 @@ class Timers {
   private scan: SegmentScan | null = null
   private scanned = Number.NEGATIVE_INFINITY
   private stale = 0
+  private readonly stepsMax: number
 
-  constructor(table: StateTable, domain: TimeDomain) {
+  constructor(table: StateTable, domain: TimeDomain, stepsMax: number) {
     this.table = table
     this.domain = domain
+    this.stepsMax = stepsMax
     for (const bucket of table.namespaces()) this.buckets.push(bucket)
   }
 
@@ -162,7 +166,7 @@ class Timers {
    * nothing is left. Called again with the same time, or a later one, until then.
    */
   fire(upTo: number, output: Output, fire: FireTimer): boolean {
-    for (let left = STEPS_MAX; left > 0; left--) {
+    for (let left = this.stepsMax; left > 0; left--) {
       if (output.blocked) return false
       if (this.scan === null && this.queue.size > 0 && this.queue.firstTimeMs <= upTo) {
         const timer = this.queue.pop()
@@ -254,12 +258,12 @@ export class InternalTimerService {
 
   /** Make it in the operator's `open`: it declares two tables. */
   constructor(context: OperatorContext, options: TimerServiceOptions = {}) {
-    const { name = '$timers', namespaced = false } = options
+    const { name = '$timers', namespaced = false, stepsMax = STEPS_MAX_DEFAULT } = options
     this.context = context
     const tableOf = (table: string) =>
       context.keyed.table({ name: table, version: 1, layout: { kind: 'object', codec: timesCodec(namespaced) } })
-    this.eventTime = new Timers(tableOf(name), 'EVENT_TIME')
-    this.processingTime = new Timers(tableOf(`${name}.processing`), 'PROCESSING_TIME')
+    this.eventTime = new Timers(tableOf(name), 'EVENT_TIME', stepsMax)
+    this.processingTime = new Timers(tableOf(`${name}.processing`), 'PROCESSING_TIME', stepsMax)
     this.schedule(this.processingTime.earliestMs)
   }
 

@@ -55,6 +55,9 @@ import {
 } from './window-rows.ts'
 import { WindowTriggerContext } from './window-trigger-context.ts'
 
+/** Each takes some ten microseconds: a call takes about one millisecond. */
+const TIMERS_A_CALL = 100
+
 export interface TriggeredWindowOptions extends WindowFunctionOptions {
   readonly assigner: WindowAssigner
   readonly trigger: Trigger
@@ -133,7 +136,7 @@ class TriggeredWindowOperator implements Operator {
     this.keeper.open(context.keyed)
     const codec = windowRecordsCodec(this.keeper.codec)
     this.table = context.keyed.table({ name: '$windows', version: 1, layout: { kind: 'object', codec } })
-    this.timers = new InternalTimerService(context)
+    this.timers = new InternalTimerService(context, { stepsMax: TIMERS_A_CALL })
     const { current } = this
     this.trigger = new WindowTriggerContext(options.trigger, {
       context,

@@ -70,8 +70,8 @@ export interface FireCase {
   readonly isCleanup?: boolean
 }
 
-/** Of columns, of objects for each of which a function is called, of timers. */
-const TURN_KEYS = { columns: 2_000, objects: 500, timers: 256 } as const
+/** Of columns, of objects for each of which a function is called, of timers, of timers of windows. */
+const TURN_KEYS = { columns: 2_000, objects: 500, timers: 256, sessions: 100 } as const
 
 /** Depends on the order of the ids. */
 const orderOf = (ids: readonly number[]): number => ids.reduce((sum, id) => (sum * 31 + id) % 1_000_000_007, 7)
@@ -217,7 +217,7 @@ const WINDOWS: readonly FireCase[] = [
     inputs: 1,
     resultOf: asResult,
     model: () => new WindowsModel(sessionModel(true, GAP_MS), orderOf),
-    turnKeys: TURN_KEYS.timers,
+    turnKeys: TURN_KEYS.sessions,
     firesBy: 'watermark',
   },
 ]
