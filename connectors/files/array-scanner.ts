@@ -1,5 +1,6 @@
 /**
- * Finds the elements of a top-level JSON array in a stream of bytes.
+ * Finds the elements of a top-level JSON array in a stream of bytes, where the decoder does not find them by itself
+ * (`decodeElements`).
  *
  * It only follows strings and brackets; whether an element is well-formed is the decoder's business. The
  * state survives between calls, so an element may span any number of buffers.
@@ -52,6 +53,19 @@ export class ArrayScanner {
       }
     }
     return -1
+  }
+
+  /** Forgets what was scanned of an element. */
+  restart(): void {
+    this.depth = 0
+    this.inString = false
+    this.escaped = false
+  }
+
+  /** `count` elements were found by someone else; `next` goes on behind them. */
+  passed(count: number, isLast: boolean): void {
+    this.elements += count
+    if (isLast) this.state = 'after'
   }
 
   /** True when nothing stands before the closing bracket of `[]`: then the blank element is none. */

@@ -24,6 +24,8 @@ import type { FilePosition } from './file-splits.ts'
 const CHUNK_BYTES = 256 * 1_024
 const HEADROOM_BYTES = 64 * 1_024
 const PADDING_BYTES = 16
+const CLOSING_BRACKET = 0x5d
+const ODD_ELEMENTS_MIN = 32
 export const DEAD_LETTER_BYTES_MAX = 1_024 * 1_024
 
 export type RecordDecoder = JsonDecoder | CsvDecoder | LineDecoder
@@ -67,6 +69,8 @@ export class SplitReader {
   private readonly scanner: ArrayScanner
   /** Array form: bytes before this were scanned already. */
   private scanned = 0
+  /** How many elements are looked for before the decoder tries again to read them as they are. */
+  private oddElementsMax = ODD_ELEMENTS_MIN
   private readonly starts = new Int32Array(BATCH_ROWS_MAX)
   private readonly ends = new Int32Array(BATCH_ROWS_MAX)
   private readonly offsets = new Float64Array(BATCH_ROWS_MAX)
@@ -233,8 +237,11 @@ export class SplitReader {
       this.scanned = this.at
       this.scanner.state = 'inside'
     }
+    const plain = this.takePlainElements(rowsMax)
+    if (plain !== null) return plain
+    const max = Math.min(rowsMax, this.oddElementsMax)
     let count = 0
-    while (count < Math.min(rowsMax, BATCH_ROWS_MAX) && this.scanner.state === 'inside') {
+    while (count < max && this.scanner.state === 'inside') {
       const first = this.scanner.isFirst
       const next = this.scanner.next(this.window, this.scanned, this.filled)
       this.scanned = next < 0 ? this.filled : next
@@ -243,8 +250,8 @@ export class SplitReader {
       this.at = next
     }
     const base = this.base
-    if (!(this.decoder instanceof JsonDecoder)) throw new Error('Only JSON is read from arrays.')
-    const batch = this.decoder.decodeRanges(
+    this.oddElementsMax = Math.min(2 * this.oddElementsMax, BATCH_ROWS_MAX)
+    const batch = this.jsonDecoder.decodeRanges(
       this.window,
       this.starts,
       this.ends,
@@ -258,6 +265,34 @@ export class SplitReader {
     else if (this.oversize === null) this.offset = this.base + this.at
     if (count === 0 && this.at < this.filled) this.keepOversize(this.filled)
     return batch.length > 0 ? this.taken(batch) : count > 0 ? this.takeElements(rowsMax) : null
+  }
+
+  /** Elements that need not be looked for, because the decoder reads them as they are; null when there are none here. */
+  private takePlainElements(rowsMax: number): Take | null {
+    if (this.oversize !== null || this.scanner.state !== 'inside' || this.at === this.filled) return null
+    if (this.scanned !== this.at) {
+      // The rest of a long element is looked for where that was left off.
+      if (this.scanned - this.at > HEADROOM_BYTES) return null
+      this.scanner.restart()
+      this.scanned = this.at
+    }
+    // Nothing behind the bytes that were read may look like more of them.
+    this.window[this.filled] = 0
+    const { jsonDecoder } = this
+    const batch = jsonDecoder.decodeElements(this.window, this.at, this.filled, rowsMax)
+    if (batch.length === 0) return null
+    this.oddElementsMax = ODD_ELEMENTS_MIN
+    this.moveTo(jsonDecoder.next)
+    this.scanned = this.at
+    const isLast = this.window[this.at - 1] === CLOSING_BRACKET
+    this.scanner.passed(batch.length, isLast)
+    if (isLast) this.finishArray()
+    return this.taken(batch)
+  }
+
+  private get jsonDecoder(): JsonDecoder {
+    if (this.decoder instanceof JsonDecoder) return this.decoder
+    throw new Error('Only JSON is read from arrays.')
   }
 
   /** Notes the element window[at, end) as range `index`; returns 1, or 0 when it is not one to decode. */

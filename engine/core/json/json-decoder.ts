@@ -23,6 +23,7 @@ import { asBuffer } from '../strings.ts'
 import { checkedDecode, type RecordLimits } from './checked-record.ts'
 import type { FastRecord } from './fast-record.ts'
 import { generateFastRecord } from './generate-decoder.ts'
+import { skipSpace } from './scan.ts'
 
 export interface JsonDecoderOptions {
   /** Unique in the process (`worker.uniqueId`): keeps the generated function's inline caches its own. */
@@ -43,11 +44,13 @@ export const JSON_DEPTH_MAX = 64
 export const JSON_RECORD_BYTES_MAX = 8 * 1_024 * 1_024
 
 const NEWLINE = 0x0a
+const COMMA = 0x2c
+const CLOSING_BRACKET = 0x5d
 
 export class JsonDecoder {
   /** Of each row of the last batch: where its record starts. In [0, batch.length). */
   readonly recordStarts = new Int32Array(BATCH_ROWS_MAX)
-  /** After `decodeLines`: position after the last record looked at; after `decodeRanges`: index after it. */
+  /** After `decodeLines` and `decodeElements`: position after the last record looked at; after `decodeRanges`: index after it. */
   next = 0
   private readonly schema: Schema
   private readonly id: string
@@ -141,6 +144,35 @@ export class JsonDecoder {
     }
     this.next = i
     return this.columns.finish(length, buffer, from < i ? starts[from]! : 0, from < i ? ends[i - 1]! : 0)
+  }
+
+  /**
+   * Decodes elements of a JSON array, each with the comma or bracket behind it, as long as they are plain and all of one is
+   * below `to`. `next` is where the first element begins that was not taken; after the array's last one it is behind the
+   * bracket, which then is bytes[next - 1]. No rows: the element at `from` has to be found and given to `decodeRanges`.
+   */
+  decodeElements(bytes: Uint8Array, from: number, to: number, rowsMax: number): Batch {
+    this.attach(bytes)
+    this.fastRanges ??= generateFastRecord(this.schema, this.columns, this.limits.depthMax, true, `${this.id}-ranges`)
+    const fast = to + JSON_PADDING_BYTES <= bytes.length ? this.fastRanges : null
+    const rows = Math.min(rowsMax, BATCH_ROWS_MAX)
+    const { buffer, view, recordStarts } = this
+    const bytesMax = this.limits.recordBytesMax
+    this.columns.begin()
+    let length = 0
+    let next = from
+    while (fast !== null && length < rows && next < to) {
+      const start = skipSpace(buffer, next, true)
+      const end = fast(buffer, view, start, length)
+      if (end < 0 || end >= to || end - start > bytesMax) break
+      const isLast = buffer[end] === CLOSING_BRACKET
+      if (!isLast && buffer[end] !== COMMA) break
+      recordStarts[length++] = start
+      next = end + 1
+      if (isLast) break
+    }
+    this.next = next
+    return this.columns.finish(length, buffer, from, next)
   }
 
   private takeChecked(buffer: Buffer, start: number, end: number, row: number, onReject: OnReject): boolean {
