@@ -127,7 +127,7 @@ export const FUNCTION_MUTANTS = {
   'windows-share-pieces': {
     what: 'rows of two windows of a key are kept under one name',
     plant: () => ({
-      shape: only('met', { keys: 1, windowStepMs: 15, disorderMs: 0 }),
+      shape: only('met', { rowsPerSplit: 30, keys: 1, windowStepMs: 15, disorderMs: 0 }),
       patch: () =>
         replaceMethod(
           ElementPieces.prototype,

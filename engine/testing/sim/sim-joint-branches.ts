@@ -12,7 +12,7 @@ import {
   ValueStateDescriptor,
 } from '../../api/index.ts'
 import type { Branch } from './sim-branch.ts'
-import { type InputRow, isOnTime, lateIsPossible, windowsOf } from './sim-input.ts'
+import { type InputRow, isOnTime, lateIsPossible, type SimShape, windowsOf } from './sim-input.ts'
 import { type BranchResults, sessionsOf } from './sim-results.ts'
 import { assignerOf } from './sim-window-branches.ts'
 
@@ -126,8 +126,8 @@ interface Met {
   readonly right: string
 }
 
-/** A session has more parts than lie in one piece of a window's elements. */
-const COPIES = 10
+/** With the more a session has more parts than lie in one piece of a window's elements. */
+const partsOf = ({ rowsPerSplit }: SimShape): number => (rowsPerSplit % 3 === 0 ? 8 : 2)
 
 /** The ids of rows, each as often as a session has parts of it. Throws where these are not in their order. */
 function idsOfParts(parts: Iterable<Part>): string {
@@ -146,7 +146,7 @@ export const met: Branch = {
   sources: 2,
   build({ shape, streams, sink }) {
     const [left, right] = streams.map((stream) =>
-      stream.flatMap(({ key, id }) => Array.from({ length: COPIES }, (_, copy): Part => ({ key, id, copy }))),
+      stream.flatMap(({ key, id }) => Array.from({ length: partsOf(shape) }, (_, copy): Part => ({ key, id, copy }))),
     )
     const meetings = left!
       .coGroup(right!)
@@ -168,7 +168,7 @@ export const met: Branch = {
     const isOfRight = new Set(results.rows(1).map(({ id }) => id))
     if (!lateIsPossible(shape)) {
       const sessions = sessionsOf(rows, shape.windowStepMs).map(({ key, members }) => {
-        const ids = members.flatMap(({ id }) => new Array<number>(COPIES).fill(id)).sort((a, b) => a - b)
+        const ids = members.flatMap(({ id }) => new Array<number>(partsOf(shape)).fill(id)).sort((a, b) => a - b)
         const side = (isRight: boolean): string => ids.filter((id) => isOfRight.has(id) === isRight).join(' ')
         return `${key}: ${side(false)}; ${side(true)}`
       })
@@ -184,7 +184,7 @@ export const met: Branch = {
     )
     // Between two parts of a row time may pass its session.
     const texts = (of: readonly InputRow[]): string[] =>
-      of.flatMap(({ key, id }) => new Array<string>(COPIES).fill(`${key} ${id}`))
+      of.flatMap(({ key, id }) => new Array<string>(partsOf(shape)).fill(`${key} ${id}`))
     results.between('rows', texts(rows.filter((row) => isOnTime(shape, row))), texts(rows), shown)
   },
 }

@@ -199,12 +199,10 @@ const PROTOCOL_MUTANTS = {
     plant: () => ({
       graph: (graph) =>
         changeSinks(graph, {
-          writer: (writer) => ({
-            open: () => writer.open(),
-            write: (batch, from) => writer.write(batch, from),
-            prepareCommit: () => writer.prepareCommit().catch(() => null),
-            close: () => writer.close(),
-          }),
+          writer: (writer) => {
+            const prepareCommit = writer.prepareCommit.bind(writer)
+            return Object.assign(writer, { prepareCommit: () => prepareCommit().catch(() => null) })
+          },
         }),
     }),
   },
@@ -390,15 +388,15 @@ const PROTOCOL_MUTANTS = {
       external: { ignoresOwner: true },
       graph: (graph, { external, scope }) =>
         changeSinks(graph, {
-          writer: (writer, { sinkId }) => ({
-            open: () => writer.open(),
-            write: (batch, from) => writer.write(batch, from),
-            async prepareCommit() {
-              await external.transact(scope, sinkId, 0, external.sink(sinkId).marker + 1, [])
-              return writer.prepareCommit()
-            },
-            close: () => writer.close(),
-          }),
+          writer: (writer, { sinkId }) => {
+            const prepareCommit = writer.prepareCommit.bind(writer)
+            return Object.assign(writer, {
+              async prepareCommit() {
+                await external.transact(scope, sinkId, 0, external.sink(sinkId).marker + 1, [])
+                return prepareCommit()
+              },
+            })
+          },
         }),
     }),
   },
