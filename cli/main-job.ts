@@ -202,5 +202,5 @@ async function feed(
   const feeding = { eventAt: eventsOf(options), rate: options.rate, sealAtEnd: options.exit, signal }
   const { events, complete } = await feedEvents(log, feeding)
   if (!complete || options.exit) return null
-  return `all ${events} flights are read: --fresh begins again, --traffic 1000 simulates campaign events`
+  return `all ${events.toLocaleString('en-US')} flights are read: --fresh begins again, --traffic 1000 simulates campaign events`
 }

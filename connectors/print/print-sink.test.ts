@@ -46,6 +46,19 @@ test('strings as they are, other rows as JSON, after the prefix', async () => {
   ])
 })
 
+test('maps, sets, errors and circles have something to show too', async () => {
+  const stream = new PassThrough()
+  const circle: Record<string, unknown> = { n: 1 }
+  circle['self'] = circle
+  await print(printSink<never>({ stream }), [{ m: new Map([['a', 1n]]), s: new Set([2]) }, new RangeError('x'), circle])
+  assert.deepEqual(String(stream.read()).split('\n'), [
+    '{"m":[["a",1]],"s":[2]}',
+    '"RangeError: x"',
+    '<ref *1> { n: 1, self: [Circular *1] }',
+    '',
+  ])
+})
+
 describe('conformance', () => {
   const checks = sinkChecks({
     rowOf: (id) => ({ id }),

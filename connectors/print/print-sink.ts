@@ -8,6 +8,7 @@
  * Guarantee: at-least-once. Rows after the last checkpoint are printed again after a restart. Of a changelog each line
  * begins with what the row does: +I, -U, +U or -D.
  */
+import { inspect } from 'node:util'
 import type { Sink } from '../../engine/contract/sink.ts'
 import { KIND_TEXTS, kindAt } from '../../engine/core/row-kinds.ts'
 import { rowReader } from '../../engine/core/rows.ts'
@@ -122,15 +123,24 @@ class Printer {
   }
 }
 
-/** A row for people to read: a string as it is, else JSON with bigints as digits, NaN and infinities as texts. */
+/**
+ * A row for people to read: a string as it is, else JSON with bigints as digits, NaN and infinities as texts, maps and
+ * sets as arrays and errors as their text; what has a circle as Node shows it.
+ */
 function plainLine(row: unknown): string {
   if (typeof row === 'string') return row
-  const text = JSON.stringify(row, (_key, value: unknown) => {
-    if (typeof value === 'bigint') return rawJson(value.toString())
-    if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
-    return value
-  }) as string | undefined
-  return text ?? String(row)
+  try {
+    return (JSON.stringify(row, readable) as string | undefined) ?? String(row)
+  } catch {
+    return inspect(row, { breakLength: Number.POSITIVE_INFINITY, compact: true })
+  }
+}
+
+function readable(_key: string, value: unknown): unknown {
+  if (typeof value === 'bigint') return rawJson(value.toString())
+  if (typeof value === 'number' && !Number.isFinite(value)) return String(value)
+  if (value instanceof Map || value instanceof Set) return [...value]
+  return value instanceof Error ? String(value) : value
 }
 
 /** JSON.rawJSON writes a text as it is; TypeScript does not know it yet. */

@@ -892,10 +892,21 @@ export class JobMaster implements RunningJob {
     }
     throw new MillraceError(
       'JOB_NOT_RUNNING',
-      `The job is ${this.state === 'running' ? 'at its end' : this.state}.`,
+      `The job ${DOES[this.state]}.`,
       this.isOver ? { hint: 'Start it again.' } : { hint: 'Try again once it runs.', retryable: true },
     )
   }
+}
+
+/** A state in a sentence; a running job refuses what comes too late for it. */
+const DOES: Readonly<Record<JobState, string>> = {
+  starting: 'is starting',
+  running: 'is at its end',
+  restarting: 'is restarting',
+  stopping: 'is stopping',
+  finished: 'is finished',
+  failed: 'has failed',
+  cancelled: 'was cancelled',
 }
 
 const RETRY = { hint: 'Ask for it again once the job runs.', retryable: true } as const
