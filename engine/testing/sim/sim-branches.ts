@@ -12,6 +12,7 @@ import {
   type ProcessFunction,
 } from '../../api/index.ts'
 import type { Branch } from './sim-branch.ts'
+import { changelogs, totalled } from './sim-changelog-branches.ts'
 import { alarms, arrivals, forgotten } from './sim-clock-branches.ts'
 import type { InputRow } from './sim-input.ts'
 import { intervals, joined } from './sim-join-branches.ts'
@@ -207,5 +208,7 @@ export const BRANCHES = {
   retried,
   held,
   portioned,
+  changelogs,
+  totalled,
 } as const satisfies Record<string, Branch>
 export type BranchName = keyof typeof BRANCHES

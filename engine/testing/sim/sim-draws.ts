@@ -35,7 +35,20 @@ const FIRST: readonly BranchName[] = [
   'forgotten',
 ]
 
+const SECOND: readonly BranchName[] = [
+  ...FIRST,
+  'mapped',
+  'listed',
+  'fired',
+  'gathered',
+  'rolling',
+  'met',
+  'retried',
+  'held',
+  'portioned',
+]
+
 /** In this order. */
 export function branchNames(draw: Draw): readonly BranchName[] {
-  return draw === 1 ? FIRST : (Object.keys(BRANCHES) as BranchName[])
+  return draw === 1 ? FIRST : draw === 2 ? SECOND : (Object.keys(BRANCHES) as BranchName[])
 }

@@ -13,6 +13,7 @@ import type { OutboxSegment } from '../../contract/sink.ts'
 import type { SplitState } from '../../contract/source.ts'
 import { messageOf } from '../../core/errors.ts'
 import type { Disk } from '../../core/io.ts'
+import { CHANGELOG_MUTANTS } from './sim-changelog-mutants.ts'
 import type { SimDisk } from './sim-disk.ts'
 import type { Fault } from './sim-faults.ts'
 import { type SimShape, withRepeats } from './sim-input.ts'
@@ -168,6 +169,7 @@ function changeEdges(graph: JobGraph, change: (edge: GraphEdge, uid: string) => 
 }
 
 export const PART_MUTANTS = {
+  ...CHANGELOG_MUTANTS,
   'state-rot-unnoticed': {
     what: 'a flipped bit in a state file is not noticed',
     plant: () => ({
