@@ -39,8 +39,8 @@ describe('examples', { concurrency: 3 }, () => {
     }
   })
 
-  test('there are twenty-two, and the table names each', () => {
-    assert.equal(examples.length, 22)
+  test('there are twenty-three, and the table names each', () => {
+    assert.equal(examples.length, 23)
     const named = [...read('README.md').matchAll(/\]\((\S+\.ts)\)/g)].map((match) => match[1]!)
     assert.deepEqual(named.sort(), examples)
   })
