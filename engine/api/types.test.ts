@@ -12,6 +12,7 @@ import {
   type AsyncFunction,
   AsyncRetryStrategies,
   avg,
+  type ChangelogStream,
   count,
   DeltaEvictor,
   DeltaTrigger,
@@ -433,4 +434,29 @@ test("sequences, generators and iterators keep their rows' types", () => {
   check<Equal<Element<typeof sequence>, number>>()
   const iterate = () => sequence.map((n) => [n]).executeAndCollectAsync()
   check<Equal<Awaited<ReturnType<ReturnType<typeof iterate>['next']>>, IteratorResult<number[], undefined>>>()
+})
+
+test('changelogs infer their rows through aggregates, joins and selections', () => {
+  type RowOfChangelog<S> = S extends ChangelogStream<infer T> ? T : never
+  const env = StreamExecutionEnvironment.createEnvironment()
+  const orders = env.fromDataStream(
+    env.fromCollection([{ id: 1, customer: 'ann', price: 5 as number | null }], {
+      schema: schema({ id: t.int32(), customer: t.string(), price: t.nullable(t.float64()) }),
+    }),
+  )
+  const totals = orders.groupBy('customer').aggregate({ orders: count(), total: sum('price'), last: max('id') })
+  check<
+    Equal<Flat<RowOfChangelog<typeof totals>>, { customer: string; orders: bigint; total: number | null; last: number }>
+  >()
+  const renamed = totals.select({ who: 'customer', n: 'orders' })
+  check<Equal<Flat<RowOfChangelog<typeof renamed>>, { who: string; n: bigint }>>()
+  const joined = orders.join(renamed, { type: 'left', where: ['customer'], equalTo: ['who'] })
+  check<Equal<RowOfChangelog<typeof joined>['n'], bigint | null>>()
+  check<Equal<RowOfChangelog<typeof joined>['customer'], string>>()
+  const changes = renamed.toChangelogStream()
+  check<Equal<Element<typeof changes>['kind'], '+I' | '-U' | '+U' | '-D'>>()
+  // @ts-expect-error there is no such field
+  void (() => orders.groupBy('nobody'))
+  // @ts-expect-error nor one to be equal to
+  void (() => orders.join(renamed, { type: 'inner', where: ['customer'], equalTo: ['customer'] }))
 })
