@@ -388,15 +388,67 @@ describe('a chain', () => {
     assert.equal(chain.advance(0), 'drained')
   })
 
-  test('what waits does not change when the sender reuses its memory', () => {
-    const { chain, channel } = rig([new Slow(1), new Slow(3)])
-    const values = Float64Array.of(1, 2, 3, 4, 5)
-    const batch: Batch = { ...batchOf([0, 0, 0, 0, 0]), columns: [{ kind: 'float64', values, nulls: null }] }
-    chain.push(batch, 0)
-    values.fill(-1)
+  test('what waits does not change when the operator before reuses its memory', () => {
+    const reusing: Operator = {
+      open() {},
+      process(batch, _from, output) {
+        const values = Float64Array.from(numbersOf(batch))
+        output.emit({ ...batch, columns: [{ kind: 'float64', values, nulls: null }] })
+        values.fill(-1)
+        return batch.length
+      },
+      advanceWatermark: () => true,
+    }
+    const { chain, channel } = rig([reusing, new Slow(1), new Slow(3)])
+    chain.push(batchOf([1, 2, 3, 4, 5]), 0)
     const out: unknown[] = []
     drain(chain, channel, out)
     assert.deepEqual(out, [1, 2, 3, 4, 5])
+  })
+})
+
+describe('an operator that reads its store', () => {
+  /** Counts a read a row while its keys are cold, and notes how many rows each call gives it. */
+  function reading() {
+    const counters = { lateDropped: 0, filtered: 0, coldReads: 0 }
+    const calls: number[] = []
+    const seen: number[] = []
+    const state = { isCold: true }
+    const operator: Operator = {
+      open() {},
+      process(batch, from, output) {
+        if (output.blocked) return from
+        const rows = numbersOf(batch).slice(from)
+        calls.push(rows.length)
+        seen.push(...rows)
+        if (state.isCold) counters.coldReads += rows.length
+        output.emit(sliceBatch(batch, from, batch.length))
+        return batch.length
+      },
+      advanceWatermark: () => true,
+    }
+    const router = new OutputRouter([edge([new LocalChannel(1_000, nothing, nothing)])])
+    return { chain: new Chain([{ operator, keys: null, counters }], router), calls, seen, state }
+  }
+
+  test('gets as many rows a call as mean a bounded number of reads, and others run between its calls', () => {
+    const { chain, calls, seen, state } = reading()
+    const rows = Array.from({ length: 2_000 }, (_, i) => i)
+    const pushed = (): number => {
+      chain.push(batchOf(rows), 0)
+      let turns = 1
+      while (chain.advance(0) === 'yield') turns++
+      return turns
+    }
+    pushed()
+    assert.deepEqual(calls.splice(0), [2_000], 'what the first one means nobody knows before')
+    assert.ok(pushed() >= 7, 'each piece leaves room for a turn of others')
+    const cold = calls.splice(0)
+    assert.ok(cold.length >= 8 && Math.max(...cold) <= 256, `${cold}`)
+    state.isCold = false
+    pushed()
+    assert.ok(calls.length <= 4, `${calls} when nothing has to be read`)
+    assert.deepEqual(seen, [...rows, ...rows, ...rows])
   })
 })
 

@@ -13,7 +13,7 @@
  *   operators may then hold rows of their own, which are part of their snapshots.
  */
 
-import type { AsyncOperator, Operator, Output, WatermarkingOperator } from '../contract/operator.ts'
+import type { AsyncOperator, Operator, OperatorCounters, Output, WatermarkingOperator } from '../contract/operator.ts'
 import { assert } from '../core/assert.ts'
 import { type Batch, type Projection, projectBatch, sliceBatch, withKeys } from '../core/batch.ts'
 import type { KeyExtractor } from '../core/keys.ts'
@@ -25,6 +25,13 @@ import { copyBatch } from './wire.ts'
 
 /** `yield`: more to do, but let others run; `blocked`: wait for room. */
 export type ChainProgress = 'drained' | 'blocked' | 'yield'
+
+/** Keys that an operator reads from its store in one call, about, which takes some milliseconds at most. */
+const READS_MAX = 256
+/** However many reads a row means. */
+const ROWS_MIN = 16
+/** From one call to the next. */
+const ROWS_GROWTH = 2
 
 function makesWatermarks(operator: Operator): operator is WatermarkingOperator {
   return typeof (operator as Partial<WatermarkingOperator>).currentWatermark === 'function'
@@ -50,6 +57,10 @@ class Link implements Output {
   private readonly projection: Projection | null
   private readonly next: Link | null
   private readonly router: OutputRouter
+  /** The operator's, when it keeps keyed state. */
+  private readonly counters: OperatorCounters | null
+  /** Rows that the operator is given in one call. */
+  private rowsMax = Number.POSITIVE_INFINITY
   private current: Batch | null = null
   private from = 0
   /** Which input of the operator `current` came from. */
@@ -80,6 +91,7 @@ class Link implements Output {
     this.async = isAsync(options.operator) ? options.operator : null
     this.keys = options.keys
     this.projection = options.projection ?? null
+    this.counters = options.counters ?? null
     this.next = next
     this.router = router
     this.waiting = new Overflow(space)
@@ -106,8 +118,11 @@ class Link implements Output {
     if (this.next === null) this.router.emitSide(tag, batch)
   }
 
-  /** Only the first link has several inputs: an operator that has them is never chained to one of them. */
-  accept(batch: Batch, input: number): void {
+  /**
+   * Only the first link has several inputs: an operator that has them is never chained to one of them. A batch that is
+   * lent stays as it is until this link is empty.
+   */
+  accept(batch: Batch, input: number, isLent = false): void {
     if (batch.length === 0) return
     this.recordsIn += batch.length
     if (this.hasWork) {
@@ -121,7 +136,7 @@ class Link implements Output {
     this.consume()
     this.leave(caller)
     // What the caller emitted may live in memory that it reuses after this call.
-    if (this.current !== null) this.retain()
+    if (this.current !== null && !isLent) this.retain()
   }
 
   private begin(batch: Batch): void {
@@ -139,8 +154,9 @@ class Link implements Output {
   private consume(): boolean {
     let moved = false
     while (this.current !== null && this.sending === null && !this.blocked) {
-      const to = this.operator.process(this.current, this.from, this, this.input)
-      assert(to >= this.from && to <= this.current.length, 'process returns a row of its batch')
+      const end = Math.min(this.current.length, this.from + this.rowsMax)
+      const to = this.processUntil(this.current, end)
+      assert(to >= this.from && to <= end, 'process returns a row of its batch')
       // One that stopped though there is room has done its share of work for a call, in the midst of a row perhaps.
       moved ||= to > this.from || (!this.blocked && this.operator.isWaiting !== true)
       this.from = to
@@ -152,6 +168,23 @@ class Link implements Output {
       this.takeWaiting()
     }
     return moved
+  }
+
+  /** One call for the rows from `from` up to `end`, and how many the next one gets: what has to be read takes long. */
+  private processUntil(batch: Batch, end: number): number {
+    const { operator, counters, from, input } = this
+    if (counters === null) return operator.process(batch, from, this, input)
+    const before = counters.coldReads
+    const to =
+      end === batch.length
+        ? operator.process(batch, from, this, input)
+        : from + operator.process(sliceBatch(batch, from, end), 0, this, input)
+    if (to === from) return to
+    const reads = counters.coldReads - before
+    const rows = reads === 0 ? Number.POSITIVE_INFINITY : Math.ceil((READS_MAX * (to - from)) / reads)
+    // Some batches in between may be in memory by chance.
+    this.rowsMax = Math.max(ROWS_MIN, Math.min(rows, this.rowsMax * ROWS_GROWTH))
+    return to
   }
 
   private takeWaiting(): void {
@@ -237,6 +270,8 @@ export interface ChainLinkOptions {
   readonly keys: KeyExtractor | null
   /** The columns that the operator reads, when it says so. */
   readonly projection?: Projection | null
+  /** Where it counts the keys that it had to read from its store. */
+  readonly counters?: OperatorCounters | null
 }
 
 export class Chain {
@@ -294,7 +329,7 @@ export class Chain {
   push(batch: Batch, input: number): void {
     const head = this.links[0]
     if (head === undefined) this.router.emit(batch)
-    else head.accept(batch, input)
+    else head.accept(batch, input, true)
   }
 
   /** Every batch of an input has come; the chain must be drained. */

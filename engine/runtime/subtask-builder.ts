@@ -88,7 +88,7 @@ async function buildSubtask(
     }
     const { operator, keyed } = createOperator(options, node, index, vertex.parallelism, counters)
     operators.push({ ...own, operator, keyed })
-    links.push({ operator, keys, projection })
+    links.push({ operator, keys, projection, counters: keyed === null ? null : counters })
   })
   const times = new TaskTimes(vertex.nodes.length, () => options.worker.io.clock.monotonicMs())
   const { runtimeMode } = options.deployment

@@ -1,0 +1,75 @@
+/**
+ * Decision 5: millions of objects of a user's class in state, changed in place by `add` while cuts are taken, and a crash in
+ * between. Every key's result is right, and no turn of the worker is long, garbage collections included.
+ */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { setFlagsFromString } from 'node:v8'
+import { optionsOf } from '../../engine/runtime/job.testkit.ts'
+import { launchJob } from '../../engine/runtime/launcher.ts'
+import type { RunningJob } from '../../engine/runtime/launcher-types.ts'
+import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
+import { assertTotals, totalsAfter, totalsJob } from './keyed-totals.fixture.ts'
+import { LoopPauses } from './pauses.testkit.ts'
+import { sized } from './scale.testkit.ts'
+
+const KEYS = sized(10_000, 5_000_000)
+/** All keys come, then half of them again, a crash, and all again. */
+const ROWS = KEYS * 3
+const CRASH_FROM = KEYS * 1.5
+const CRASH_UNTIL = KEYS * 2.5
+const PAUSE_MS_MAX = sized(200, 50)
+
+const skip = tryLoadRocksdbAddon() === null && 'the RocksDB addon is not built'
+
+test('five million objects of users: each is right after a crash, and pauses are short', { skip }, async (t) => {
+  // What helpers would do of a collection is done by the thread that is measured: what comes out is an upper bound.
+  setFlagsFromString('--no-parallel-scavenge')
+  const pauses = new LoopPauses()
+  let runs = 0
+  let isRunning = false
+  let resumedAt = 0
+  let crashAfter = 0
+  let job: RunningJob | null = null
+  const options = {
+    keys: KEYS,
+    splits: 1,
+    rowsPerSplit: ROWS,
+    kind: 'objects',
+    onPoll(position: number) {
+      if (!isRunning) {
+        isRunning = true
+        runs++
+        resumedAt = position
+        pauses.begin()
+      }
+      if (runs > 1 || position < KEYS) return false
+      const { checkpointsCompleted } = job!.status()
+      // The next one but one is cut when all keys have come.
+      crashAfter ||= checkpointsCompleted + 2
+      if (position < CRASH_FROM || checkpointsCompleted < crashAfter) return position >= CRASH_UNTIL
+      isRunning = false
+      pauses.end()
+      throw new Error('a crash that was planned')
+    },
+  } as const
+  const { graph, sink } = totalsJob(options)
+  job = await launchJob(
+    graph,
+    optionsOf({
+      stateBackend: 'rocksdb',
+      stateMemoryBytes: sized(64, 2_048) * 2 ** 20,
+      checkpointIntervalMs: sized(20, 5_000),
+      checkpointTimeoutMs: 600_000,
+      restart: { kind: 'fixed-delay', attempts: 1, delayMs: 0 },
+    }),
+  )
+  const { restarts } = await job.done
+  pauses.end()
+  t.diagnostic(`${pauses}; resumed at row ${resumedAt} after ${restarts} crash`)
+  assert.equal(restarts, 1)
+  assert.ok(resumedAt >= KEYS, `it went on from row ${resumedAt}, not from a checkpoint with all keys`)
+  assertTotals(sink, totalsAfter(options, [ROWS]))
+  const p999 = pauses.turns.quantileMs(0.999)
+  assert.ok(p999 <= PAUSE_MS_MAX, `a turn in a thousand took more than ${p999} ms of CPU time: ${pauses}`)
+})
