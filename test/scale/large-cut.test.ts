@@ -18,7 +18,7 @@ import { assertTotals, type TotalsOptions, type TotalsSink, totalsAfter, totalsJ
 import { ProcessorWait } from './processor-wait.testkit.ts'
 import { isLong, sized, until } from './scale.testkit.ts'
 
-const KEYS = sized(20_000, 10_000_000)
+const KEYS = sized(5_000, 10_000_000)
 const CUTS = 3
 /** What a barrier may hold an input back, and what a cut may keep a subtask from processing. */
 const ALIGNMENT_MS_MAX = 50

@@ -11,12 +11,14 @@ import type { RunningJob } from '../../engine/runtime/launcher-types.ts'
 import { tryLoadRocksdbAddon } from '../../state/rocksdb-addon.ts'
 import { assertTotals, totalsAfter, totalsJob } from './keyed-totals.fixture.ts'
 import { LoopPauses } from './pauses.testkit.ts'
-import { sized } from './scale.testkit.ts'
+import { Cuts, sized } from './scale.testkit.ts'
 
-const KEYS = sized(10_000, 5_000_000)
+const KEYS = sized(5_000, 5_000_000)
 /** All keys come, then half of them again, a crash, and all again. */
 const ROWS = KEYS * 3
 const CRASH_FROM = KEYS * 1.5
+/** Half the keys, and all while they change; the last one after the crash. */
+const CUTS = [KEYS / 2, KEYS * 1.25, KEYS * 2.75]
 const CRASH_UNTIL = KEYS * 2.5
 const PAUSE_MS_MAX = sized(200, 50)
 
@@ -29,7 +31,7 @@ test('five million objects of users: each is right after a crash, and pauses are
   let runs = 0
   let isRunning = false
   let resumedAt = 0
-  let crashAfter = 0
+  const cuts = new Cuts(CUTS)
   let job: RunningJob | null = null
   const options = {
     keys: KEYS,
@@ -43,11 +45,11 @@ test('five million objects of users: each is right after a crash, and pauses are
         resumedAt = position
         pauses.begin()
       }
-      if (runs > 1 || position < KEYS) return false
-      const { checkpointsCompleted } = job!.status()
-      // The next one but one is cut when all keys have come.
-      crashAfter ||= checkpointsCompleted + 2
-      if (position < CRASH_FROM || checkpointsCompleted < crashAfter) return position >= CRASH_UNTIL
+      if (job === null) return true
+      cuts.passed(position, job)
+      if (runs > 1 || position < CRASH_FROM) return false
+      if (job.status().checkpointsCompleted < CUTS.filter((at) => at < CRASH_FROM).length)
+        return position >= CRASH_UNTIL
       isRunning = false
       pauses.end()
       throw new Error('a crash that was planned')
@@ -59,7 +61,6 @@ test('five million objects of users: each is right after a crash, and pauses are
     optionsOf({
       stateBackend: 'rocksdb',
       stateMemoryBytes: sized(64, 2_048) * 2 ** 20,
-      checkpointIntervalMs: sized(20, 5_000),
       checkpointTimeoutMs: 600_000,
       restart: { kind: 'fixed-delay', attempts: 1, delayMs: 0 },
     }),
@@ -68,7 +69,7 @@ test('five million objects of users: each is right after a crash, and pauses are
   pauses.end()
   t.diagnostic(`${pauses}; resumed at row ${resumedAt} after ${restarts} crash`)
   assert.equal(restarts, 1)
-  assert.ok(resumedAt >= KEYS, `it went on from row ${resumedAt}, not from a checkpoint with all keys`)
+  assert.ok(resumedAt >= CUTS[1]!, `it went on from row ${resumedAt}, not from a checkpoint with all keys`)
   assertTotals(sink, totalsAfter(options, [ROWS]))
   const p999 = pauses.turns.quantileMs(0.999)
   assert.ok(p999 <= PAUSE_MS_MAX, `a turn in a thousand took more than ${p999} ms of CPU time: ${pauses}`)
