@@ -51,11 +51,11 @@ const ROW_BYTES_MAX = 1_024
 /** Slots whose checkpoint marks are cleared a turn. */
 const SETTLE_SLOTS = 1 << 15
 /** Deletes of dropped windows, and changes, that are written early a turn. */
-const DRAIN_ENTRIES = 1_024
+const DRAIN_ENTRIES = 4_096
 /** Cleared keys that the store is told of a turn. */
 const CLEARED_KEYS = 64
 /** Entries evicted a turn at least, where needed; more when more come in. */
-const EVICT_ENTRIES_MIN = 1_024
+const EVICT_ENTRIES_MIN = 4_096
 /** A segment is cold when nothing used it for this many turns. */
 const COLD_TURNS = 16
 /** Above this part of the budget arrays no longer grow. */
@@ -207,7 +207,7 @@ export class KeyedRelief {
   }
 
   private drainChanges(phase: CheckpointPhase, dirtyBytes: number): void {
-    let left = dirtyBytes > this.dirtyBytesMax * 1.5 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
+    let left = dirtyBytes > this.dirtyBytesMax * 1.1 ? DRAIN_ENTRIES * 4 : DRAIN_ENTRIES
     for (const table of this.drained()) {
       const segments = [...table.segments.values()].filter((segment) => segment.dirtyCount > 0)
       segments.sort((a, b) => a.lastUsedTurn - b.lastUsedTurn || b.dirtyCount - a.dirtyCount)

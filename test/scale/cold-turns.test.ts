@@ -18,7 +18,7 @@ const ROWS = KEYS * 2
 const KEY_BYTES = 50
 const STATE_BYTES = (KEYS * KEY_BYTES) / 10
 const CUTS = Array.from({ length: 8 }, (_, i) => ((i + 1) * ROWS) / 9)
-const TURN_MS_MAX = sized(100, 10)
+const TURN_MS_MAX = sized(100, 12)
 
 const skip = tryLoadRocksdbAddon() === null && 'the RocksDB addon is not built'
 
