@@ -56,15 +56,14 @@ describe('async streams', () => {
     const log: string[] = []
     class Lookup implements AsyncFunction<number, { n: number; by: string }> {
       private client = ''
-      private calls = 0
       async open(context: { readonly indexOfThisSubtask: number }) {
         await pause(1)
         this.client = `client ${context.indexOfThisSubtask}`
       }
-      async asyncInvoke(n: number) {
-        this.calls++
+      async asyncInvoke(n: number, { attempt }: { readonly attempt: number }) {
         await pause(n % 3)
-        if (this.calls % 5 === 0) throw new Error('busy')
+        // Whatever is asked at the same time, a number is refused up to four times.
+        if (attempt <= n % 5) throw new Error('busy')
         return [{ n, by: this.client }]
       }
       async close() {
