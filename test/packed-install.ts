@@ -221,8 +221,8 @@ describe('the packed package', { timeout: 900_000 }, () => {
     const alone = join(base, 'alone')
     const esbuild = (source: string, ...flags: string[]) =>
       must(project, 'npx', 'esbuild', source, '--bundle', '--platform=node', '--log-level=error', ...flags)
-    const clicks = (directory: string) => [
-      ...['--workers', '2', '--parallelism', '2', '--port', '0', '--set', `clicks=${CLICKS}`],
+    const clicks = (directory: string, count = CLICKS) => [
+      ...['--workers', '2', '--parallelism', '2', '--port', '0', '--set', `clicks=${count}`],
       ...['--set', `out=${join(directory, 'out')}`, '--checkpoint-dir', join(directory, 'state')],
     ]
     const checkClicks = async (directory: string): Promise<void> => {
@@ -233,17 +233,25 @@ describe('the packed package', { timeout: 900_000 }, () => {
       )
     }
 
+    /** Of a run that cannot end while it is looked at. */
+    const checkPageOf = async (cwd: string, file: string): Promise<void> => {
+      const flags = clicks(join(cwd, 'endless'), 1_000_000_000)
+      const job = start(cwd, 'node', [file, ...flags, '--state-backend', 'rocksdb'])
+      const [, address] = await job.seen(/dashboard (http:\S+)/)
+      await job.seen(/job "clicks" started, state rocksdb \d/)
+      await checkPage(address!)
+      job.child.kill('SIGKILL')
+      await job.finished
+    }
+
     step('one file, run beside the package: its addon and its page are found', async () => {
       await esbuild('clicks-job.ts', '--format=esm', '--minify', '--outfile=bundles/clicks.mjs')
       const place = join(base, 'beside')
       const args = ['run', 'bundles/clicks.mjs', ...clicks(place), '--state-backend', 'rocksdb']
-      const job = start(project, 'npx', ['millrace', ...args])
-      const [, address] = await job.seen(/dashboard (http:\S+)/)
-      await job.seen(/job "clicks" started, state rocksdb \d/)
-      await checkPage(address!)
-      const { code, output } = await job.finished
+      const { code, output } = await run(project, 'npx', 'millrace', ...args)
       assert.equal(code, 0, output)
       await checkClicks(place)
+      await checkPageOf(project, 'bundles/clicks.mjs')
     })
 
     step('one file, run alone: what it lacks is said, or copied', async () => {
@@ -257,12 +265,10 @@ describe('the packed package', { timeout: 900_000 }, () => {
       for (const folder of ['native', 'ui']) {
         await cp(join(installed, folder), join(alone, 'millrace', folder), { recursive: true })
       }
-      const job = start(alone, 'node', [file, ...flags, '--state-backend', 'rocksdb'])
-      const [, address] = await job.seen(/dashboard (http:\S+)/)
-      await checkPage(address!)
-      const { code, output } = await job.finished
+      const { code, output } = await run(alone, 'node', file, ...flags, '--state-backend', 'rocksdb')
       assert.equal(code, 0, output)
       await checkClicks(alone)
+      await checkPageOf(alone, file)
     })
 
     step('execute at the top level, alone; CommonJS, alone; and with the package left outside', async () => {
