@@ -201,7 +201,10 @@ export interface JobControl {
    * waits until the job runs; rejects with the cause when it fails before. Throws `JOB_NOT_RUNNING` otherwise.
    */
   savepoint(options?: { readonly stop?: boolean }): Promise<string>
-  /** Final checkpoint, then stop; resolves when stopped. Open windows do not fire. */
+  /**
+   * Final checkpoint, then stop; resolves when stopped. Open windows do not fire. A batch job has nothing to go on from:
+   * it is cancelled.
+   */
   stop(): Promise<void>
   /** Stops at once, without a checkpoint. */
   cancel(): Promise<void>

@@ -80,4 +80,9 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     draw: 1,
     found: 'after a rescale a window that had fired fired anew for rows that had been late before it',
   },
+  {
+    seed: 1949,
+    draw: 3,
+    found: 'simulator: a batch job that is stopped begins again, and its at-least-once sinks are given rows again',
+  },
 ]

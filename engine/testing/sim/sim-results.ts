@@ -30,8 +30,8 @@ export interface ResultsOptions {
   readonly since: Since
   /** The branch was taken out of the job: what it had shown must be right, but is not all. */
   readonly isPartial: boolean
-  /** At-least-once, and there was a failure: what is right may have come several times. */
-  readonly mayRepeat: boolean
+  /** At-least-once, and there were failures: what is right may have come so many times more. */
+  readonly repeatsMax: number
 }
 
 /** All rows of a source, bad ones too. */
@@ -107,8 +107,8 @@ export class BranchResults {
   }
 
   private withoutRepeats(counts: Map<string, number>, expected: { has(text: string): boolean }): Map<string, number> {
-    if (!this.options.mayRepeat) return counts
-    return new Map([...counts].filter(([text, n]) => n < 0 || !expected.has(text)))
+    const { repeatsMax } = this.options
+    return new Map([...counts].filter(([text, n]) => n < 0 || n > repeatsMax || !expected.has(text)))
   }
 
   /** Positive entries are too many, negative ones are missing. */
@@ -164,7 +164,7 @@ export class BranchResults {
     const rows = this.sink(id)
     for (const row of rows) counts.set(groupOf(row), (counts.get(groupOf(row)) ?? 0) + (row[field] as number))
     this.differences(id, this.withoutRepeats(counts, expected), 'I9')
-    if (!lateIsPossible(this.shape) && !this.options.mayRepeat) this.once(id, rows.map(groupOf))
+    if (!lateIsPossible(this.shape) && this.options.repeatsMax === 0) this.once(id, rows.map(groupOf))
   }
 
   /**

@@ -122,7 +122,7 @@ class Simulation {
   private damaged: { readonly path: string; readonly bytes: Buffer } | null = null
   private damagedIsBack = false
   private isOver = false
-  /** Something was lost in the middle of work; what was not in a checkpoint came again. */
+  /** Something was lost or given up in the middle of work; what was not in a checkpoint came again. */
   private hadFailure = false
   private processes = 0
   private checkpoints = 0
@@ -405,6 +405,8 @@ class Simulation {
   private processStopped({ ending, savepoint, hasRival }: Active): void {
     // A rival that took over in between has its own idea of what is pending.
     if (!hasRival) this.invariants.checkI5NothingPending()
+    // To stop a batch job before its only checkpoint is to give it up: it begins again.
+    if (this.shape.isBatch && !this.invariants.hasCheckpointAfter(this.directory, 0)) this.hadFailure = true
     if (this.actives.length > 0) return
     const last = this.invariants.newest(this.directory)
     const isLast = savepoint !== null && this.invariants.manifestAt(savepoint) === last
@@ -439,9 +441,9 @@ class Simulation {
     for (const { process } of this.actives) process.scope.kill()
     this.isOver = true
     this.invariants.checkI5NothingPending()
-    this.versions.check(this.external, this.hadFailure, (invariant, message) =>
-      this.invariants.fail(invariant, message),
-    )
+    // Every attempt but the last may have been lost.
+    const lostMax = this.hadFailure ? this.processes - 1 + this.restarts : 0
+    this.versions.check(this.external, lostMax, (invariant, message) => this.invariants.fail(invariant, message))
     checkDeadLetters(this.shape, this.files, this.directories, (message) => this.invariants.fail('I5', message))
   }
 
@@ -637,6 +639,8 @@ class Simulation {
     const newest = this.invariants.newest(this.directory)?.number ?? 0
     if (newest === 0 || (active.start.restore !== 'latest' && newest <= active.startedAfter)) return
     active.hasRival = true
+    // The other goes on from the newest checkpoint, whatever this one did since.
+    this.hadFailure = true
     this.machines++
     this.nextProcess()
   }
