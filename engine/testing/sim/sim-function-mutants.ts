@@ -181,6 +181,17 @@ export const FUNCTION_MUTANTS = {
       graph: (graph) => changeSinks(graph, { context: (context) => ({ ...context, restored: [] }) }),
     }),
   },
+  'writer-state-twice': {
+    what: 'what a sink function held back is restored twice, after a power cut, when rows may repeat anyway',
+    plant: () => ({
+      shape: only('portioned', { isBatch: false }),
+      faults: (faults) => faults.filter(({ kind }) => kind === 'crash'),
+      graph: (graph) =>
+        changeSinks(graph, {
+          context: (context) => ({ ...context, restored: [...context.restored, ...context.restored] }),
+        }),
+    }),
+  },
   'calls-not-awaited': {
     what: 'a checkpoint does not wait for what a sink function has under way',
     plant: () => ({

@@ -86,7 +86,7 @@ export interface SimShape {
   readonly noticesRotLate: boolean
   /** After this long a request is given up, and some are never answered; null: all are, and none is given up. */
   readonly requestTimeoutMs: number | null
-  /** In batch execution: nothing is late, and a failure begins the job anew. */
+  /** In batch execution: nothing is late, and a failure or a stop begins the job anew. */
   readonly isBatch: boolean
   /** Readers stop reading single splits that are too far ahead. */
   readonly pausesSplits: boolean
