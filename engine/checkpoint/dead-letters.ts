@@ -43,7 +43,11 @@ export function deadLetterCommitter(context: SinkCommitterContext, directory: st
     return epochs.reduce((max, match) => Math.max(max, Number(match[1])), 0)
   }
   return {
-    open: () => disk.makeDirectory(folder),
+    /** What is there proves that an epoch was applied, so it has to survive: a process may have ended before its sync. */
+    async open() {
+      await disk.makeDirectory(folder)
+      await disk.syncDirectory(folder)
+    },
     readMarker,
     peekMarker: readMarker,
     async commit(epoch, committables) {

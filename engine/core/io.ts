@@ -44,7 +44,8 @@ export interface Disk {
   create(path: string): Promise<DiskFile>
   /**
    * Writes a whole file so that it appears complete or not at all, and only if `path` does not exist:
-   * temp file, fsync, link(), fsync of the directory. Resolves false when `path` exists already.
+   * temp file, fsync, link(), fsync of the directory. Resolves false when `path` exists already,
+   * after the same fsync of the directory: whoever made it may have got no further than its name.
    */
   createExclusive(path: string, bytes: Uint8Array): Promise<boolean>
   /** Renames over `to` atomically and syncs the directory. */

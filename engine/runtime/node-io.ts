@@ -77,7 +77,7 @@ function temporaryName(path: string): string {
   return `${path}.${process.pid}-${process.hrtime.bigint()}.tmp`
 }
 
-/** Writes, syncs and links into place; false when `path` exists. */
+/** Writes, syncs and links into place; false when `path` exists. Either way its name is durable afterwards. */
 async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean> {
   const temporary = temporaryName(path)
   try {
@@ -90,8 +90,10 @@ async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean
     }
     await link(temporary, path)
   } catch (error) {
-    if (codeOf(error) === 'EEXIST') return false
-    throw error
+    if (codeOf(error) !== 'EEXIST') throw error
+    // Whoever made it may have failed, or ended, before this.
+    await syncPath(dirname(path))
+    return false
   } finally {
     await orNull(unlink(temporary))
   }

@@ -85,4 +85,10 @@ export const KNOWN_SEEDS: readonly KnownSeed[] = [
     draw: 3,
     found: 'simulator: a batch job that is stopped begins again, and its at-least-once sinks are given rows again',
   },
+  {
+    seed: 13993,
+    draw: 3,
+    found:
+      'a file of dead letters whose directory could not be synced counted as written at the next try; its outbox went, and a crash took the file',
+  },
 ]

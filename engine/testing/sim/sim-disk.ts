@@ -115,7 +115,10 @@ export class SimDisk {
         }),
       createExclusive: (path, bytes) => {
         const effect = (): boolean => {
-          if (this.live.has(path)) return false
+          if (this.live.has(path)) {
+            if (!this.options.syncDoesNothing) this.syncEntries(parentOf(path))
+            return false
+          }
           this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
           if (!this.options.syncDoesNothing) this.syncEntries(parentOf(path))
           this.observer?.created(path, bytes)
