@@ -1,6 +1,6 @@
 /**
  * Asynchronous requests under a clock moved by hand: order, watermarks, capacity, time-outs, retries, and rows
- * that were under way at a snapshot.
+ * that were under way at a snapshot. A little longer than other files: all of it shares one rig and its clock.
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'

@@ -1,5 +1,6 @@
 /**
- * Programs from source to sink on the calling thread, as in services and tests.
+ * Programs from source to sink on the calling thread, as in services and tests. Longer than other files: a short program
+ * for each thing that is promised of them, over the same few readings.
  */
 import assert from 'node:assert/strict'
 import { getEventListeners } from 'node:events'

@@ -9,7 +9,7 @@
  * - `keys` is set between a keyBy and the operator that consumes it, and only there.
  * - `kinds` is null, and every row an insert, but in changelogs; row-kinds.ts has what holds there.
  */
-import { gatherKinds, type RowKinds } from './row-kinds.ts'
+import { type RowKinds, selectedKinds } from './row-kinds.ts'
 import type { Schema } from './schema.ts'
 
 /** Rows per batch at most; throughput is flat between 256 and 4,096 rows. */
@@ -142,12 +142,6 @@ export function gatherBatch(batch: Batch, rows: Int32Array, count: number): Batc
           },
     kinds: batch.kinds === null ? null : selectedKinds(batch.kinds, rows, count),
   }
-}
-
-function selectedKinds(kinds: Uint8Array, rows: Int32Array, count: number): Uint8Array {
-  const selected = new Uint8Array(count)
-  gatherKinds(kinds, rows, count, selected)
-  return selected
 }
 
 /** Rows [from, to) without copying. Where a changelog may be cut says `cutBetweenPairs`. */

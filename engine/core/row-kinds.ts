@@ -70,3 +70,10 @@ export function gatherKinds(kinds: Uint8Array, rows: Int32Array, count: number, 
     to[at + i] = kind
   }
 }
+
+/** The same into an array of their own. */
+export function selectedKinds(kinds: Uint8Array, rows: Int32Array, count: number): Uint8Array {
+  const selected = new Uint8Array(count)
+  gatherKinds(kinds, rows, count, selected)
+  return selected
+}

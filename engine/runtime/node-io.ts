@@ -80,6 +80,7 @@ function temporaryName(path: string): string {
 /** Writes, syncs and links into place; false when `path` exists. Either way its name is durable afterwards. */
 async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean> {
   const temporary = temporaryName(path)
+  let isNew = true
   try {
     const file = await createFile(temporary)
     try {
@@ -91,14 +92,13 @@ async function createExclusive(path: string, bytes: Uint8Array): Promise<boolean
     await link(temporary, path)
   } catch (error) {
     if (codeOf(error) !== 'EEXIST') throw error
-    // Whoever made it may have failed, or ended, before this.
-    await syncPath(dirname(path))
-    return false
+    isNew = false
   } finally {
     await orNull(unlink(temporary))
   }
+  // Whoever made one that exists may have failed, or ended, before this.
   await syncPath(dirname(path))
-  return true
+  return isNew
 }
 
 async function linkOrCopy(from: string, to: string, content?: ContentHash): Promise<void> {

@@ -1,6 +1,6 @@
 /**
  * One subtask: alignment of barriers (I8), aborts, watermarks over idle and ended inputs, and small graphs
- * of subtasks with as little room as there can be.
+ * of subtasks with as little room as there can be. A little longer than other files: all of it shares one rig.
  */
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'

@@ -12,7 +12,7 @@ import { deserialize, serialize } from 'node:v8'
 import { classThatLoses } from '../../state/value-codec.ts'
 import type { Batch, Column, KeyColumn, Nulls } from '../core/batch.ts'
 import { MillraceError, messageOf } from '../core/errors.ts'
-import { gatherKinds } from '../core/row-kinds.ts'
+import { gatherKinds, selectedKinds } from '../core/row-kinds.ts'
 import type { ColumnKind, Schema } from '../core/schema.ts'
 import { gatherStrings } from '../core/strings.ts'
 
@@ -372,10 +372,7 @@ function copyColumn(column: Column, rows: Int32Array | null, count: number): Col
 }
 
 function copyKinds(kinds: Uint8Array, rows: Int32Array | null, count: number): Uint8Array {
-  if (rows === null) return pick(kinds, null, count)
-  const out = new Uint8Array(count)
-  gatherKinds(kinds, rows, count, out)
-  return out
+  return rows === null ? pick(kinds, null, count) : selectedKinds(kinds, rows, count)
 }
 
 /** Selected rows as a batch of its own memory, sharing nothing with `batch` but opaque values. */

@@ -115,14 +115,11 @@ export class SimDisk {
         }),
       createExclusive: (path, bytes) => {
         const effect = (): boolean => {
-          if (this.live.has(path)) {
-            if (!this.options.syncDoesNothing) this.syncEntries(parentOf(path))
-            return false
-          }
-          this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
+          const isNew = !this.live.has(path)
+          if (isNew) this.addFile(path, Buffer.from(bytes), this.options.syncDoesNothing ? 0 : bytes.length)
           if (!this.options.syncDoesNothing) this.syncEntries(parentOf(path))
-          this.observer?.created(path, bytes)
-          return true
+          if (isNew) this.observer?.created(path, bytes)
+          return isNew
         }
         // It appears before its directory is synced: cut off in between, a crash may take it away again.
         const linked = (): void => {
